@@ -1,0 +1,3 @@
+"""Connection pools for Django under high concurrency."""
+
+__version__ = "0.1.0"
