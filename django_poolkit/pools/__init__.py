@@ -1,0 +1,1 @@
+"""Pools of database connections that know neither Django nor its settings."""

@@ -1,0 +1,122 @@
+"""A lease: one acquired connection, with its owner and its start."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from time import monotonic
+from types import CodeType
+from typing import Any, Final, Protocol
+
+# Deep enough to reach a view through Django's handlers, cheap enough for each acquire.
+STACK_DEPTH: Final = 32
+
+Stack = tuple[tuple[CodeType, int], ...]
+
+
+class Home(Protocol):
+    """The pool of a lease, as far as the lease needs to know it."""
+
+    @property
+    def name(self) -> str: ...
+    def release(self, lease: Lease) -> None: ...
+    def discard(self, lease: Lease) -> None: ...
+    def lost(self, lease: Lease) -> None: ...
+
+
+def capture_stack(depth: int = STACK_DEPTH, skip: int = 1) -> Stack:
+    """Return code and line of the callers, innermost first, without touching source files.
+
+    A code object keeps nothing of its caller alive, unlike a frame.
+    """
+    entries = []
+    try:
+        frame = sys._getframe(skip + 1)
+    except ValueError:
+        return ()
+    while frame is not None and depth:
+        entries.append((frame.f_code, frame.f_lineno))
+        frame = frame.f_back  # type: ignore[assignment]
+        depth -= 1
+    return tuple(entries)
+
+
+def format_stack(stack: Stack) -> tuple[str, ...]:
+    """Return a stack as lines, `file:line function`, innermost first, without poolkit's own."""
+    return tuple(
+        f"{code.co_filename}:{line} {code.co_qualname}"
+        for code, line in stack
+        if "/django_poolkit/pools/" not in code.co_filename
+    )
+
+
+class Lease:
+    """The right to use one connection until it is released.
+
+    Used by one thread at a time. Give it back with `release()`, or `discard()` where the
+    connection is not to be used again; as a context manager it does the one or the other.
+    A lease that is dropped instead is taken back by its pool, with a warning.
+    """
+
+    __slots__ = (
+        "__weakref__", "_connection", "dirty", "foreign", "holds", "key", "pool", "released",
+        "since", "stack", "thread",
+    )  # fmt: skip
+
+    def __init__(self, pool: Home, key: int, stack: Stack) -> None:
+        self.pool = pool
+        self.key = key
+        """Identifies the lease in its pool's ledger."""
+        self.stack = stack
+        self.thread = threading.current_thread().name
+        self.since = 0.0
+        """When it was acquired, on the monotonic clock."""
+        self.dirty: str | None = None
+        """Why the connection may carry session state, None while it cannot."""
+        self.foreign = False
+        """Whether a statement ran that the ORM did not write."""
+        self.holds = 0
+        """Open cursors WITH HOLD, which outlive their transaction."""
+        self.released = False
+        self._connection: Any = None
+
+    @property
+    def connection(self) -> Any:
+        """The driver's connection. None once the lease has been released."""
+        connection = self._connection
+        return connection() if isinstance(connection, weakref.ref) else connection
+
+    def seconds(self) -> float:
+        """How long the lease has been held."""
+        return monotonic() - self.since
+
+    def mark_dirty(self, reason: str) -> None:
+        """Have the connection reset when it is released."""
+        if self.dirty is None:
+            self.dirty = reason
+
+    def release(self) -> None:
+        """Give the connection back. A second call raises LeaseReleased."""
+        self.pool.release(self)
+
+    def discard(self) -> None:
+        """Give the slot back and close the connection. A second call raises LeaseReleased."""
+        self.pool.discard(self)
+
+    def __enter__(self) -> Any:
+        return self.connection
+
+    def __exit__(self, *exc_info: object) -> None:
+        if not self.released:
+            self.release()
+
+    def __del__(self) -> None:
+        # Runs on any thread, at any bytecode, even inside the pool's critical section: so it
+        # only says that it is lost. `released` is absent if __init__ did not get that far.
+        if not getattr(self, "released", True) and self._connection is not None:
+            self.pool.lost(self)
+
+    def __repr__(self) -> str:
+        state = "released" if self.released else f"{self.seconds():.3f} s"
+        return f"<Lease of {self.pool.name!r}, {state}>"

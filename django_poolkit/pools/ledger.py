@@ -1,0 +1,101 @@
+"""What a pool remembers: counts, histograms, and who holds what.
+
+Every method ending in `_locked` is called under the lock of the pool that owns the ledger.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any
+
+from django_poolkit.pools.lease import Lease, format_stack
+from django_poolkit.pools.stats import Histogram, LeaseStats
+
+Observer = Callable[[str, Mapping[str, Any]], None]
+"""Called outside every lock with the name of an event and its facts (never a DSN)."""
+
+
+class Ledger:
+    """Counts, histograms and live leases of one pool."""
+
+    def __init__(self) -> None:
+        self._keys = itertools.count(1)
+        # All guarded by the pool's lock. The leases are held weakly: one that its owner
+        # dropped has to die to be noticed.
+        self.live: dict[int, weakref.ref[Lease]] = {}
+        self.reported: set[int] = set()
+        self.acquired = self.waited = self.timeouts = self.too_many_waiters = 0
+        self.connects = self.connect_errors = self.resets = self.leaks = 0
+        self.closed: Counter[str] = Counter()
+        self.wait, self.use, self.connect = Histogram(), Histogram(), Histogram()
+        self.last_connect_error: str | None = None
+        self.observer: Observer | None = None
+
+    def new_key(self) -> int:
+        """Return a key for a lease. Needs no lock: the counter is atomic."""
+        return next(self._keys)
+
+    def lend_locked(self, lease: Lease, connection: Any, now: float) -> None:
+        """Enter a lease that begins."""
+        lease._connection = connection
+        lease.since = now
+        self.live[lease.key] = weakref.ref(lease)
+        self.acquired += 1
+
+    def settle_locked(self, lease: Lease, now: float) -> bool:
+        """Strike out a lease that ends; return False if that has been done already."""
+        if self.live.pop(lease.key, None) is None:
+            return False
+        self.reported.discard(lease.key)
+        self.use.observe(now - lease.since)
+        return True
+
+    def revoke_locked(self, lease: Lease) -> None:
+        """Undo `lend_locked`: what was lent turned out to be of no use. The lease goes on."""
+        self.live.pop(lease.key, None)
+        self.acquired -= 1
+        lease._connection = None
+        lease.key = self.new_key()
+
+    def oldest_locked(self, now: float) -> float:
+        """Return the age of the oldest lease in seconds, 0.0 where there is none."""
+        # Leases are entered in the order in which they begin, and a dict keeps it.
+        for reference in self.live.values():
+            if (lease := reference()) is not None:
+                return now - lease.since
+        return 0.0
+
+    def overdue_locked(self, after: float, now: float) -> list[Lease]:
+        """Return the leases held for longer than `after` seconds, each one only once."""
+        overdue = []
+        for key, reference in self.live.items():
+            lease = reference()
+            if lease is not None and now - lease.since > after and key not in self.reported:
+                self.reported.add(key)
+                overdue.append(lease)
+        return overdue
+
+    def leases_locked(self) -> list[Lease]:
+        """Return the live leases, oldest first."""
+        return [lease for reference in self.live.values() if (lease := reference()) is not None]
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """Hand an event to the observer. Called outside every lock; an error in it is its own."""
+        if self.observer is not None:
+            self.observer(event, facts)
+
+
+def describe(lease: Lease) -> LeaseStats:
+    """Return a lease as a value: its age, thread, server process and stack."""
+    connection = lease.connection
+    pid = connection.info.backend_pid if connection is not None and not connection.closed else 0
+    return LeaseStats(
+        seconds=monotonic() - lease.since,
+        thread=lease.thread,
+        backend_pid=pid,
+        stack=format_stack(lease.stack),
+    )

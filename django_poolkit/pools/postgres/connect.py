@@ -1,0 +1,204 @@
+"""Physical connects: bounded, with the session's defaults in the start-up packet, verified.
+
+What is set by start-up options is what RESET ALL goes back to, and costs no round trip. An
+old PgBouncer refuses such options, or drops them without a word: so what arrived is looked
+at, and what did not is set by statement, with one warning that names the setting.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from django_poolkit.pools.errors import PoolWarning
+from django_poolkit.pools.postgres.connection import PoolConnection
+
+# The states of a server that say so only in words: a failed connect carries no SQLSTATE
+# (libpq 18, PQconnectPoll). The words are those of lc_messages = C or English.
+_STATES: Final = (
+    (re.compile(r"password authentication failed|no password supplied"), "28P01"),
+    (re.compile(r'no pg_hba\.conf entry|role "[^"]*" does not exist|not permitted to log in'), "28000"),
+    (re.compile(r'database "[^"]*" does not exist'), "3D000"),
+    (re.compile(r"too many (clients|connections)|connection slots are reserved"), "53300"),
+    (re.compile(r"the database system is|cannot connect now"), "57P03"),
+    (re.compile(r"timeout expired"), "08001"),
+    (re.compile(r"[Cc]onnection refused|could not (connect|translate)|No such file"), "08001"),
+    (re.compile(r"closed the connection unexpectedly|[Cc]onnection reset"), "08006"),
+)  # fmt: skip
+_ADDRESS: Final = re.compile(
+    r'connection to server (at|on socket) "[^"]*"( \([^)]*\))?(, port \d+)? failed: '
+)
+_LONGEST: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDefaults:
+    """What every lease of a pool begins with, as settings of the server."""
+
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Server settings by name, `TimeZone` and `role` among them."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Which line of the project's settings asked for each, for the warning."""
+
+    def options(self, existing: str | None) -> str | None:
+        """Return the start-up option string, the user's own in front."""
+        parts = [existing] if existing else []
+        for name, value in self.settings.items():
+            # Blanks and backslashes are escaped: PostgreSQL splits the string at blanks
+            # (pg_split_opts in its postinit.c).
+            escaped = value.replace("\\", "\\\\").replace(" ", "\\ ")
+            parts.append(f"-c {name}={escaped}")
+        return " ".join(parts) or None
+
+    def statements(self) -> bytes:
+        """Return the same as SET statements, in one text."""
+        return "; ".join(
+            sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)).as_string()
+            for name, value in self.settings.items()
+        ).encode()
+
+
+class Connector:
+    """Makes the connections of one pool. Used by its worker threads."""
+
+    def __init__(
+        self,
+        connection_class: type[PoolConnection],
+        defaults: SessionDefaults,
+        *,
+        name: str,
+        timeout: float,
+    ) -> None:
+        self._class = connection_class
+        self._defaults = defaults
+        self._name = name
+        self._timeout = timeout
+        # Set by whichever worker meets such a server first; a race costs a second warning.
+        self._refuses_options = False
+        self._warned: set[str] = set()
+
+    def connect(self, conninfo: str, kwargs: Mapping[str, Any]) -> PoolConnection:
+        """Return a new connection whose defaults are in force.
+
+        Blocks for libpq's `connect_timeout`, the acquire timeout where none is set. Raises
+        psycopg.Error.
+        """
+        params = dict(kwargs)
+        if "connect_timeout" not in conninfo:
+            params.setdefault("connect_timeout", max(2, round(self._timeout)))
+        if self._defaults.settings and not self._refuses_options:
+            user_options = params.get("options")
+            with_defaults = {**params, "options": self._defaults.options(user_options)}
+            try:
+                connection = self._class.connect(conninfo, **with_defaults)
+            except psycopg.OperationalError as error:
+                if "unsupported startup parameter" not in str(error):
+                    raise
+                self._refuses_options = True
+            else:
+                self._complete(connection)
+                return connection
+        connection = self._class.connect(conninfo, **params)
+        if self._defaults.settings:
+            self._complete(connection)
+        return connection
+
+    def _complete(self, connection: PoolConnection) -> None:
+        """Set by statement what the start-up packet did not bring. Closes on failure."""
+        try:
+            lacking = self._lacking(connection)
+            if lacking:
+                statements = SessionDefaults(
+                    {name: self._defaults.settings[name] for name in lacking}
+                ).statements()
+                _run(connection, statements)
+                # RESET ALL would undo them: they are set again after each reset.
+                connection._restore_sql = statements
+                self._warn(lacking)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _lacking(self, connection: PoolConnection) -> list[str]:
+        wanted = self._defaults.settings
+        if self._refuses_options:
+            return list(wanted)
+        if set(wanted) == {"TimeZone"}:
+            # The server reports it unasked, so the common case costs no round trip.
+            reported = connection.pgconn.parameter_status(b"TimeZone") or b""
+            return [] if _same("TimeZone", reported.decode(), wanted["TimeZone"]) else ["TimeZone"]
+        names = list(wanted)
+        # Compared as the server spells it: '30s' and '30000ms' are one value to it.
+        row = _run(
+            connection,
+            b"SELECT "
+            + b", ".join(
+                sql.SQL("pg_catalog.current_setting({})").format(n).as_string().encode()
+                for n in names
+            ),
+        )
+        lacking = []
+        for index, name in enumerate(names):
+            value = (row[0].get_value(0, index) or b"").decode()
+            if not _same(name, value, wanted[name]):
+                lacking.append(name)
+        return lacking
+
+    def _warn(self, lacking: list[str]) -> None:
+        new = [name for name in lacking if name not in self._warned]
+        self._warned.update(new)
+        for name in new:
+            origin = self._defaults.origins.get(name, f"start-up option {name}")
+            warnings.warn(
+                f"pool {self._name!r}: {origin} did not reach the server with the connection "
+                "(a pooler in between drops start-up options), so it is set by statement. "
+                "Have the pooler pass or track `options`.",
+                PoolWarning,
+                stacklevel=2,
+            )
+
+
+_UNITS: Final = {"us": 1e-3, "ms": 1.0, "s": 1e3, "min": 6e4, "h": 3.6e6, "d": 8.64e7}
+
+
+def _same(name: str, value: str, wanted: str) -> bool:
+    if name == "TimeZone":
+        return value.lower() == wanted.lower()
+    return value == wanted or _milliseconds(value) == _milliseconds(wanted) is not None
+
+
+def _milliseconds(text: str) -> float | None:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d)?", text.strip())
+    return float(match[1]) * _UNITS[match[2] or "ms"] if match else None
+
+
+def _run(connection: PoolConnection, statement: bytes) -> list[Any]:
+    from django_poolkit.pools.postgres import probe, reset
+
+    return probe.execute(connection, statement, reset.TIMEOUT)
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE of a failed connect, read from the words where it has no other."""
+    if state := getattr(error, "sqlstate", None):
+        return str(state)
+    text = str(error)
+    return next((state for pattern, state in _STATES if pattern.search(text)), None)
+
+
+def summarise(error: BaseException, secrets: tuple[str, ...] = ()) -> str:
+    """Return class, SQLSTATE and first line of a failed connect, without address and secrets."""
+    lines = str(error).strip().splitlines()
+    text = _ADDRESS.sub("", lines[0] if lines else "").removeprefix("connection failed: ")
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    state = sqlstate(error)
+    kind = type(error).__name__
+    return f"{kind}{f' [{state}]' if state else ''}: {text[:_LONGEST]}"

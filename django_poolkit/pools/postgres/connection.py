@@ -1,0 +1,128 @@
+"""The psycopg connection that knows which lease it serves."""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+from psycopg.adapt import AdaptersMap
+
+from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.postgres.cursor import leased
+from django_poolkit.pools.postgres.errors import LeaseReleased
+
+# What a caller may change on the Python object, by the slots that psycopg keeps it in: the
+# public setters would refuse, or send a statement.
+_ATTRIBUTES = (
+    "_autocommit", "_isolation_level", "_read_only", "_deferrable", "row_factory",
+    "cursor_factory", "server_cursor_factory", "prepare_threshold", "prepared_max",
+)  # fmt: skip
+
+
+# What a pooler in between, a function or a DO block may have changed without a text that shows
+# it, and the server reports unasked (search_path and the read-only default since PostgreSQL 18
+# and 14).
+_REPORTED = (
+    b"TimeZone", b"search_path", b"is_superuser", b"session_authorization", b"DateStyle",
+    b"IntervalStyle", b"default_transaction_read_only", b"standard_conforming_strings",
+    b"application_name", b"client_encoding",
+)  # fmt: skip
+
+
+def no_lease() -> None:
+    """Stand for the lease of a connection that nobody holds."""
+    return None
+
+
+class PoolConnection(psycopg.Connection[Any]):
+    """A connection of a pool. Its cursors are bound to the lease they were opened under."""
+
+    # Class attributes, so that a connection costs no time for what it does not use.
+    _lease_ref: Callable[[], Lease | None] = staticmethod(no_lease)
+    _parked = False
+    _generation = 0
+    _used_at = 0.0
+    _restore_sql = b""
+    _baseline: Baseline
+    _poller: select.poll | None = None
+    _owned_lease: Lease | None = None
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Return a cursor that is refused once the lease has ended. Raises LeaseReleased."""
+        if self._parked:
+            raise LeaseReleased(
+                "this connection has been given back to its pool: acquire one again"
+            )
+        # Instrumentation replaces the factories on a living connection, so look each time.
+        if not hasattr(self.cursor_factory, "_poolkit_lease"):
+            self.cursor_factory = leased(self.cursor_factory)
+        if not hasattr(self.server_cursor_factory, "_poolkit_lease"):
+            self.server_cursor_factory = leased(self.server_cursor_factory)
+        return super().cursor(*args, **kwargs)
+
+    def settle(self) -> None:
+        """Take the present attributes as those that every lease begins with.
+
+        Called once, when the connection has been configured.
+        """
+        self.cursor_factory = leased(self.cursor_factory)
+        self.server_cursor_factory = leased(self.server_cursor_factory)
+        self._adapters = AdaptersMap(self.adapters)
+        self._baseline = Baseline(self)
+
+
+class Baseline:
+    """The Python side of a connection as it was when it was made."""
+
+    __slots__ = ("_adapters", "_dumpers", "_handlers", "_parameters", "_values")
+
+    def __init__(self, connection: PoolConnection) -> None:
+        self._values = tuple(getattr(connection, name) for name in _ATTRIBUTES)
+        self._adapters = AdaptersMap(connection.adapters)
+        self._dumpers = _registrations(connection)
+        self._handlers = (
+            list(connection._notice_handlers),
+            list(connection._notify_handlers),
+        )
+        self.read_parameters(connection)
+
+    def read_parameters(self, connection: PoolConnection) -> None:
+        """Take what the server reports now as the ground state."""
+        read = connection.pgconn.parameter_status
+        self._parameters = [read(name) for name in _REPORTED]
+
+    def reported_change(self, connection: PoolConnection) -> bool:
+        """Return whether the server has reported another value of a session parameter."""
+        read = connection.pgconn.parameter_status
+        return [read(name) for name in _REPORTED] != self._parameters
+
+    def restore(self, connection: PoolConnection) -> None:
+        """Undo what a lease changed. Sends nothing."""
+        c = connection
+        if (
+            c._autocommit, c._isolation_level, c._read_only, c._deferrable, c.row_factory,
+            c.cursor_factory, c.server_cursor_factory, c.prepare_threshold, c.prepared_max,
+        ) != self._values:  # fmt: skip
+            for name, value in zip(_ATTRIBUTES, self._values, strict=True):
+                setattr(c, name, value)
+            c._begin_statement = b""  # psycopg caches BEGIN with its attributes
+        if c._notice_handlers != self._handlers[0] or c._notify_handlers != self._handlers[1]:
+            c._notice_handlers[:], c._notify_handlers[:] = self._handlers
+        if c._notifies_backlog is None or c._notifies_backlog:
+            c._notifies_backlog = deque()
+        if any(
+            now is not then
+            for now, then in zip(_registrations(c), self._dumpers, strict=True)
+        ):
+            c._adapters = AdaptersMap(self._adapters)
+            self._dumpers = _registrations(c)
+
+
+def _registrations(connection: PoolConnection) -> tuple[object, ...]:
+    # psycopg copies these on the first registration after a cursor was made
+    # (psycopg 3.3, _adapters_map.py), so another object means another adapter.
+    adapters = connection.adapters
+    return (*adapters._dumpers.values(), *adapters._dumpers_by_oid, *adapters._loaders)

@@ -1,0 +1,114 @@
+"""Cursors bound to their lease: what they run is noted, and after release they refuse.
+
+The hook is the psycopg cursor class, because everybody's cursors pass it: Django's, raw ones,
+named ones, COPY, and those of instrumentation that wraps its own class around.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import psycopg
+from psycopg import sql
+
+from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.postgres.errors import LeaseReleased
+
+_mixed: WeakKeyDictionary[type[Any], ref[type[Any]]] = WeakKeyDictionary()
+
+
+def leased(factory: type[Any]) -> type[Any]:
+    """Return `factory` with the lease mixed in, under its own name."""
+    if hasattr(factory, "_poolkit_lease"):
+        return factory
+    # Held weakly on both sides: some instrumentation makes a new class per connection.
+    if (known := _mixed.get(factory)) is not None and (cls := known()) is not None:
+        return cls
+    mixin = _ServerCursor if hasattr(factory, "_declare_gen") else _ClientCursor
+    names = {"__module__": factory.__module__, "__qualname__": factory.__qualname__}
+    cls = type(factory.__name__, (mixin, factory), names)
+    _mixed[factory] = ref(cls)
+    return cls
+
+
+def text_of(query: Any, connection: psycopg.Connection[Any]) -> str | None:
+    """Return the statement as text, None where it has none to be read."""
+    if isinstance(query, str):
+        return query
+    if isinstance(query, bytes):
+        return query.decode("latin-1")
+    if isinstance(query, sql.Composable):
+        return query.as_string(connection)
+    return None
+
+
+class _ClientCursor:
+    _poolkit_lease: Lease | None = None
+    _conn: Any
+
+    def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
+        self._poolkit_lease = connection._lease_ref()
+        super().__init__(connection, *args, **kwargs)
+
+    def _poolkit_note(self, query: Any) -> None:
+        lease = self._poolkit_lease
+        if lease is None:
+            return  # configure, check and reset callbacks work on connections nobody holds
+        if lease.released:
+            raise _refused()
+        if query is not None and (lease.dirty is None or not lease.foreign):
+            lease.pool.note_statement(lease, text_of(query, self._conn))  # type: ignore[attr-defined]
+
+    def _start_query(self, query: Any = None) -> Generator[Any, Any, None]:
+        self._poolkit_note(query)
+        return super()._start_query(query)  # type: ignore[misc,no-any-return]
+
+    def _start_copy_gen(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        self._poolkit_note(statement)
+        return super()._start_copy_gen(statement, *args, **kwargs)  # type: ignore[misc]
+
+    def _check_result_for_fetch(self) -> Any:
+        lease = self._poolkit_lease
+        if lease is not None and lease.released:
+            raise _refused()
+        return super()._check_result_for_fetch()  # type: ignore[misc]
+
+
+class _ServerCursor(_ClientCursor):
+    _poolkit_open = False
+
+    def _declare_gen(self, query: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, None]:
+        self._poolkit_note(query)
+        yield from super()._declare_gen(query, *args, **kwargs)  # type: ignore[misc]
+        if self._poolkit_lease is not None and self.withhold:  # type: ignore[attr-defined]
+            # It outlives its transaction: the lease is dirty until it has been closed.
+            self._poolkit_lease.holds += not self._poolkit_open
+            self._poolkit_open = True
+
+    def _start_query(self, query: Any = None) -> Generator[Any, Any, None]:
+        # The DECLARE around a noted statement is psycopg's own.
+        self._poolkit_note(None)
+        return super(_ClientCursor, self)._start_query(query)  # type: ignore[misc,no-any-return]
+
+    def _fetch_gen(self, num: int | None) -> Any:
+        self._poolkit_note(None)
+        return super()._fetch_gen(num)  # type: ignore[misc]
+
+    def _scroll_gen(self, value: int, mode: str) -> Any:
+        self._poolkit_note(None)
+        return super()._scroll_gen(value, mode)  # type: ignore[misc]
+
+    def _close_gen(self) -> Generator[Any, Any, None]:
+        lease = self._poolkit_lease
+        if lease is not None and lease.released:
+            return  # the release has closed it, and the connection may be another's by now
+        yield from super()._close_gen()  # type: ignore[misc]
+        if lease is not None and self._poolkit_open:
+            lease.holds -= 1
+            self._poolkit_open = False
+
+
+def _refused() -> LeaseReleased:
+    return LeaseReleased("the lease of this cursor has been released: open a new cursor")

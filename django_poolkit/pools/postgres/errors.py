@@ -1,0 +1,28 @@
+"""The errors of a PostgreSQL pool: ours, and psycopg_pool's at the same time."""
+
+from __future__ import annotations
+
+import psycopg
+import psycopg_pool
+
+from django_poolkit.pools import errors
+
+
+class PoolClosed(errors.PoolClosed, psycopg_pool.PoolClosed):
+    """The pool is closed, or was never opened."""
+
+
+class PoolTimeout(errors.PoolTimeout, psycopg_pool.PoolTimeout):
+    """No connection became free within the timeout."""
+
+
+class PoolPaused(errors.PoolPaused, psycopg_pool.PoolTimeout):
+    """The pool stayed paused for as long as the caller was ready to wait."""
+
+
+class TooManyWaiters(errors.TooManyWaiters, psycopg_pool.TooManyRequests):
+    """The queue of the pool already holds `max_waiting` waiters."""
+
+
+class LeaseReleased(errors.LeaseReleased, psycopg.InterfaceError):
+    """A cursor or connection was used after its lease had been given back."""

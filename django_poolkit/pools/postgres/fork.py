@@ -1,0 +1,36 @@
+"""After a fork the child forgets the connections of its parent, and opens its own.
+
+Forgetting is not closing: the socket is shared, and a farewell on it would end the parent's
+session. So the objects are kept for as long as the child lives. (psycopg's own finalizer
+compares process ids, psycopg 3.3 `pq/pq_ctypes.py`, so even at exit nothing is sent.)
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Any, Protocol
+
+
+class Forgetful(Protocol):
+    """What can start anew in a child process."""
+
+    def forget(self) -> list[Any]: ...
+
+
+# Added to by each pool as it is made; read in the child, where one thread runs.
+_pools: weakref.WeakSet[Any] = weakref.WeakSet()
+_inherited: list[Any] = []
+
+
+def register(pool: Forgetful) -> None:
+    """Have `pool.forget()` called in each child process forked from this one."""
+    _pools.add(pool)
+
+
+def _after_in_child() -> None:
+    for pool in list(_pools):
+        _inherited.extend(pool.forget())
+
+
+os.register_at_fork(after_in_child=_after_in_child)

@@ -1,0 +1,267 @@
+"""The pool of psycopg connections: what it is made of, its upkeep and its verbs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any, Final
+
+import psycopg
+from psycopg_pool.pool import gather
+
+from django_poolkit.pools.config import PoolConfig
+from django_poolkit.pools.errors import PoolConfigError
+from django_poolkit.pools.ledger import Ledger, Observer, describe
+from django_poolkit.pools.postgres import contract, fork, housekeeper
+from django_poolkit.pools.postgres.connect import Connector, SessionDefaults
+from django_poolkit.pools.postgres.connection import PoolConnection
+from django_poolkit.pools.postgres.errors import PoolClosed
+from django_poolkit.pools.postgres.growth import Growth
+from django_poolkit.pools.postgres.shell import Job
+from django_poolkit.pools.postgres.upkeep import Upkeep
+from django_poolkit.pools.postgres.waiters import Waiters
+from django_poolkit.pools.session_state import StatementRules
+from django_poolkit.pools.stats import LeaseStats, PoolStats
+
+contract.verify()
+
+logger = logging.getLogger("django_poolkit.pool")
+
+# A pause that nobody ends is an outage of one's own making.
+PAUSE: Final = 60.0
+
+
+def _everything_is_foreign() -> bool:
+    return True
+
+
+class ConnectionPool(Upkeep):
+    """A pool of psycopg connections.
+
+    Takes psycopg_pool's arguments, and the options of `PoolConfig` by keyword. It opens at the
+    first acquire, and in each forked child anew. A bare pool resets a connection after a
+    statement that left session state behind (`reset="dirty"`).
+
+    Raises PoolConfigError for an option that does not exist or cannot be honoured.
+    """
+
+    def __init__(
+        self,
+        conninfo: str | Callable[[], str] = "",
+        *,
+        connection_class: type[psycopg.Connection[Any]] = PoolConnection,
+        kwargs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+        open: bool = False,  # noqa: A002 - psycopg_pool's name
+        config: PoolConfig | None = None,
+        defaults: SessionDefaults | None = None,
+        **options: Any,
+    ) -> None:
+        if config is None:
+            config = PoolConfig.from_options({"reset": "dirty", **options}, path="ConnectionPool")
+        elif options:
+            raise PoolConfigError("pass either config= or single options, not both")
+        if not issubclass(connection_class, PoolConnection):
+            connection_class = type(
+                connection_class.__name__, (PoolConnection, connection_class), {}
+            )
+        self.config = config
+        self._ledger = Ledger()
+        self._orphans = deque()
+        self._inside = 0
+        self._generation = 0
+        self._paused_until = 0.0
+        self._failing_since = 0.0
+        self._growth = Growth(workers=config.num_workers, cap=config.reconnect_cap)
+        self._rules = StatementRules(config.harmless_functions)
+        self._prepare_shell()
+        super().__init__(
+            conninfo,
+            connection_class=connection_class,
+            kwargs=kwargs,  # type: ignore[arg-type]
+            open=False,
+            configure=config.configure,
+            check=config.check,
+            name=config.name,
+            close_returns=config.close_returns,
+            **{
+                key: getattr(config, key)
+                for key in (
+                    "min_size", "max_size", "timeout", "max_waiting", "max_lifetime", "max_idle",
+                    "reconnect_timeout", "reconnect_failed", "num_workers",
+                )
+            },
+        )  # fmt: skip
+        self._waiting = Waiters()
+        self._connector = Connector(
+            connection_class, defaults or SessionDefaults(), name=self.name, timeout=self.timeout
+        )
+        self.foreign_statement = _everything_is_foreign
+        """Called as a statement begins: whether it is not the ORM's own."""
+        self.aliases = (self.name,)
+        fork.register(self)
+        if open:
+            self.open()
+
+    # -- seen from outside
+
+    def stats(self) -> PoolStats:
+        """Return a snapshot of the pool, taken in one critical section."""
+        with self._lock:
+            return self._stats_locked(monotonic())
+
+    def leases(self) -> list[LeaseStats]:
+        """Return who holds what, oldest first."""
+        with self._lock:
+            leases = self._ledger.leases_locked()
+        return [describe(lease) for lease in leases]
+
+    @property
+    def observer(self) -> Observer | None:
+        """Called outside every lock with the name of an event and its facts."""
+        return self._ledger.observer
+
+    @observer.setter
+    def observer(self, observer: Observer | None) -> None:
+        self._ledger.observer = observer
+
+    # -- steering
+
+    def pause(self, seconds: float = PAUSE) -> None:
+        """Give nothing out until `resume()`, or until `seconds` have passed.
+
+        Does not block. Those who acquire wait up to their own timeout, then get PoolPaused.
+        """
+        if self._closed:
+            self.open()
+        with self._lock:
+            self._paused_until = monotonic() + seconds
+        self.schedule_task(Job(self, "end_pause"), seconds)
+
+    def resume(self) -> None:
+        """End a pause: serve those who wait, in order."""
+        self._end_pause(monotonic())
+
+    def end_pause(self) -> None:
+        """Resume if the time of the pause is over."""
+        with self._lock:
+            over = 0 < self._paused_until <= monotonic()
+        if over:
+            self.resume()
+
+    def _end_pause(self, now: float) -> None:
+        with self._lock:
+            self._paused_until = 0.0
+            while self._pool and self._waiting:
+                self._give_locked(self._pool.pop(), now)
+            starts = self._plan_locked()
+        self._start(starts)
+
+    def recycle(self) -> None:
+        """Replace all connections: idle ones now, leased ones as they come home."""
+        with self._lock:
+            self._generation += 1
+            gone = list(self._pool)
+            self._pool.clear()
+            self._ledger.closed["recycled"] += len(gone)
+            starts = self._plan_locked()
+        for connection in gone:
+            self._close_connection(connection)
+        self._start(starts)
+
+    def drain(self) -> None:
+        """Do as `recycle()`: psycopg_pool's name for it."""
+        self.recycle()
+
+    def resize(self, min_size: int, max_size: int | None = None) -> None:
+        """Change the sizes. Leased connections above `max_size` are closed as they come home.
+
+        Raises ValueError for sizes that contradict each other.
+        """
+        min_size, max_size = self._check_size(min_size, max_size)
+        gone = []
+        with self._lock:
+            self._min_size, self._max_size = min_size, max_size
+            while self._pool and self._size_locked() > max_size:
+                gone.append(self._pool.popleft())
+            self._ledger.closed["resized"] += len(gone)
+            starts = self._plan_locked()
+        for connection in gone:
+            self._close_connection(connection)
+        self._start(starts)
+
+    def check(self) -> None:
+        """Probe every idle connection, and drop those that do not answer. Blocks."""
+        with self._lock:
+            idle = list(self._pool)
+        for connection in idle:
+            self._ping_idle(connection)
+        with self._lock:
+            starts = self._plan_locked()
+        self._start(starts)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Refuse new acquires, fail those who wait, close what is idle.
+
+        Leased connections are closed as they come home. Blocks for `timeout` seconds at most,
+        while the pool's threads end. A closed pool stays closed.
+        """
+        with self._lock:
+            if self._closed:
+                self._opened = True  # closing what was never opened is final, too
+                return
+            self._closed = True
+            waiters, idle = self._waiting.take_all(), list(self._pool)
+            self._pool.clear()
+            self._growth.attempts.clear()
+            self._ledger.closed["pool_closed"] += len(idle)
+            for waiter in waiters:
+                text = f"pool {self.name!r} was closed while this caller waited"
+                waiter.fail(PoolClosed(text, pool=self.name))
+            threads = self._signal_stop_worker()
+        for connection in idle:
+            self._close_connection(connection)
+        me = threading.current_thread()
+        gather(*(thread for thread in threads if thread is not me), timeout=timeout)
+        logger.info("pool=%s event=close", self.name)
+
+    # -- beginnings
+
+    def _start_initial_tasks(self) -> None:
+        self._start(self._growth.add(self._min_size))
+        self.schedule_task(Job(self, "keep_house"), housekeeper.interval(self.config))
+        if self._paused_until:
+            left = max(0.0, self._paused_until - monotonic())
+            self.schedule_task(Job(self, "end_pause"), left)
+
+    def forget(self) -> list[Any]:
+        """Start anew in a forked child; return what must be kept and never be closed.
+
+        Runs while the child has one thread, so without the lock, which may be held for ever
+        by a thread that only the parent has.
+        """
+        inherited: list[Any] = list(self._pool)
+        leases = [lease for ref in list(self._ledger.live.values()) if (lease := ref())]
+        leases += [lease for lease, _ in self._orphans]
+        for lease in leases:
+            if (connection := lease.connection) is not None:
+                inherited.append(connection)
+                connection._parked = True
+            lease.released = True
+            lease._connection = None
+        observer = self._ledger.observer
+        self._ledger = Ledger()
+        self._ledger.observer = observer
+        self._lock = threading.RLock()
+        self._pool = deque()
+        self._orphans = deque()
+        self._waiting = Waiters()
+        self._growth = Growth(workers=self.num_workers, cap=self.config.reconnect_cap)
+        self._inside = 0
+        self._workers, self._sched_runner, self._pool_full_event = [], None, None
+        self._prepare_shell()
+        if not (self._closed and self._opened):
+            self._closed, self._opened = True, False
+        return inherited

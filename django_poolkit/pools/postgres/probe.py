@@ -1,0 +1,86 @@
+"""Is this connection alive? A free look at the socket first, a bounded round trip if need be.
+
+`poll(0)` finds a socket that the server has closed or written to; it costs no packet
+(libpq's own status finds neither). What it cannot see is a network that swallows packets:
+so a connection that has been idle for longer than the bypass window is sent an empty query.
+"""
+
+from __future__ import annotations
+
+import select
+from enum import Enum
+from time import monotonic
+from typing import Final
+
+import psycopg
+from psycopg import generators
+from psycopg.pq import ConnStatus, ExecStatus, PGresult, TransactionStatus
+
+from django_poolkit.pools.postgres.connection import PoolConnection
+
+# Seconds left for a probe in an acquire whose time is up: one round trip on a local network.
+SHORTEST: Final = 0.05
+
+_OK = ConnStatus.OK
+_IDLE = TransactionStatus.IDLE
+_FAILED = ExecStatus.FATAL_ERROR
+
+
+class State(Enum):
+    """What a look at a connection found; the values are the reasons to close one."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    SILENT = "silent"
+
+
+def quiet(connection: PoolConnection) -> bool:
+    """Return whether nothing waits on the socket: the server is there, as far as one can see.
+
+    False also where a notice or a new parameter has arrived, which is no reason to drop it.
+    """
+    poller = connection._poller
+    if poller is None:
+        poller = connection._poller = select.poll()
+        poller.register(connection.pgconn.socket, select.POLLIN)
+    return not poller.poll(0)
+
+
+def look(connection: PoolConnection, *, bypass: float, timeout: float) -> State:
+    """Return whether the connection can be handed out. Blocks `timeout` seconds at most."""
+    try:
+        if quiet(connection):
+            if monotonic() - connection._used_at <= bypass:
+                return State.ALIVE
+        elif not _drained(connection):
+            return State.DEAD
+        execute(connection, b"", timeout)
+    except psycopg.errors._WaitTimeout:
+        return State.SILENT
+    except (psycopg.Error, OSError, ValueError):
+        return State.DEAD
+    return State.ALIVE if connection.pgconn.transaction_status == _IDLE else State.DEAD
+
+
+def execute(connection: PoolConnection, statements: bytes, timeout: float) -> list[PGresult]:
+    """Run statements in one round trip, below psycopg's cursors and transactions.
+
+    Blocks `timeout` seconds at most. Raises psycopg.Error, also for the answer of the server.
+    """
+    pgconn = connection.pgconn
+    pgconn.send_query(statements)
+    results = connection.wait(generators.execute(pgconn), timeout=timeout)
+    for result in results:
+        if result.status == _FAILED:
+            raise psycopg.errors.error_from_result(result)
+    return results
+
+
+def _drained(connection: PoolConnection) -> bool:
+    # Notices, notifications and parameters leave the connection idle; a farewell of the
+    # server ends in an error here or in the ping that follows.
+    pgconn = connection.pgconn
+    pgconn.consume_input()
+    while pgconn.notifies():
+        pass
+    return bool(pgconn.status == _OK)

@@ -1,0 +1,124 @@
+"""psycopg_pool's pool as a shell: its threads, its scheduler, its statistics' names.
+
+Threads are started when there is work for them: a command that asks one question needs one
+worker, not three.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import psycopg_pool
+from psycopg_pool.pool import MaintenanceTask, StopWorker, spawn
+
+from django_poolkit.pools.ledger import Ledger
+from django_poolkit.pools.postgres.connection import PoolConnection
+from django_poolkit.pools.postgres.errors import PoolClosed
+
+
+class Job(MaintenanceTask):
+    """A call to be made in a worker, if the pool is still open by then."""
+
+    def __init__(self, pool: Shell, method: str, *args: Any) -> None:
+        super().__init__(pool)
+        # By name: a bound method would keep the pool alive in its own queue.
+        self._method, self._args = method, args
+
+    def run(self) -> None:
+        pool = self.pool()
+        try:
+            super().run()
+        finally:
+            if isinstance(pool, Shell):
+                pool.job_done()
+
+    def _run(self, pool: Any) -> None:
+        getattr(pool, self._method)(*self._args)
+
+
+class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
+    """What is kept of psycopg_pool, fitted to a ledger of our own."""
+
+    _ledger: Ledger
+    _popped: dict[str, int]
+
+    def _prepare_shell(self) -> None:
+        # Guards `_workers` and `_outstanding`. Taken inside the pool's lock, never around it.
+        self._jobs_lock = threading.RLock()
+        self._outstanding = 0
+        self._popped = {}
+
+    # -- threads
+
+    def _start_workers(self) -> None:
+        self._sched_runner = spawn(self._sched.run, name=f"{self.name}-scheduler")
+
+    def run_task(self, task: MaintenanceTask) -> None:
+        """Queue a job, and start a worker for it if all of them are busy."""
+        with self._jobs_lock:
+            if not isinstance(task, StopWorker):
+                self._outstanding += 1
+                busy = len(self._workers) < min(self._outstanding, self.num_workers)
+                if busy and not self._closed:
+                    name = f"{self.name}-worker-{len(self._workers)}"
+                    self._workers.append(spawn(self.worker, args=(self._tasks,), name=name))
+            self._tasks.put_nowait(task)
+
+    def job_done(self) -> None:
+        """Note that a worker is free again."""
+        with self._jobs_lock:
+            self._outstanding -= 1
+
+    def _signal_stop_worker(self) -> list[Any]:
+        with self._jobs_lock:  # no worker may be born between the count and the farewells
+            return super()._signal_stop_worker()
+
+    # -- refusals, in our own words
+
+    def _check_open(self) -> None:
+        if self._closed and self._opened:
+            raise PoolClosed(
+                f"pool {self.name!r} has been closed and cannot be opened again: make a new one",
+                pool=self.name,
+            )
+
+    def _check_open_getconn(self) -> None:
+        if self._closed:
+            state = "closed" if self._opened else "not open yet"
+            raise PoolClosed(f"pool {self.name!r} is {state}", pool=self.name)
+
+    # -- psycopg_pool's statistics, from our counts
+
+    def get_stats(self) -> dict[str, int]:
+        """Return psycopg_pool's statistics under psycopg_pool's names, zeros included."""
+        return {key: value - self._popped.get(key, 0) for key, value in self._counted().items()} | (
+            self._get_measures()
+        )
+
+    def pop_stats(self) -> dict[str, int]:
+        """Return the statistics, and begin to count anew. Histograms and `stats()` go on."""
+        counted = self._counted()
+        popped, self._popped = self._popped, counted
+        return {key: value - popped.get(key, 0) for key, value in counted.items()} | (
+            self._get_measures()
+        )
+
+    def _counted(self) -> dict[str, int]:
+        ledger = self._ledger
+        with self._lock:
+            wait, use, connect = (
+                histogram.snapshot() for histogram in (ledger.wait, ledger.use, ledger.connect)
+            )
+            return {
+                self._REQUESTS_NUM: ledger.acquired + ledger.timeouts + ledger.too_many_waiters,
+                self._REQUESTS_QUEUED: ledger.waited + ledger.timeouts,
+                self._REQUESTS_WAIT_MS: round(wait.sum * 1000),
+                self._REQUESTS_ERRORS: ledger.timeouts + ledger.too_many_waiters,
+                self._USAGE_MS: round(use.sum * 1000),
+                self._RETURNS_BAD: ledger.closed["broken"] + ledger.closed["active"],
+                self._CONNECTIONS_NUM: ledger.connects + ledger.connect_errors,
+                self._CONNECTIONS_MS: round(connect.sum * 1000),
+                self._CONNECTIONS_ERRORS: ledger.connect_errors,
+                self._CONNECTIONS_LOST: ledger.closed["dead"] + ledger.closed["silent"],
+            }

@@ -1,0 +1,204 @@
+"""What happens in the pool's own threads: connecting, retiring, looking for leaks."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+from time import monotonic
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from django_poolkit.pools.lease import Lease, format_stack
+from django_poolkit.pools.postgres import housekeeper, probe
+from django_poolkit.pools.postgres.connect import Connector, summarise
+from django_poolkit.pools.postgres.connection import PoolConnection
+from django_poolkit.pools.postgres.exchange import Exchange
+from django_poolkit.pools.postgres.growth import Attempt
+from django_poolkit.pools.postgres.shell import Job
+
+logger = logging.getLogger("django_poolkit.pool")
+
+
+class Upkeep(Exchange):
+    """Runs in worker threads. `ConnectionPool` is the whole."""
+
+    _connector: Connector
+    _failing_since: float
+
+    # -- connecting
+
+    def run_attempt(self, attempt: Attempt) -> None:
+        """Make one connect, if it is still wanted, and hand the connection to the first waiter."""
+        with self._lock:
+            self._inside = _thread.get_ident()
+            try:
+                # The attempt itself is part of the size: without it the pool may be short.
+                short = self._size_locked() <= self._min_size
+                if not self._growth.admit(attempt, waiters=len(self._waiting), short=short):
+                    return
+            finally:
+                self._inside = 0
+        try:
+            connection = self._connect()
+        except Exception as error:
+            self._attempt_failed(attempt, error)
+        except BaseException:
+            with self._lock:
+                self._growth.failed(attempt, wanted=False)
+            raise
+        else:
+            self._attempt_succeeded(attempt, connection)
+
+    def _connect(self, timeout: float | None = None) -> PoolConnection:
+        """Return a new connection, configured and idle. Raises psycopg.Error."""
+        kwargs = dict(self._resolve_kwargs())
+        if timeout:
+            kwargs["connect_timeout"] = max(2, round(timeout))
+        connection = self._connector.connect(self._resolve_conninfo(), kwargs)
+        try:
+            if self._configure is not None:
+                self._configure(connection)
+                status = connection.pgconn.transaction_status
+                if status != TransactionStatus.IDLE:
+                    raise psycopg.ProgrammingError(
+                        f"configure left the connection in status {TransactionStatus(status).name};"
+                        " it has to commit what it begins"
+                    )
+            connection.settle()
+        except BaseException:
+            connection.close()
+            raise
+        now = monotonic()
+        connection._created_at = connection._used_at = now
+        connection._expire_at = now + housekeeper.lifetime(self.max_lifetime)
+        connection._generation = self._generation
+        connection._pool = None
+        return connection
+
+    def _attempt_succeeded(self, attempt: Attempt, connection: PoolConnection) -> None:
+        now = monotonic()
+        with self._lock:
+            self._inside = _thread.get_ident()
+            try:
+                ledger = self._ledger
+                ledger.connects += 1
+                ledger.connect.observe(now - attempt.started)
+                ledger.last_connect_error = None
+                self._failing_since = 0.0
+                starts = self._growth.succeeded(attempt)
+                self._park(connection)
+                if reason := self._stale_locked(connection, now):
+                    ledger.closed[reason] += 1
+                else:
+                    self._give_locked(connection, now)
+                starts += self._plan_locked()
+            finally:
+                self._inside = 0
+        if reason:
+            self._close_connection(connection)
+        logger.info("pool=%s event=open seconds=%.4f", self.name, now - attempt.started)
+        self._start(starts)
+
+    def _attempt_failed(self, attempt: Attempt, error: Exception) -> None:
+        text = summarise(error, self._secrets())
+        now = monotonic()
+        with self._lock:
+            self._inside = _thread.get_ident()
+            try:
+                self._ledger.connect_errors += 1
+                self._ledger.last_connect_error = text
+                self._failing_since = self._failing_since or now
+                tired = 0 < self.reconnect_timeout <= now - self._failing_since
+                if tired:
+                    self._failing_since = now  # once an outage, and again if it goes on
+                short = self._size_locked() <= self._min_size
+                wanted = not self._closed and (short or len(self._waiting) > 0)
+                pause = self._growth.failed(attempt, wanted=wanted)
+            finally:
+                self._inside = 0
+        logger.warning("pool=%s event=connect_failed error=%s", self.name, text)
+        if pause is not None:
+            self.schedule_task(Job(self, "wake_attempt", attempt), pause)
+        if tired:
+            self.reconnect_failed()
+
+    def wake_attempt(self, attempt: Attempt) -> None:
+        """Try again: the pause of a failed connect is over."""
+        with self._lock:
+            due = self._growth.due(attempt)
+        if due:
+            self.run_attempt(attempt)
+
+    def _secrets(self) -> tuple[str, ...]:
+        """Return what must not appear in a text, as far as it is known here."""
+        if callable(self.kwargs) or not self.kwargs:
+            return ()
+        return (str(self.kwargs.get("password") or ""),)
+
+    # -- keeping house
+
+    def keep_house(self) -> None:
+        """Retire, replace, probe and report; then come again after an interval."""
+        self.schedule_task(Job(self, "keep_house"), housekeeper.interval(self.config))
+        self._adopt_orphans()
+        self._report_overdue()
+        now = monotonic()
+        with self._lock:
+            self._inside = _thread.get_ident()
+            try:
+                replacing = sum(1 for attempt in self._growth.attempts if attempt.replaces)
+                found = housekeeper.inspect(
+                    list(self._pool),
+                    config=self.config,
+                    min_size=self._min_size,
+                    size=self._size_locked(),
+                    room=max(0, self._max_size - self._size_locked()),
+                    replacing=replacing,
+                    now=now,
+                )
+                found.probe += [c for c in self._pool if not probe.quiet(c)]
+                gone = self._take_idle_locked(found.retire)
+                starts = self._growth.add(found.replace, replaces=True)
+                starts += self._plan_locked()
+            finally:
+                self._inside = 0
+        for connection in gone:
+            self._close_connection(connection)
+        self._start(starts)
+        for connection in found.probe:
+            self._ping_idle(connection)
+
+    def _take_idle_locked(self, retire: list[tuple[PoolConnection, str]]) -> list[PoolConnection]:
+        gone = []
+        for connection, reason in retire:
+            if connection in self._pool:
+                self._pool.remove(connection)
+                self._ledger.closed[reason] += 1
+                gone.append(connection)
+        return gone
+
+    def _ping_idle(self, connection: PoolConnection) -> None:
+        """Probe one idle connection, out of everybody's way: it is leased meanwhile."""
+        lease = Lease(self, self._ledger.new_key(), ())
+        with self._lock:
+            if connection not in self._pool:
+                return  # acquired meanwhile, and so looked at anyhow
+            self._pool.remove(connection)
+            self._lend_locked(lease, connection, monotonic())
+        found = probe.look(connection, bypass=0.0, timeout=self.config.probe_timeout)
+        self._settle(lease, connection, None if found is probe.State.ALIVE else found.value)
+
+    def _report_overdue(self) -> None:
+        after = self.config.leak_after
+        if after is None:
+            return
+        with self._lock:
+            overdue = self._ledger.overdue_locked(after, monotonic())
+        for lease in overdue:
+            where = "\n  ".join(format_stack(lease.stack))
+            logger.warning(
+                "pool=%s event=overdue seconds=%.1f thread=%s, acquired at:\n  %s",
+                self.name, lease.seconds(), lease.thread, where,
+            )  # fmt: skip
+            self._ledger.tell("overdue", pool=self.name, seconds=lease.seconds())

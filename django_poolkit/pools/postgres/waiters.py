@@ -1,0 +1,113 @@
+"""The queue of those who wait for a connection: first come, first served.
+
+A waiter is anything with `set()` and `fail()`: threads here, other kinds of callers may join
+the same queue. The hand-over is a handshake: a waiter that has gone refuses, and the
+connection goes to the next.
+"""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections import OrderedDict
+from time import monotonic
+from typing import Any, Protocol
+
+from django_poolkit.pools.lease import Lease
+
+
+class Waiter(Protocol):
+    """One place in the queue. Both verbs are called under the lock of the pool."""
+
+    lease: Lease
+    since: float
+
+    def set(self, connection: Any) -> bool: ...
+    def fail(self, error: BaseException) -> bool: ...
+
+
+class ThreadWaiter:
+    """A thread in the queue.
+
+    Its state changes under the pool's lock only; one raw lock is all that it sleeps on.
+    """
+
+    __slots__ = ("_gate", "connection", "error", "lease", "since")
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.since = monotonic()
+        self.connection: Any = None
+        self.error: BaseException | None = None
+        self._gate = _thread.allocate_lock()
+        self._gate.acquire()
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has been served or refused."""
+        return self.connection is not None or self.error is not None
+
+    def set(self, connection: Any) -> bool:
+        """Hand over a connection; return False if the waiter is settled already."""
+        if self.settled:
+            return False
+        self.connection = connection
+        self._gate.release()
+        return True
+
+    def fail(self, error: BaseException) -> bool:
+        """Refuse it; return False if it is settled already."""
+        if self.settled:
+            return False
+        self.error = error
+        self._gate.release()
+        return True
+
+    def wait(self, timeout: float) -> None:
+        """Sleep until it is settled, or `timeout` seconds at most."""
+        if self._gate.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX))):
+            self._gate.release()
+
+
+class Waiters:
+    """The waiters of one pool, in order. Guarded by the pool's lock."""
+
+    __slots__ = ("_queue",)
+
+    def __init__(self) -> None:
+        # Ordered, and a waiter that gives up leaves from the middle in constant time.
+        self._queue: OrderedDict[Waiter, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def append(self, waiter: Waiter) -> None:
+        """Queue at the end."""
+        self._queue[waiter] = None
+
+    def append_first(self, waiter: Waiter) -> None:
+        """Queue again at the front: what it was handed turned out to be dead."""
+        self._queue[waiter] = None
+        self._queue.move_to_end(waiter, last=False)
+
+    def remove(self, waiter: Waiter) -> None:
+        """Leave the queue, if still in it."""
+        self._queue.pop(waiter, None)
+
+    def serve(self, connection: Any) -> Waiter | None:
+        """Hand the connection to the first who accepts it; return that waiter."""
+        while self._queue:
+            waiter, _ = self._queue.popitem(last=False)
+            if waiter.set(connection):
+                return waiter
+        return None
+
+    def take_all(self) -> list[Waiter]:
+        """Empty the queue and return who was in it."""
+        waiters = list(self._queue)
+        self._queue.clear()
+        return waiters
+
+    def oldest(self, now: float) -> float:
+        """Return how long the first has waited, in seconds; 0.0 where nobody waits."""
+        return now - next(iter(self._queue)).since if self._queue else 0.0

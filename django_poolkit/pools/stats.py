@@ -1,0 +1,155 @@
+"""Figures of a pool: histograms and one frozen snapshot of everything."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+# Seconds. From half a millisecond, below which waiting is not felt, to half a minute, the
+# longest default timeout among the pools compared in HikariCP's and psycopg_pool's settings.
+BUCKETS: Final = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramStats:
+    """A histogram at one moment."""
+
+    buckets: tuple[float, ...]
+    """Upper bounds in seconds, each inclusive, ascending."""
+    counts: tuple[int, ...]
+    """Observations per bucket, not cumulative; one more than `buckets`, the last is +Inf."""
+    sum: float
+    """Seconds observed in all."""
+
+    @property
+    def count(self) -> int:
+        """Number of observations."""
+        return sum(self.counts)
+
+    def quantile(self, q: float) -> float:
+        """Estimate the `q`-quantile (0 to 1) in seconds: the upper bound of its bucket.
+
+        0.0 where nothing was observed; infinity beyond the last bound.
+        """
+        total = self.count
+        if not total:
+            return 0.0
+        seen, rank = 0, q * total
+        for bound, count in zip((*self.buckets, float("inf")), self.counts, strict=True):
+            seen += count
+            if count and seen >= rank:
+                return bound
+        return float("inf")
+
+
+class Histogram:
+    """Counts durations. Not locked: its owner's lock guards it."""
+
+    __slots__ = ("_counts", "_sum")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BUCKETS) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration in seconds."""
+        self._counts[bisect_left(BUCKETS, seconds)] += 1
+        self._sum += seconds
+
+    def snapshot(self) -> HistogramStats:
+        """Return the counts so far as a value that changes no more."""
+        return HistogramStats(BUCKETS, tuple(self._counts), self._sum)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseStats:
+    """One acquired connection, for those who look for who holds what."""
+
+    seconds: float
+    """How long it has been held."""
+    thread: str
+    """Name of the thread that acquired it."""
+    backend_pid: int
+    """Process id of its server process, 0 where that is not known."""
+    stack: tuple[str, ...]
+    """Where it was acquired, innermost call first: `module.py:line function`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStats:
+    """A pool at one moment, taken in one critical section.
+
+    `size == idle + used + connecting` holds in each snapshot that is taken while no thread is
+    on its way in or out. Durations are seconds.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    """The names it serves, the first of which is its own."""
+    state: str
+    """`open`, `paused` or `closed`."""
+    min_size: int
+    max_size: int
+    size: int
+    """All of its connections: idle, used, and being connected."""
+    idle: int
+    used: int
+    connecting: int
+    waiters: int
+    oldest_waiter: float
+    """Seconds the first of the queue has waited, 0.0 where nobody waits."""
+    oldest_lease: float
+    """Seconds the oldest lease has been held, 0.0 where nothing is leased."""
+    acquired: int
+    """Leases given out since the pool was made."""
+    waited: int
+    """Leases that had to queue first."""
+    timeouts: int
+    too_many_waiters: int
+    """Acquires refused because the queue was full."""
+    connects: int
+    connect_errors: int
+    closed: Mapping[str, int] = field(default_factory=dict)
+    """Connections closed, by reason."""
+    resets: int
+    leaks: int
+    """Leases that were lost and taken back."""
+    last_connect_error: str | None
+    """Class, SQLSTATE and first line of the newest failed connect since the last good one."""
+    wait: HistogramStats
+    """Seconds queued for, by those who had to queue."""
+    use: HistogramStats
+    """Seconds leased for."""
+    connect: HistogramStats
+    """Seconds a physical connect took."""
+
+    @property
+    def utilization(self) -> float:
+        """Used connections as a share of `max_size`, 0.0 to 1.0."""
+        return self.used / self.max_size
+
+    @property
+    def saturated(self) -> bool:
+        """Whether somebody waits."""
+        return self.waiters > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the snapshot as plain values, ready for JSON."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """Return the one line that belongs into an error: counts, ages, and the last cause."""
+        parts = [f"used {self.used}/{self.max_size}", f"idle {self.idle}"]
+        if self.connecting:
+            parts.append(f"connecting {self.connecting}")
+        parts.append(f"waiters {self.waiters}")
+        if self.used:
+            parts.append(f"oldest lease {self.oldest_lease:.2f} s")
+        line = ", ".join(parts)
+        if self.last_connect_error:
+            line += f"; last connect error: {self.last_connect_error}"
+        return line
