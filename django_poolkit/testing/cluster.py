@@ -14,10 +14,11 @@ from typing import Self
 from django_poolkit.testing import binaries
 from django_poolkit.testing.errors import ClusterError, PortTaken
 from django_poolkit.testing.memory import Memory
-from django_poolkit.testing.node import Address, Node
+from django_poolkit.testing.node import Node
 from django_poolkit.testing.postmaster import Postmaster, end_servers
 from django_poolkit.testing.provision import Provision, conninfo
 from django_poolkit.testing.runuser import ServerUser
+from django_poolkit.testing.server import Address
 from django_poolkit.testing.workspace import Workspace, marker_of
 
 _HOST = "127.0.0.1"

@@ -25,7 +25,7 @@ class Memory:
     path: Path
     run: str = ""
     """The last run, whose servers may still live if its owner was killed."""
-    password: str = field(default_factory=lambda: secrets.token_urlsafe(12))
+    password: str = field(default_factory=lambda: secrets.token_urlsafe(12), repr=False)
     ports: dict[str, int] = field(default_factory=dict)
 
     @classmethod

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from django_poolkit.testing.binaries import Binaries
 from django_poolkit.testing.errors import ClusterError
-from django_poolkit.testing.node import Address
 from django_poolkit.testing.runuser import ServerUser
+from django_poolkit.testing.server import Address
 
 # Ours, read last by postgresql.conf and written anew at each start. ALTER SYSTEM
 # is stronger still, which an option on the command line would not allow.
