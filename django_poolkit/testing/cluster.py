@@ -76,6 +76,8 @@ class Cluster:
             raise ValueError(f"replicas ({replicas}) is below 0")
         if reuse and directory is None:
             raise ValueError("reuse=True needs a directory to find the data in")
+        if port is not None and not 0 < port <= 65_535 - replicas:
+            raise ValueError(f"port ({port}) is not within 1 and {65_535 - replicas}")
         self._names = [_PRIMARY, *(f"replica{n + 1}" for n in range(replicas))]
         self._directory = directory
         self._settings = _SETTINGS | dict(settings or {})

@@ -86,16 +86,14 @@ class Command(BaseCommand):
             )
         except ValueError as error:
             raise CommandError(str(error)) from error
-        with _stop_requests() as stopped:
-            try:
-                cluster.start()
-            except ClusterError as error:
-                raise CommandError(str(error)) from error
-            with cluster:
+        try:
+            with _stop_requests() as stopped, cluster:
                 self._show(cluster, as_json=options["json"])
                 stopped.wait()
                 if not options["json"]:
                     self.stdout.write("\nStopping.")
+        except ClusterError as error:
+            raise CommandError(str(error)) from error
 
     def _show(self, cluster: Cluster, *, as_json: bool) -> None:
         databases = _databases(cluster)
