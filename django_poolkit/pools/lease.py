@@ -60,8 +60,8 @@ class Lease:
     """
 
     __slots__ = (
-        "__weakref__", "_connection", "dirty", "foreign", "holds", "key", "pool", "released",
-        "since", "stack", "thread",
+        "__weakref__", "_connection", "committed", "dirty", "foreign", "holds", "key", "pool",
+        "released", "since", "stack", "thread", "wrote",
     )  # fmt: skip
 
     def __init__(self, pool: Home, key: int, stack: Stack) -> None:
@@ -78,6 +78,10 @@ class Lease:
         """Whether a statement ran that the ORM did not write."""
         self.holds = 0
         """Open cursors WITH HOLD, which outlive their transaction."""
+        self.wrote = False
+        """Whether a statement ran in a transaction that may have written something."""
+        self.committed = False
+        """Whether something written may have been committed."""
         self.released = False
         self._connection: Any = None
 

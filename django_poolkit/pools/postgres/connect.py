@@ -192,13 +192,12 @@ def sqlstate(error: BaseException) -> str | None:
     return next((state for pattern, state in _STATES if pattern.search(text)), None)
 
 
-def summarise(error: BaseException, secrets: tuple[str, ...] = ()) -> str:
-    """Return class, SQLSTATE and first line of a failed connect, without address and secrets."""
+def summarise(error: BaseException, secret: str = "") -> str:
+    """Return class, SQLSTATE and first line of a failed connect, without address and secret."""
     lines = str(error).strip().splitlines()
     text = _ADDRESS.sub("", lines[0] if lines else "").removeprefix("connection failed: ")
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "***")
+    if secret:
+        text = text.replace(secret, "***")
     state = sqlstate(error)
     kind = type(error).__name__
     return f"{kind}{f' [{state}]' if state else ''}: {text[:_LONGEST]}"

@@ -58,8 +58,8 @@ class _ClientCursor:
             return  # configure, check and reset callbacks work on connections nobody holds
         if lease.released:
             raise _refused()
-        if query is not None and (lease.dirty is None or not lease.foreign):
-            lease.pool.note_statement(lease, text_of(query, self._conn))  # type: ignore[attr-defined]
+        if query is not None:
+            lease.pool.note_statement(lease, query, self._conn)  # type: ignore[attr-defined]
 
     def _start_query(self, query: Any = None) -> Generator[Any, Any, None]:
         self._poolkit_note(query)

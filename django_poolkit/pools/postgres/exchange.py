@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import _thread
 import logging
+import re
 import warnings
 import weakref
 from collections import deque
@@ -27,6 +28,7 @@ from django_poolkit.pools.errors import PoolError, PoolWarning
 from django_poolkit.pools.lease import Lease, Stack, capture_stack, format_stack
 from django_poolkit.pools.postgres import probe, reset
 from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
+from django_poolkit.pools.postgres.cursor import text_of
 from django_poolkit.pools.postgres.errors import (
     LeaseReleased,
     PoolPaused,
@@ -43,6 +45,16 @@ logger = logging.getLogger("django_poolkit.pool")
 
 # A waiter looks this often, in seconds, whether a finalizer left something for it.
 _ORPHAN_ROUND: Final = 0.25
+
+
+# Statements that write nothing. Those of _OPAQUE may write behind a name.
+_READS: Final = re.compile(
+    r"[\s(]*(select|show|explain|fetch|move|declare|close|values|table|set|reset|listen|unlisten"
+    r"|begin|start|savepoint|release|rollback|commit|end|abort|discard|deallocate|lock"
+    r"|with(?!.*\b(insert|update|delete|merge)\b))\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_OPAQUE: Final = ("function", "call", "do", "execute", "unparsed")
 
 
 class Exchange(Shell):
@@ -260,14 +272,21 @@ class Exchange(Shell):
         """Take note of a lease that was dropped. Called by its finalizer, on any thread."""
         self._orphans.append((lease, "leak"))
 
-    def note_statement(self, lease: Lease, text: str | None) -> None:
-        """Take note of a statement about to run: may it leave session state, and whose is it?"""
-        if lease.dirty is None:
-            residue = self._rules.residue(text) if text is not None else "unparsed"
-            if residue is not None:
-                lease.dirty = residue
+    def note_statement(self, lease: Lease, query: Any, connection: PoolConnection) -> None:
+        """Take note of a statement about to run: what may it leave behind, and whose is it?"""
         if not lease.foreign and self.config.reset == "request":
             lease.foreign = self.foreign_statement()
+        if lease.dirty is not None and lease.committed:
+            return
+        text = text_of(query, connection)
+        residue = self._rules.residue(text) if text is not None else "unparsed"
+        if residue is not None:
+            lease.mark_dirty(residue)
+        if residue in _OPAQUE or text is None or not _READS.match(text):
+            if connection._autocommit and reset.at_rest(connection):
+                lease.committed = True
+            else:
+                lease.wrote = True
 
     def _claim(self, lease: Lease) -> None:
         with self._lock:

@@ -7,6 +7,7 @@ import logging
 from time import monotonic
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.lease import Lease, format_stack
@@ -25,6 +26,7 @@ class Upkeep(Exchange):
 
     _connector: Connector
     _failing_since: float
+    _secret = ""  # the password of the newest connect, so that it can be struck out of texts
 
     # -- connecting
 
@@ -52,10 +54,12 @@ class Upkeep(Exchange):
 
     def _connect(self, timeout: float | None = None) -> PoolConnection:
         """Return a new connection, configured and idle. Raises psycopg.Error."""
-        kwargs = dict(self._resolve_kwargs())
+        kwargs, conninfo = dict(self._resolve_kwargs()), self._resolve_conninfo()
+        password = kwargs.get("password") or conninfo_to_dict(conninfo).get("password")
+        self._secret = str(password or "")
         if timeout:
             kwargs["connect_timeout"] = max(2, round(timeout))
-        connection = self._connector.connect(self._resolve_conninfo(), kwargs)
+        connection = self._connector.connect(conninfo, kwargs)
         try:
             if self._configure is not None:
                 self._configure(connection)
@@ -101,7 +105,7 @@ class Upkeep(Exchange):
         self._start(starts)
 
     def _attempt_failed(self, attempt: Attempt, error: Exception) -> None:
-        text = summarise(error, self._secrets())
+        text = summarise(error, self._secret)
         now = monotonic()
         with self._lock:
             self._inside = _thread.get_ident()
@@ -129,12 +133,6 @@ class Upkeep(Exchange):
             due = self._growth.due(attempt)
         if due:
             self.run_attempt(attempt)
-
-    def _secrets(self) -> tuple[str, ...]:
-        """Return what must not appear in a text, as far as it is known here."""
-        if callable(self.kwargs) or not self.kwargs:
-            return ()
-        return (str(self.kwargs.get("password") or ""),)
 
     # -- keeping house
 

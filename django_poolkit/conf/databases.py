@@ -1,0 +1,88 @@
+"""`DATABASES`: which aliases are pooled, and how.
+
+Reads the mapping that Django made of the setting, or one that a test changed; never repairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+from django_poolkit.pools.config import PoolConfig
+from django_poolkit.pools.errors import PoolConfigError
+
+ENGINES: Final = ("django_poolkit.backends.postgresql", "django_poolkit.backends.postgis")
+# psycopg_pool's constructor takes them, but here the backend does.
+_OURS_TO_SET: Final = ("conninfo", "kwargs", "connection_class", "open")
+
+
+def pool_config(alias: str, database: Mapping[str, Any]) -> PoolConfig | None:
+    """Return the pool's options of one alias, None where it is not pooled.
+
+    `database` is the alias's entry in `DATABASES`. Raises ImproperlyConfigured with the path
+    of the setting.
+    """
+    path = f"DATABASES[{alias!r}]"
+    value = database.get("OPTIONS", {}).get("pool", True)
+    if value is None or value is False:
+        return None
+    if value is True:
+        value = {}
+    if not isinstance(value, Mapping):
+        raise ImproperlyConfigured(
+            f"{path}['OPTIONS']['pool'] must be True, False or a dict of options; "
+            f"got a {type(value).__name__}."
+        )
+    if database.get("CONN_MAX_AGE", 0) != 0:
+        raise ImproperlyConfigured(
+            "Pooling doesn't support persistent connections. "
+            f"Set {path}['CONN_MAX_AGE'] to 0, or {path}['OPTIONS']['pool'] to False."
+        )
+    for key in _OURS_TO_SET:
+        if key in value:
+            raise ImproperlyConfigured(
+                f"{path}['OPTIONS']['pool'][{key!r}] is not yours to set: the connection's "
+                f"parameters are the other entries of {path}."
+            )
+    try:
+        config = PoolConfig.from_options(value, path=f"{path}['OPTIONS']['pool']")
+    except PoolConfigError as error:
+        raise ImproperlyConfigured(str(error)) from error
+    return config if config.name else replace(config, name=alias)
+
+
+def verify_databases() -> None:
+    """Check every entry of `DATABASES` that concerns pools. Opens nothing.
+
+    Raises ImproperlyConfigured for the first that cannot be honoured.
+    """
+    for alias, database in settings.DATABASES.items():
+        engine = database.get("ENGINE", "")
+        if engine in ENGINES:
+            pool_config(alias, database)
+        elif engine.startswith("django.db.backends."):
+            _refuse_foreign_engine(alias, engine, database.get("OPTIONS", {}).get("pool"))
+
+
+def _refuse_foreign_engine(alias: str, engine: str, pool: object) -> None:
+    """Refuse our options on an engine of Django's, where they would be ignored or misread."""
+    pools_there = engine in ("django.db.backends.postgresql", "django.db.backends.oracle")
+    ours: list[str] = []
+    if isinstance(pool, Mapping):
+        theirs = {
+            "min_size", "max_size", "timeout", "max_waiting", "max_lifetime", "max_idle",
+            "reconnect_timeout", "reconnect_failed", "num_workers", "check", "configure", "reset",
+            "name", "close_returns",
+        }  # fmt: skip
+        known = set(PoolConfig.__dataclass_fields__)
+        ours = sorted(str(key) for key in pool if key in known - theirs)
+    if ours or (pool and not pools_there):
+        what = f"has options of django_poolkit ({', '.join(ours)})" if ours else "is set"
+        raise ImproperlyConfigured(
+            f"DATABASES[{alias!r}]['OPTIONS']['pool'] {what}, but its ENGINE is {engine!r}. "
+            f"Set ENGINE to {ENGINES[0]!r}, or remove the option."
+        )

@@ -1,0 +1,142 @@
+"""The process's table of pools: content keys, closing, and the latch after shutdown.
+
+Pools are keyed by the content of their settings, so that two aliases on one database share a
+pool, and a copy with other options gets its own. The table is the one place that knows when a
+process ends; after a fork each pool forgets by itself (`pools/postgres/fork.py`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any
+
+from django_poolkit.pools.errors import PoolClosed
+from django_poolkit.pools.postgres import ConnectionPool
+
+
+def content_key(value: Any) -> Hashable:
+    """Return a hashable stand-in for a settings value: equal content, equal key.
+
+    What cannot be compared by content, as a callable, stands for itself.
+    """
+    if isinstance(value, Mapping):
+        return ("map", frozenset((key, content_key(item)) for key, item in value.items()))
+    if isinstance(value, (list, tuple)):
+        return ("list", tuple(content_key(item) for item in value))
+    if isinstance(value, (set, frozenset)):
+        return ("set", frozenset(content_key(item) for item in value))
+    try:
+        hash(value)
+    except TypeError:
+        return ("id", id(value))
+    # 1 and True are one key to a dict, and different options to a driver.
+    return (type(value), value)
+
+
+class PoolTable:
+    """The PostgreSQL pools of this process, by the content of their settings."""
+
+    def __init__(self) -> None:
+        # Guards the three below. Nothing is opened or closed inside it.
+        self._lock = threading.Lock()
+        self._pools: dict[Hashable, ConnectionPool] = {}
+        self._places: dict[Hashable, Hashable] = {}
+        self._latched = False
+
+    def get(
+        self,
+        key: Hashable,
+        make: Callable[[str], ConnectionPool],
+        *,
+        alias: str,
+        place: Hashable,
+    ) -> ConnectionPool:
+        """Return the pool of these settings, made by `make(name)` if there is none.
+
+        `place` says which database it leads to, for `close_place()`. Raises PoolClosed once
+        the process is shutting down.
+        """
+        pool = self._pools.get(key)
+        if pool is not None and alias in pool.aliases:
+            return pool
+        with self._lock:
+            if self._latched:
+                raise PoolClosed(
+                    f"no pool is opened for {alias!r} any more: this process is shutting down",
+                    pool=alias,
+                )
+            pool = self._pools.get(key)
+            if pool is None:
+                pool = self._pools[key] = make(self._free_name(alias))
+                pool.aliases = (alias,)
+                self._places[key] = place
+            elif alias not in pool.aliases:
+                pool.aliases = (*pool.aliases, alias)
+            return pool
+
+    def close_place(self, place: Hashable) -> None:
+        """Close every pool that leads to one database, whatever its other settings.
+
+        They leave the table first, so that whoever acquires meanwhile gets a new pool.
+        """
+        with self._lock:
+            keys = [key for key, where in self._places.items() if where == place]
+            pools = [self._pools.pop(key) for key in keys]
+            for key in keys:
+                del self._places[key]
+        for pool in pools:
+            pool.close()
+
+    def shut_down(self, timeout: float = 5.0) -> None:
+        """Close all pools, and refuse to open another in this process.
+
+        Blocks for `timeout` seconds a pool at most.
+        """
+        self._latched = True
+        self.close_all(timeout)
+
+    def close_all(self, timeout: float = 5.0) -> None:
+        """Close all pools. The next acquire opens a new one."""
+        with self._lock:
+            pools = list(self._pools.values())
+            self._pools.clear()
+            self._places.clear()
+        for pool in pools:
+            pool.close(timeout)
+
+    def reopen(self) -> None:
+        """Take back `shut_down()`: for servers that start again in one process, and tests."""
+        self._latched = False
+
+    def __iter__(self) -> Iterator[ConnectionPool]:
+        with self._lock:
+            return iter(list(self._pools.values()))
+
+    def __len__(self) -> int:
+        return len(self._pools)
+
+    def __repr__(self) -> str:
+        # Keys hold passwords, so nothing but names is shown.
+        return f"<PoolTable {[pool.name for pool in self]}>"
+
+    def _free_name(self, alias: str) -> str:
+        taken = {pool.name for pool in self._pools.values()}
+        name, count = alias, 1
+        while name in taken:
+            count += 1
+            name = f"{alias}~{count}"
+        return name
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
+
+
+pools = PoolTable()
+
+# The fork may have happened while another thread held the lock, which the child has not got.
+os.register_at_fork(after_in_child=pools._renew_lock)
+# Threads of a pool that is still open at exit would be cut off in the middle of a statement.
+atexit.register(pools.shut_down, 1.0)

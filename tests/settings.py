@@ -1,0 +1,30 @@
+"""Django settings of the tests. `tests/conftest.py` fills in where the server is."""
+
+import os
+from typing import Any
+
+SECRET_KEY = "tests only"
+USE_TZ = True
+TIME_ZONE = "UTC"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+ROOT_URLCONF = "tests.urls"
+ALLOWED_HOSTS = ["*"]
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django_poolkit",
+    "tests.app",
+]
+
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": {
+        "ENGINE": "django_poolkit.backends.postgresql",
+        "NAME": "poolkit",
+        "USER": os.environ.get("POOLKIT_TEST_USER", "postgres"),
+        "PASSWORD": os.environ.get("POOLKIT_TEST_PASSWORD", ""),
+        "HOST": os.environ.get("POOLKIT_TEST_HOST", "127.0.0.1"),
+        "PORT": os.environ.get("POOLKIT_TEST_PORT", "5432"),
+        "OPTIONS": {"pool": {"max_size": 8}},
+    },
+}
