@@ -101,7 +101,8 @@ class PoolConfig:
 
         `path` names the place of the mapping in every error. Raises PoolConfigError.
         """
-        values, guards = dict(options), {}
+        values = dict(options)
+        guards: dict[str, str | int] = {}
         for key in (*SERVER_GUARDS, *LIBPQ_GUARDS):
             if key in values:
                 guards[key] = values.pop(key)

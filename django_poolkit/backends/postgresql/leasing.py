@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,7 @@ class PooledDatabaseWrapperMixin(_Base):
             config=_named(config, name, self._chosen_isolation_level()),
             defaults=self._session_defaults(config),
         )
-        pool.foreign_statement = origin.foreign_statement(config.trusted_modules)
+        pool.statements.foreign = origin.foreign_statement(config.trusted_modules)
         return pool
 
     def _session_defaults(self, config: PoolConfig) -> SessionDefaults:
@@ -187,7 +188,7 @@ class PooledDatabaseWrapperMixin(_Base):
     def _close(self) -> None:
         lease = self._lease
         if lease is None:
-            super()._close()
+            super()._close()  # type: ignore[misc]
             return
         self._lease = None
         self.connection = None
@@ -207,12 +208,12 @@ class PooledDatabaseWrapperMixin(_Base):
         return lease is not None and (lease.committed or (lease.wrote and not self.in_atomic_block))
 
     def _commit(self) -> None:
-        super()._commit()
+        super()._commit()  # type: ignore[misc]
         if (lease := self._lease) is not None and lease.wrote:
             lease.committed = True
 
     def _rollback(self) -> None:
-        super()._rollback()
+        super()._rollback()  # type: ignore[misc]
         if (lease := self._lease) is not None:
             lease.wrote = False
 
@@ -227,10 +228,8 @@ class PooledDatabaseWrapperMixin(_Base):
         self._enter_into_scope(lease)
         self._forget_lease()
         if not lease.released:
-            try:
+            with suppress(PoolError):  # a finalizer may be faster
                 lease.release()
-            except PoolError:
-                pass  # a finalizer was faster
 
     def _forget_lease(self) -> None:
         """Make the wrapper one without a connection: its lease has ended, here or in a fork."""
@@ -248,7 +247,7 @@ class PooledDatabaseWrapperMixin(_Base):
         # Settings are part of a pool's key, so another zone is another pool.
         if self.connection is None:
             return False
-        return bool(self._configure_timezone(self.connection))
+        return bool(self._configure_timezone(self.connection))  # type: ignore[attr-defined]
 
     def close_if_health_check_failed(self) -> None:
         if self._lease is None:
@@ -274,11 +273,10 @@ _local = threading.local()
 
 
 def _net() -> _ThreadNet:
-    try:
-        return _local.net  # type: ignore[no-any-return]
-    except AttributeError:
-        _local.net = _ThreadNet()
-        return _local.net
+    net: _ThreadNet | None = getattr(_local, "net", None)
+    if net is None:
+        net = _local.net = _ThreadNet()
+    return net
 
 
 def deepcopy_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ _REPORTED = (
 
 def no_lease() -> None:
     """Stand for the lease of a connection that nobody holds."""
-    return None
+    return
 
 
 class PoolConnection(psycopg.Connection[Any]):
@@ -50,7 +50,7 @@ class PoolConnection(psycopg.Connection[Any]):
     _poller: select.poll | None = None
     _owned_lease: Lease | None = None
 
-    def cursor(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
         """Return a cursor that is refused once the lease has ended. Raises LeaseReleased."""
         if self._parked:
             raise LeaseReleased(
@@ -113,10 +113,7 @@ class Baseline:
             c._notice_handlers[:], c._notify_handlers[:] = self._handlers
         if c._notifies_backlog is None or c._notifies_backlog:
             c._notifies_backlog = deque()
-        if any(
-            now is not then
-            for now, then in zip(_registrations(c), self._dumpers, strict=True)
-        ):
+        if any(now is not then for now, then in zip(_registrations(c), self._dumpers, strict=True)):
             c._adapters = AdaptersMap(self._adapters)
             self._dumpers = _registrations(c)
 

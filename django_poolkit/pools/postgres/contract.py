@@ -26,7 +26,7 @@ INHERITED: Final = (
     "open", "_open", "wait", "worker", "_resolve_conninfo", "_resolve_kwargs", "reconnect_failed",
     "schedule_task", "_signal_stop_worker", "_check_pool_putconn", "_check_size",
 )  # fmt: skip
-MODULE: Final = ("MaintenanceTask", "StopWorker", "gather", "spawn")
+MODULE: Final = ("MaintenanceTask", "StopWorker", "gather", "spawn")  # the latter two from _acompat
 CONNECTION: Final = (
     "_autocommit", "_isolation_level", "_read_only", "_deferrable", "_begin_statement",
     "_notice_handlers", "_notify_handlers", "_notifies_backlog", "_pipeline", "_tpc",

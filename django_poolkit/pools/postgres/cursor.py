@@ -50,7 +50,7 @@ class _ClientCursor:
 
     def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
         self._poolkit_lease = connection._lease_ref()
-        super().__init__(connection, *args, **kwargs)
+        super().__init__(connection, *args, **kwargs)  # type: ignore[call-arg]
 
     def _poolkit_note(self, query: Any) -> None:
         lease = self._poolkit_lease
@@ -59,7 +59,7 @@ class _ClientCursor:
         if lease.released:
             raise _refused()
         if query is not None:
-            lease.pool.note_statement(lease, query, self._conn)  # type: ignore[attr-defined]
+            lease.pool.statements.note(lease, query, self._conn)
 
     def _start_query(self, query: Any = None) -> Generator[Any, Any, None]:
         self._poolkit_note(query)

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, Final
 
 import psycopg
-from psycopg_pool.pool import gather
+from psycopg_pool._acompat import gather
 
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.errors import PoolConfigError
@@ -21,9 +21,9 @@ from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import PoolClosed
 from django_poolkit.pools.postgres.growth import Growth
 from django_poolkit.pools.postgres.shell import Job
+from django_poolkit.pools.postgres.statements import Statements
 from django_poolkit.pools.postgres.upkeep import Upkeep
 from django_poolkit.pools.postgres.waiters import Waiters
-from django_poolkit.pools.session_state import StatementRules
 from django_poolkit.pools.stats import LeaseStats, PoolStats
 
 contract.verify()
@@ -34,8 +34,10 @@ logger = logging.getLogger("django_poolkit.pool")
 PAUSE: Final = 60.0
 
 
-def _everything_is_foreign() -> bool:
-    return True
+def _of_the_pool(connection_class: type[psycopg.Connection[Any]]) -> type[PoolConnection]:
+    if issubclass(connection_class, PoolConnection):
+        return connection_class
+    return type(connection_class.__name__, (PoolConnection, connection_class), {})
 
 
 class ConnectionPool(Upkeep):
@@ -63,10 +65,7 @@ class ConnectionPool(Upkeep):
             config = PoolConfig.from_options({"reset": "dirty", **options}, path="ConnectionPool")
         elif options:
             raise PoolConfigError("pass either config= or single options, not both")
-        if not issubclass(connection_class, PoolConnection):
-            connection_class = type(
-                connection_class.__name__, (PoolConnection, connection_class), {}
-            )
+        pool_class = _of_the_pool(connection_class)
         self.config = config
         self._ledger = Ledger()
         self._orphans = deque()
@@ -75,11 +74,11 @@ class ConnectionPool(Upkeep):
         self._paused_until = 0.0
         self._failing_since = 0.0
         self._growth = Growth(workers=config.num_workers, cap=config.reconnect_cap)
-        self._rules = StatementRules(config.harmless_functions)
+        self.statements = Statements(config.reset, config.harmless_functions)
         self._prepare_shell()
         super().__init__(
             conninfo,
-            connection_class=connection_class,
+            connection_class=pool_class,
             kwargs=kwargs,  # type: ignore[arg-type]
             open=False,
             configure=config.configure,
@@ -96,10 +95,8 @@ class ConnectionPool(Upkeep):
         )  # fmt: skip
         self._waiting = Waiters()
         self._connector = Connector(
-            connection_class, defaults or SessionDefaults(), name=self.name, timeout=self.timeout
+            pool_class, defaults or SessionDefaults(), name=self.name, timeout=self.timeout
         )
-        self.foreign_statement = _everything_is_foreign
-        """Called as a statement begins: whether it is not the ORM's own."""
         self.aliases = (self.name,)
         fork.register(self)
         if open:

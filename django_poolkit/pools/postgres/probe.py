@@ -14,7 +14,8 @@ from typing import Final
 
 import psycopg
 from psycopg import generators
-from psycopg.pq import ConnStatus, ExecStatus, PGresult, TransactionStatus
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
 
 from django_poolkit.pools.postgres.connection import PoolConnection
 
@@ -69,7 +70,7 @@ def execute(connection: PoolConnection, statements: bytes, timeout: float) -> li
     """
     pgconn = connection.pgconn
     pgconn.send_query(statements)
-    results = connection.wait(generators.execute(pgconn), timeout=timeout)
+    results: list[PGresult] = connection.wait(generators.execute(pgconn), timeout=timeout)
     for result in results:
         if result.status == _FAILED:
             raise psycopg.errors.error_from_result(result)

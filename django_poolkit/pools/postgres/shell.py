@@ -10,7 +10,8 @@ import threading
 from typing import Any
 
 import psycopg_pool
-from psycopg_pool.pool import MaintenanceTask, StopWorker, spawn
+from psycopg_pool._acompat import spawn
+from psycopg_pool.pool import MaintenanceTask, StopWorker
 
 from django_poolkit.pools.ledger import Ledger
 from django_poolkit.pools.postgres.connection import PoolConnection

@@ -12,16 +12,16 @@ from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.lease import Lease, format_stack
 from django_poolkit.pools.postgres import housekeeper, probe
+from django_poolkit.pools.postgres.acquire import Acquire
 from django_poolkit.pools.postgres.connect import Connector, summarise
 from django_poolkit.pools.postgres.connection import PoolConnection
-from django_poolkit.pools.postgres.exchange import Exchange
 from django_poolkit.pools.postgres.growth import Attempt
 from django_poolkit.pools.postgres.shell import Job
 
 logger = logging.getLogger("django_poolkit.pool")
 
 
-class Upkeep(Exchange):
+class Upkeep(Acquire):
     """Runs in worker threads. `ConnectionPool` is the whole."""
 
     _connector: Connector

@@ -1,0 +1,214 @@
+"""Acquire: the way out of the pool, through the queue if need be, to a connection that lives."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any, Final
+
+from django_poolkit.pools.errors import PoolError
+from django_poolkit.pools.lease import Lease, Stack, capture_stack
+from django_poolkit.pools.postgres import probe
+from django_poolkit.pools.postgres.connection import PoolConnection
+from django_poolkit.pools.postgres.errors import PoolPaused, PoolTimeout, TooManyWaiters
+from django_poolkit.pools.postgres.growth import Attempt
+from django_poolkit.pools.postgres.release import Release
+from django_poolkit.pools.postgres.waiters import ThreadWaiter
+
+logger = logging.getLogger("django_poolkit.pool")
+
+# A waiter looks this often, in seconds, whether a finalizer left something for it.
+_ORPHAN_ROUND: Final = 0.25
+
+
+class Acquire(Release):
+    """Gives connections out. `ConnectionPool` is the whole."""
+
+    def acquire(self, timeout: float | None = None, *, stack: Stack | None = None) -> Lease:
+        """Acquire a connection and return its lease.
+
+        Blocks the calling thread for `timeout` seconds at most, the pool's own timeout where
+        it is None. Raises PoolTimeout, PoolPaused, TooManyWaiters or PoolClosed.
+        """
+        if self._inside == _thread.get_ident():
+            raise PoolError(
+                f"pool {self.name!r}: a finalizer tried to acquire a connection while its "
+                "thread was inside the pool; finalizers cannot wait",
+                pool=self.name,
+            )
+        started = monotonic()
+        allowed = self.timeout if timeout is None else timeout
+        lease = Lease(self, self._ledger.new_key(), stack or capture_stack())
+        again = False
+        try:
+            while True:
+                connection = self._take(lease, started, allowed, again)
+                silent = self._unusable(connection, started + allowed)
+                if silent is None:
+                    return lease
+                self._evict(lease, connection, silent=silent)
+                again = True
+        except BaseException:
+            # An interrupt between the hand-over and this frame's end, or a failing check.
+            if lease.connection is not None and not lease.released:
+                self.discard(lease)
+            raise
+
+    @contextmanager
+    def lease(self, timeout: float | None = None) -> Iterator[Any]:
+        """Acquire a connection for the length of a `with` block.
+
+        As with psycopg's own connections, the block's transaction is committed at its end,
+        rolled back on an exception. Blocks and raises as `acquire()`.
+        """
+        lease = self.acquire(timeout)
+        try:
+            with lease.connection as connection:
+                yield connection
+        finally:
+            if not lease.released:
+                lease.release()
+
+    connection = lease
+
+    def getconn(self, timeout: float | None = None) -> PoolConnection:
+        """Acquire a connection as psycopg_pool does, to be given back with `putconn()`.
+
+        One that is dropped instead is closed, and its slot freed.
+        """
+        lease = self.acquire(timeout)
+        connection: PoolConnection = lease.connection
+        # The caller holds the connection and nothing else: so it owns the lease, not the
+        # other way round, or neither would ever be missed.
+        connection._owned_lease = lease
+        lease._connection = weakref.ref(connection)
+        return connection
+
+    def putconn(self, conn: PoolConnection) -> None:
+        """Give back what `getconn()` gave. Raises ValueError for a connection not leased."""
+        self._check_pool_putconn(conn)
+        lease = conn._owned_lease or conn._lease_ref()
+        if lease is None:
+            raise ValueError(f"can't return connection to pool {self.name!r}: it is not leased")
+        conn._owned_lease = None
+        lease._connection = conn
+        self.release(lease)
+
+    def _take(self, lease: Lease, started: float, allowed: float, again: bool) -> PoolConnection:
+        """Return an idle connection, or one that came while queued. Lent, but not yet probed."""
+        if self._closed:
+            self.open()
+        if self._orphans:
+            self._adopt_orphans()
+        starts: list[Attempt] = []
+        with self._lock:
+            self._inside = _thread.get_ident()
+            try:
+                self._check_open_getconn()
+                if self._pool and not self._paused_until and (again or not self._waiting):
+                    connection: PoolConnection = self._pool.pop()
+                    self._lend_locked(lease, connection, monotonic())
+                    return connection
+                waiter = self._queue_locked(lease, started, allowed, again)
+                starts = self._plan_locked()
+            finally:
+                self._inside = 0
+        try:
+            self._start(starts)
+            while not waiter.settled and (left := started + allowed - monotonic()) > 0:
+                waiter.wait(min(left, _ORPHAN_ROUND))
+                if self._orphans:
+                    self._adopt_orphans()
+        finally:
+            # On an interrupt too: what was handed over dies with the lease, and comes back.
+            with self._lock:
+                self._waiting.remove(waiter)
+                if not waiter.settled:
+                    waiter.error = self._timed_out_locked(started, allowed)
+        if waiter.error is not None:
+            raise waiter.error
+        return waiter.connection  # type: ignore[no-any-return]
+
+    def _queue_locked(
+        self, lease: Lease, started: float, allowed: float, again: bool
+    ) -> ThreadWaiter:
+        waiter = ThreadWaiter(lease)
+        if again:
+            self._waiting.append_first(waiter)
+            return waiter
+        if allowed <= 0:
+            raise self._timed_out_locked(started, allowed)
+        if self.max_waiting and len(self._waiting) >= self.max_waiting:
+            self._ledger.too_many_waiters += 1
+            stats = self._stats_locked(monotonic())
+            raise TooManyWaiters(
+                f"pool {self.name!r}: {len(self._waiting)} are waiting already, which is its "
+                f"max_waiting ({stats.summary()})",
+                pool=self.name,
+                stats=stats,
+            )
+        self._waiting.append(waiter)
+        return waiter
+
+    def _timed_out_locked(self, started: float, allowed: float) -> PoolError:
+        now = monotonic()
+        self._ledger.timeouts += 1
+        stats = self._stats_locked(now)
+        kind, why = PoolTimeout, f"no connection within {allowed:.2f} s"
+        if self._paused_until:
+            kind, why = PoolPaused, f"paused, and not resumed within {allowed:.2f} s"  # type: ignore[assignment]
+        text = f"pool {self.name!r}: {why} ({stats.summary()})"
+        if pending := self._growth.pending(now):
+            text += f"; a connect has had no answer for {pending:.1f} s"
+        error = kind(text, pool=self.name, stats=stats)
+        if isinstance(error, PoolTimeout):
+            error.waited = now - started
+        return error
+
+    def _unusable(self, connection: PoolConnection, deadline: float) -> bool | None:
+        """Return None for a connection that lives; else whether it was silent, not dead."""
+        left = deadline - monotonic()
+        timeout = min(self.config.probe_timeout, max(left, probe.SHORTEST))
+        found = probe.look(connection, bypass=self.config.bypass, timeout=timeout)
+        if found is not probe.State.ALIVE:
+            return found is probe.State.SILENT
+        if self._check is not None:
+            try:
+                self._check(connection)
+            except Exception as error:
+                logger.info("pool=%s event=check_failed error=%s", self.name, type(error).__name__)
+                return False
+        return None
+
+    def _evict(self, lease: Lease, connection: PoolConnection, *, silent: bool) -> None:
+        """Drop a connection found dead before its first use, and its like among the idle."""
+        with self._lock:
+            self._inside = _thread.get_ident()
+            try:
+                self._ledger.revoke_locked(lease)
+                gone = [connection]
+                self._park(connection)
+                for other in list(self._pool):
+                    # Silence is the network's: what was last heard of before it began is
+                    # as silent. Death shows at each socket, at no cost.
+                    dead = (
+                        other._used_at <= connection._used_at if silent else not probe.quiet(other)
+                    )
+                    if dead:
+                        self._pool.remove(other)
+                        gone.append(other)
+                self._ledger.closed["silent" if silent else "dead"] += len(gone)
+                starts = self._plan_locked()
+            finally:
+                self._inside = 0
+        logger.warning(
+            "pool=%s event=evicted count=%d reason=%s",
+            self.name, len(gone), "silent" if silent else "dead",
+        )  # fmt: skip
+        for each in gone:
+            self._close_connection(each)
+        self._start(starts)

@@ -1,0 +1,54 @@
+"""What is taken note of as a statement begins: what it may leave behind, and whose it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+from django_poolkit.pools.config import ResetPolicy
+from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.postgres import reset
+from django_poolkit.pools.postgres.connection import PoolConnection
+from django_poolkit.pools.postgres.cursor import text_of
+from django_poolkit.pools.session_state import StatementRules
+
+# Statements that write nothing. Those of _OPAQUE may write behind a name.
+_READS: Final = re.compile(
+    r"[\s(]*(select|show|explain|fetch|move|declare|close|values|table|set|reset|listen|unlisten"
+    r"|begin|start|savepoint|release|rollback|commit|end|abort|discard|deallocate|lock"
+    r"|with(?!.*\b(insert|update|delete|merge)\b))\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_OPAQUE: Final = ("function", "call", "do", "execute", "unparsed")
+
+
+def everything_is_foreign() -> bool:
+    """Tell of each statement that no ORM wrote it: a bare pool knows none."""
+    return True
+
+
+class Statements:
+    """Enters into a lease what its statements do. Called by the one thread that uses it."""
+
+    def __init__(self, policy: ResetPolicy, harmless_functions: Collection[str]) -> None:
+        self._policy = policy
+        self._rules = StatementRules(harmless_functions)
+        self.foreign: Callable[[], bool] = everything_is_foreign
+        """Called as a statement begins: whether it is not the ORM's own."""
+
+    def note(self, lease: Lease, query: Any, connection: PoolConnection) -> None:
+        """Take note of a statement about to run under `lease`."""
+        if not lease.foreign and self._policy == "request":
+            lease.foreign = self.foreign()
+        if lease.dirty is not None and lease.committed:
+            return
+        text = text_of(query, connection)
+        residue = self._rules.residue(text) if text is not None else "unparsed"
+        if residue is not None:
+            lease.mark_dirty(residue)
+        if residue in _OPAQUE or text is None or not _READS.match(text):
+            if connection._autocommit and reset.at_rest(connection):
+                lease.committed = True
+            else:
+                lease.wrote = True
