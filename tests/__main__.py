@@ -1,0 +1,26 @@
+"""`python3 -m tests [pytest arguments]`: the test suite, from nothing but a Python.
+
+`--python` and `--django` choose the pair it runs on, `--slow` adds what CI leaves out,
+`--pair` only names the pair.
+"""
+
+import sys
+
+from example_project.bootstrap import enter
+
+
+def main() -> int:
+    """Enter the environment, then hand over to pytest."""
+    arguments = enter("tests", ["dev"])
+    if arguments == ["--pair"]:
+        import django
+
+        print(*sys.version_info[:2], *django.VERSION[:2])
+        return 0
+    import pytest
+
+    return int(pytest.main(["-p", "tests.skips", *arguments]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
