@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import TracebackType
 from typing import cast
 
 from django.db import utils
@@ -26,7 +27,11 @@ class TooManyWaiters(errors.TooManyWaiters, utils.OperationalError):
     """The queue of the pool already holds `max_waiting` waiters."""
 
 
-_BY_KIND = (PoolTimeout, PoolPaused, TooManyWaiters, PoolClosed)
+class LeaseReleased(errors.LeaseReleased, utils.InterfaceError):
+    """A cursor was used after its connection had been given back."""
+
+
+_BY_KIND = (PoolTimeout, PoolPaused, TooManyWaiters, PoolClosed, LeaseReleased)
 EXHAUSTED = (errors.PoolTimeout, errors.PoolPaused, errors.TooManyWaiters)
 
 
@@ -40,3 +45,20 @@ def as_django_error(error: PoolError) -> PoolError:
             twin.__dict__.update(error.__dict__)
             return twin
     return error
+
+
+class ErrorWrapper(utils.DatabaseErrorWrapper):
+    """Django's translator of the driver's errors, which keeps the pool's own kinds."""
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc_type is not None and isinstance(exc_value, PoolError):
+            translated = as_django_error(exc_value)
+            if translated is not exc_value:
+                raise translated.with_traceback(traceback) from exc_value
+            return
+        super().__exit__(exc_type, exc_value, traceback)

@@ -17,16 +17,16 @@ from weakref import WeakSet
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
-from django.db.utils import OperationalError
+from django.utils.functional import cached_property
 
 from django_poolkit import registry
 from django_poolkit.backends import origin, request
-from django_poolkit.backends.postgresql.errors import EXHAUSTED, as_django_error
+from django_poolkit.backends.postgresql.errors import EXHAUSTED, ErrorWrapper
 from django_poolkit.conf.databases import pool_config
 from django_poolkit.pools.config import SERVER_GUARDS, PoolConfig
 from django_poolkit.pools.errors import PoolClosed, PoolError
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.pools.postgres import ConnectionPool, probe
 from django_poolkit.pools.postgres.connect import SessionDefaults
 
 if TYPE_CHECKING:
@@ -103,6 +103,9 @@ class PooledDatabaseWrapperMixin(_Base):
             config=_named(config, name, self._chosen_isolation_level()),
             defaults=self._session_defaults(config),
         )
+        if self.settings_dict["CONN_HEALTH_CHECKS"] and pool._check is None:
+            # The probe at each acquire is the health check; who asks the pool finds it named.
+            pool._check = probe.looked_at
         pool.statements.foreign = origin.foreign_statement(config.trusted_modules)
         return pool
 
@@ -165,23 +168,18 @@ class PooledDatabaseWrapperMixin(_Base):
                 # close_pool() swaps the table first, so the next look-up finds another.
                 if not pool.closed:
                     raise
+            except EXHAUSTED as error:
+                scope = request.current()
+                if scope is not None and scope.exhausted is None:
+                    scope.exhausted = error
+                raise
         assert pool is not None
         return pool.acquire()
 
-    def ensure_connection(self) -> None:
-        lease = self._lease
-        if lease is not None and lease.released:
-            self._forget_lease()
-        try:
-            super().ensure_connection()
-        except (OperationalError, PoolError) as error:
-            cause = error if isinstance(error, PoolError) else error.__cause__
-            if not isinstance(cause, PoolError):
-                raise
-            scope = request.current()
-            if scope is not None and scope.exhausted is None and isinstance(cause, EXHAUSTED):
-                scope.exhausted = cause
-            raise as_django_error(cause) from cause.__cause__
+    @cached_property
+    def wrap_database_errors(self) -> ErrorWrapper:
+        """Turn the driver's errors into Django's, and the pool's into both."""
+        return ErrorWrapper(self)
 
     # -- ending it
 
@@ -250,8 +248,12 @@ class PooledDatabaseWrapperMixin(_Base):
         return bool(self._configure_timezone(self.connection))  # type: ignore[attr-defined]
 
     def close_if_health_check_failed(self) -> None:
-        if self._lease is None:
+        # Django calls this as it begins to use a connection, before it looks whether it has one.
+        lease = self._lease
+        if lease is None:
             super().close_if_health_check_failed()
+        elif lease.released:
+            self._forget_lease()
 
 
 class _ThreadNet:

@@ -176,9 +176,9 @@ class Acquire(Release):
         found = probe.look(connection, bypass=self.config.bypass, timeout=timeout)
         if found is not probe.State.ALIVE:
             return found is probe.State.SILENT
-        if self._check is not None:
+        if self.config.check is not None:
             try:
-                self._check(connection)
+                self.config.check(connection)
             except Exception as error:
                 logger.info("pool=%s event=check_failed error=%s", self.name, type(error).__name__)
                 return False

@@ -63,6 +63,10 @@ def look(connection: PoolConnection, *, bypass: float, timeout: float) -> State:
     return State.ALIVE if connection.pgconn.transaction_status == _IDLE else State.DEAD
 
 
+def looked_at(connection: PoolConnection) -> None:
+    """Stand for a check that every acquire has made by then anyhow."""
+
+
 def execute(connection: PoolConnection, statements: bytes, timeout: float) -> list[PGresult]:
     """Run statements in one round trip, below psycopg's cursors and transactions.
 
