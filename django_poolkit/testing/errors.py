@@ -7,9 +7,9 @@ class ClusterError(RuntimeError):
     """The cluster could not do what was asked; the message carries the server's log."""
 
 
-class ClusterTimeout(ClusterError, TimeoutError):  # noqa: N818
+class ClusterTimeout(ClusterError, TimeoutError):
     """A bounded wait on the cluster ran out."""
 
 
-class PortTaken(ClusterError):  # noqa: N818
+class PortTaken(ClusterError):
     """The server could not bind its port."""

@@ -198,6 +198,7 @@ class TCPProxy:
         self.connections += 1
         link = _Link(client)
         self._links.add(link)
+        finished = False
         try:
             await self._flows.wait()
             answers, link.server = await asyncio.open_connection(*self._target, limit=_CHUNK)
@@ -207,10 +208,11 @@ class TCPProxy:
             # Not cut: a reset would overtake the last words on their way.
             link.server.close()
             client.close()
+            finished = True
         except* OSError:
             pass  # one end is gone: the other learns it by a reset
         finally:
-            if not client.is_closing():
+            if not finished:
                 link.cut()
             self._links.discard(link)
 

@@ -33,5 +33,5 @@ def wait_until(
             return fact
         if time.monotonic() >= deadline:
             text = message() if callable(message) else message
-            raise error(f"not within {timeout:g} s: {text or predicate!r}")
+            raise error(f"not within {timeout:g} s: {text or repr(predicate)}")
         time.sleep(interval)

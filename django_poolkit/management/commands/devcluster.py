@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pprint
 import signal
 import threading
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -105,7 +104,7 @@ class Command(BaseCommand):
             self.stdout.write(
                 f"# A primary and {replicas}, in {cluster.directory}.\n"
                 "# Ctrl-C stops them. For your settings:\n\n"
-                f"DATABASES = {pprint.pformat(databases, sort_dicts=False)}"
+                f"DATABASES = {json.dumps(databases, indent=4)}"
             )
         self.stdout.flush()
 
