@@ -1,3 +1,49 @@
-"""Connection pools for Django under high concurrency."""
+"""Connection pools for Django under high concurrency.
+
+`connection_pools["default"]` is the pool behind a database alias, usable outside requests and
+the ORM. The errors and `PoolStats` load neither Django nor a driver.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django_poolkit.pools.errors import (
+    LeaseReleased,
+    PoolClosed,
+    PoolError,
+    PoolPaused,
+    PoolTimeout,
+    PoolWarning,
+    TooManyWaiters,
+    WrongLoop,
+)
+from django_poolkit.pools.stats import PoolStats
+
+if TYPE_CHECKING:
+    from django_poolkit.registry import connection_pools
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "LeaseReleased",
+    "PoolClosed",
+    "PoolError",
+    "PoolPaused",
+    "PoolStats",
+    "PoolTimeout",
+    "PoolWarning",
+    "TooManyWaiters",
+    "WrongLoop",
+    "__version__",
+    "connection_pools",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The errors must be importable where Django is not set up, or not there at all.
+    if name == "connection_pools":
+        from django_poolkit import registry
+
+        return registry.connection_pools
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

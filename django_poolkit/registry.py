@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
+from django.db import connections
+
 from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.postgres import ConnectionPool
 
@@ -134,7 +136,38 @@ class PoolTable:
         self._lock = threading.Lock()
 
 
+class ConnectionPools(Mapping[str, ConnectionPool]):
+    """The pools behind `DATABASES`, by alias: `connection_pools["default"].lease()`.
+
+    A pool is made when it is first asked for, and opened at its first acquire. Raises KeyError
+    for an alias that does not exist or is not pooled.
+    """
+
+    def __getitem__(self, alias: str) -> ConnectionPool:
+        if alias not in connections.settings:
+            raise KeyError(f"DATABASES has no alias {alias!r}")
+        pool = getattr(connections[alias], "pool", None)
+        if not isinstance(pool, ConnectionPool):
+            raise KeyError(
+                f"DATABASES[{alias!r}] is not pooled by django_poolkit: its ENGINE is "
+                f"{connections.settings[alias]['ENGINE']!r}, or OPTIONS['pool'] is False"
+            )
+        return pool
+
+    def __iter__(self) -> Iterator[str]:
+        for alias in connections:
+            try:
+                self[alias]
+            except KeyError:
+                continue
+            yield alias
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 pools = PoolTable()
+connection_pools = ConnectionPools()
 
 # The fork may have happened while another thread held the lock, which the child has not got.
 os.register_at_fork(after_in_child=pools._renew_lock)

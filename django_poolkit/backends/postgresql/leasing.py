@@ -7,38 +7,25 @@ Django calls at the end of a request. Everything else here is for those who neve
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
-from copy import deepcopy
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import Any
 from weakref import WeakSet
 
-from django.core.exceptions import ImproperlyConfigured
-from django.db.backends.base.base import NO_DB_ALIAS
-from django.db.backends.postgresql.psycopg_any import IsolationLevel
+from django.db.backends.postgresql.base import TIMESTAMPTZ_OID, ServerSideCursor
+from django.db.backends.postgresql.psycopg_any import register_tzloader
 from django.utils.functional import cached_property
+from psycopg.pq import Format
 
-from django_poolkit import registry
-from django_poolkit.backends import origin, request
+from django_poolkit.backends import request
 from django_poolkit.backends.postgresql.errors import EXHAUSTED, ErrorWrapper
-from django_poolkit.conf.databases import pool_config
-from django_poolkit.pools.config import SERVER_GUARDS, PoolConfig
+from django_poolkit.backends.postgresql.pooling import PoolChoiceMixin
 from django_poolkit.pools.errors import PoolClosed, PoolError
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres import ConnectionPool, probe
-from django_poolkit.pools.postgres.connect import SessionDefaults
-
-if TYPE_CHECKING:
-    from django.db.backends.postgresql.base import DatabaseWrapper as _Base
-else:
-    _Base = object
-
-# How often an acquire may meet a pool that was closed between its look-up and its use.
-_RETRIES = 3
+from django_poolkit.pools.postgres.cursor import leased
 
 
-class PooledDatabaseWrapperMixin(_Base):
+class PooledDatabaseWrapperMixin(PoolChoiceMixin):
     """Gives a PostgreSQL database wrapper leases from a pool of the process.
 
     Put it in front of Django's wrapper, or of one derived from it:
@@ -46,98 +33,7 @@ class PooledDatabaseWrapperMixin(_Base):
     """
 
     _lease: Lease | None = None
-    _seen: tuple[Any, ...] | None = None
     _on_net = False
-
-    # -- the pool
-
-    @property
-    def pool(self) -> ConnectionPool | None:
-        """The pool of the present settings, None where they ask for none."""
-        if self.alias == NO_DB_ALIAS:
-            return None
-        # Settings are mutable, and tests do change them; to compare is cheaper than to freeze.
-        now = (self.settings_dict, self.timezone_name)
-        if self._seen is not None and self._seen[0] == now:
-            pool: ConnectionPool | None = self._seen[1]
-            if pool is None or not (pool.closed and pool._opened):
-                return pool
-        config = pool_config(self.alias, self.settings_dict)
-        pool = None if config is None else self._find_pool(config)
-        self._seen = (deepcopy_settings(self.settings_dict), self.timezone_name), pool
-        return pool
-
-    def close_pool(self) -> None:
-        """Close every pool to this database, as Django's test runner and Celery ask for.
-
-        The next acquire opens a new one; leases end undisturbed.
-        """
-        registry.pools.close_place(self._place())
-
-    def _find_pool(self, config: PoolConfig) -> ConnectionPool:
-        key = registry.content_key(
-            (
-                type(self).__module__,
-                self.settings_dict | {"TEST": None, "CONN_HEALTH_CHECKS": None},
-                self.timezone_name,
-                bool(self.timezone),
-            )
-        )
-        make = partial(self._make_pool, config)
-        return registry.pools.get(key, make, alias=self.alias, place=self._place())
-
-    def _place(self) -> tuple[str, str, str]:
-        settings = self.settings_dict
-        return settings["NAME"] or "", settings["HOST"] or "", str(settings["PORT"] or "")
-
-    def _make_pool(self, config: PoolConfig, name: str) -> ConnectionPool:
-        params = self.get_connection_params()
-        params["autocommit"] = True
-        if config.prepare:
-            params["prepare_threshold"] = 5
-        for key, value in (config.guards or {}).items():
-            if key not in SERVER_GUARDS:
-                params[key] = value
-        pool = ConnectionPool(
-            kwargs=_with_password(params, self.settings_dict["PASSWORD"]),
-            config=_named(config, name, self._chosen_isolation_level()),
-            defaults=self._session_defaults(config),
-        )
-        if self.settings_dict["CONN_HEALTH_CHECKS"] and pool._check is None:
-            # The probe at each acquire is the health check; who asks the pool finds it named.
-            pool._check = probe.looked_at
-        pool.statements.foreign = origin.foreign_statement(config.trusted_modules)
-        return pool
-
-    def _session_defaults(self, config: PoolConfig) -> SessionDefaults:
-        path = f"DATABASES[{self.alias!r}]"
-        values, origins = {}, {}
-        if self.timezone_name:
-            values["TimeZone"] = self.timezone_name
-            origins["TimeZone"] = f"{path}['TIME_ZONE'] (or TIME_ZONE)"
-        if role := self.settings_dict["OPTIONS"].get("assume_role"):
-            values["role"] = role
-            origins["role"] = f"{path}['OPTIONS']['assume_role']"
-        for name, value in (config.guards or {}).items():
-            if name in SERVER_GUARDS:
-                values[name] = str(value)
-                origins[name] = f"{path}['OPTIONS']['pool'][{name!r}]"
-        return SessionDefaults(values, origins)
-
-    def _chosen_isolation_level(self) -> IsolationLevel | None:
-        try:
-            value = self.settings_dict["OPTIONS"]["isolation_level"]
-        except KeyError:
-            self.isolation_level = IsolationLevel.READ_COMMITTED
-            return None
-        try:
-            self.isolation_level = IsolationLevel(value)
-        except ValueError:
-            raise ImproperlyConfigured(
-                f"Invalid transaction isolation level {value} "
-                "specified. Use one of the psycopg.IsolationLevel values."
-            ) from None
-        return self.isolation_level
 
     # -- taking a lease
 
@@ -159,22 +55,38 @@ class PooledDatabaseWrapperMixin(_Base):
         return lease.connection
 
     def _acquire(self) -> Lease:
-        for _ in range(_RETRIES):
+        deadline: float | None = None
+        while True:
             pool = self.pool
             assert pool is not None
             try:
                 return pool.acquire()
             except PoolClosed:
-                # close_pool() swaps the table first, so the next look-up finds another.
-                if not pool.closed:
+                # close_pool() swaps the table first, so the next look-up finds another pool.
+                # That may be closed as well, where somebody closes without end.
+                deadline = deadline or monotonic() + pool.timeout
+                if not pool.closed or monotonic() >= deadline:
                     raise
             except EXHAUSTED as error:
                 scope = request.current()
                 if scope is not None and scope.exhausted is None:
                     scope.exhausted = error
                 raise
-        assert pool is not None
-        return pool.acquire()
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        options = self.settings_dict["OPTIONS"]
+        if name is None or self._lease is None or options.get("server_side_binding") is True:
+            return super().create_cursor(name)
+        # Django builds this one by its class, past `connection.cursor()`: so it has to be
+        # bound to the lease here, and set up as Django's create_cursor() does.
+        connection = self.connection
+        cursor = leased(ServerSideCursor)(
+            connection, name=name, scrollable=False, withhold=connection.autocommit
+        )
+        loader = connection.adapters.get_loader(TIMESTAMPTZ_OID, Format.TEXT)
+        if self.timezone != loader.timezone:
+            register_tzloader(self.timezone, cursor)
+        return cursor
 
     @cached_property
     def wrap_database_errors(self) -> ErrorWrapper:
@@ -279,36 +191,3 @@ def _net() -> _ThreadNet:
     if net is None:
         net = _local.net = _ThreadNet()
     return net
-
-
-def deepcopy_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy an entry of `DATABASES` so far that no change to it reaches the copy."""
-    copied = dict(settings)
-    options = dict(settings["OPTIONS"])
-    if isinstance(options.get("pool"), Mapping):
-        options["pool"] = {**options["pool"]}
-    copied["OPTIONS"] = options
-    copied["TEST"] = deepcopy(settings.get("TEST"))
-    return copied
-
-
-def _with_password(params: dict[str, Any], password: object) -> Any:
-    """Return connect parameters, as a function where the password is one."""
-    if not callable(password):
-        return params
-    params = {key: value for key, value in params.items() if key != "password"}
-    return lambda: {**params, "password": password()}
-
-
-def _named(config: PoolConfig, name: str, level: IsolationLevel | None) -> PoolConfig:
-    from dataclasses import replace
-
-    if level is None:
-        return replace(config, name=name)
-    return replace(config, name=name, configure=partial(_configure, level, config.configure))
-
-
-def _configure(level: IsolationLevel, then: Any, connection: Any) -> None:
-    connection.isolation_level = level
-    if then is not None:
-        then(connection)

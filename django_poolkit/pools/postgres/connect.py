@@ -16,6 +16,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
+from django_poolkit.pools.config import SERVER_GUARDS
 from django_poolkit.pools.errors import PoolWarning
 from django_poolkit.pools.postgres.connection import PoolConnection
 
@@ -45,6 +46,11 @@ class SessionDefaults:
     """Server settings by name, `TimeZone` and `role` among them."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Which line of the project's settings asked for each, for the warning."""
+
+    def with_guards(self, guards: Mapping[str, str | int]) -> SessionDefaults:
+        """Return the same with PostgreSQL's own guards added, `statement_timeout` and its kin."""
+        own = {name: str(value) for name, value in guards.items() if name in SERVER_GUARDS}
+        return SessionDefaults({**self.settings, **own}, self.origins)
 
     def options(self, existing: str | None) -> str | None:
         """Return the start-up option string, the user's own in front."""

@@ -34,6 +34,20 @@ logger = logging.getLogger("django_poolkit.pool")
 PAUSE: Final = 60.0
 
 
+# What psycopg_pool's constructor takes under the same name.
+_SHELL_OPTIONS: Final = (
+    "min_size",
+    "max_size",
+    "timeout",
+    "max_waiting",
+    "max_lifetime",
+    "max_idle",
+    "reconnect_timeout",
+    "reconnect_failed",
+    "num_workers",
+)
+
+
 def _of_the_pool(connection_class: type[psycopg.Connection[Any]]) -> type[PoolConnection]:
     if issubclass(connection_class, PoolConnection):
         return connection_class
@@ -85,18 +99,11 @@ class ConnectionPool(Upkeep):
             check=config.check,
             name=config.name,
             close_returns=config.close_returns,
-            **{
-                key: getattr(config, key)
-                for key in (
-                    "min_size", "max_size", "timeout", "max_waiting", "max_lifetime", "max_idle",
-                    "reconnect_timeout", "reconnect_failed", "num_workers",
-                )
-            },
-        )  # fmt: skip
-        self._waiting = Waiters()
-        self._connector = Connector(
-            pool_class, defaults or SessionDefaults(), name=self.name, timeout=self.timeout
+            **{key: getattr(config, key) for key in _SHELL_OPTIONS},
         )
+        self._waiting = Waiters()
+        defaults = (defaults or SessionDefaults()).with_guards(config.guards or {})
+        self._connector = Connector(pool_class, defaults, name=self.name, timeout=self.timeout)
         self.aliases = (self.name,)
         fork.register(self)
         if open:

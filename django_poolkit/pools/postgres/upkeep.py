@@ -5,11 +5,13 @@ from __future__ import annotations
 import _thread
 import logging
 from time import monotonic
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
+from django_poolkit.pools.config import LIBPQ_GUARDS
 from django_poolkit.pools.lease import Lease, format_stack
 from django_poolkit.pools.postgres import housekeeper, probe
 from django_poolkit.pools.postgres.acquire import Acquire
@@ -19,6 +21,8 @@ from django_poolkit.pools.postgres.growth import Attempt
 from django_poolkit.pools.postgres.shell import Job
 
 logger = logging.getLogger("django_poolkit.pool")
+
+_PREPARE_AFTER = 5  # uses of one text, psycopg's own default
 
 
 class Upkeep(Acquire):
@@ -54,7 +58,13 @@ class Upkeep(Acquire):
 
     def _connect(self, timeout: float | None = None) -> PoolConnection:
         """Return a new connection, configured and idle. Raises psycopg.Error."""
-        kwargs, conninfo = dict(self._resolve_kwargs()), self._resolve_conninfo()
+        guards = self.config.guards or {}
+        kwargs: dict[str, Any] = {key: guards[key] for key in LIBPQ_GUARDS if key in guards}
+        kwargs.update(self._resolve_kwargs())
+        if kwargs.get("prepare_threshold") is None:
+            # Off, as Django has it: poolers before PgBouncer 1.21 mix up prepared statements.
+            kwargs["prepare_threshold"] = _PREPARE_AFTER if self.config.prepare else None
+        conninfo = self._resolve_conninfo()
         password = kwargs.get("password") or conninfo_to_dict(conninfo).get("password")
         self._secret = str(password or "")
         if timeout:
