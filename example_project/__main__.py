@@ -1,0 +1,22 @@
+"""`python3 -m example_project`: the example shop under load, from nothing but a Python."""
+
+import sys
+
+from example_project.bootstrap import enter
+
+
+def main() -> int:
+    """Enter the environment, then run what the command line asks for."""
+    arguments = enter("example_project", ["demo"])
+    # Only now: these need what the environment brings.
+    if arguments[:1] == ["manage"]:
+        from example_project.stage import manage
+
+        return manage(arguments[1:])
+    from example_project.stage import main as stage
+
+    return stage(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""Django's command line for the example shop: `python example_project/manage.py COMMAND`."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str]) -> None:
+    """Run one management command."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "example_project.settings")
+    from django.core.management import execute_from_command_line
+
+    execute_from_command_line(["manage.py", *arguments])
+
+
+if __name__ == "__main__":
+    # Run as a script, this folder heads the path; the package is in the one above it.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    main(sys.argv[1:])

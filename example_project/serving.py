@@ -1,0 +1,120 @@
+"""The shop under a real server: gunicorn with two workers, and the slow supplier beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from django_poolkit.testing import Node
+from example_project.processes import Child, ChildFailed, listen, url_of
+
+WORKERS = 2
+UPSTREAM_SECONDS = 0.15
+START_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the site is served."""
+
+    pool_size: int
+    """Connections of one worker, at most."""
+    threads: int
+    """Requests of one worker at once, at most."""
+    pool_timeout: float = 3.0
+
+    @property
+    def connections(self) -> int:
+        """Connections of the whole site to one database, at most."""
+        return WORKERS * self.pool_size
+
+
+def database_environment(primary: Node, replica: Node, name: str) -> dict[str, str]:
+    """Return the variables that lead the shop's settings to its databases."""
+    return {
+        "SHOP_DB_NAME": name,
+        "SHOP_DB_USER": primary.user,
+        "SHOP_DB_PASSWORD": primary.password,
+        "SHOP_PRIMARY_HOST": primary.host,
+        "SHOP_PRIMARY_PORT": str(primary.port),
+        "SHOP_REPLICA_HOST": replica.host,
+        "SHOP_REPLICA_PORT": str(replica.port),
+    }
+
+
+@contextlib.contextmanager
+def upstream(folder: Path) -> Iterator[str]:
+    """Run the slow supplier; yield its URL."""
+    listener = listen()
+    command = [sys.executable, "-m", "example_project.upstream"]
+    command += [str(listener.fileno()), str(UPSTREAM_SECONDS)]
+    log = folder / "upstream.log"
+    with listener:
+        child = Child(
+            "the upstream", command, log=log, environment={}, pass_fds=[listener.fileno()]
+        )
+        try:
+            yield url_of(listener)
+        finally:
+            child.stop()
+
+
+@contextlib.contextmanager
+def site(
+    listener: socket.socket, shape: Shape, environment: Mapping[str, str], log: Path
+) -> Iterator[Child]:
+    """Run the shop on `listener`; yield once it answers.
+
+    Raises:
+        ChildFailed: it did not start; the text holds the end of its log.
+    """
+    command = [sys.executable, "-m", "gunicorn", "example_project.wsgi:application"]
+    command += ["--bind", f"fd://{listener.fileno()}", "--workers", str(WORKERS)]
+    command += ["--worker-class", "gthread", "--threads", str(shape.threads)]
+    command += ["--graceful-timeout", "3", "--timeout", "60"]
+    command += ["--log-level", "warning"]
+    if _has_control_socket():
+        command.append("--no-control-socket")
+    child = Child(
+        "the site",
+        command,
+        log=log,
+        environment={
+            **environment,
+            "SHOP_POOL_SIZE": str(shape.pool_size),
+            "SHOP_POOL_TIMEOUT": str(shape.pool_timeout),
+        },
+        pass_fds=[listener.fileno()],
+    )
+    try:
+        _wait_until_it_answers(child, url_of(listener))
+        yield child
+    finally:
+        child.stop()
+
+
+def _has_control_socket() -> bool:
+    # gunicorn 25 and later leave a socket in the home folder unless told not to.
+    return importlib.util.find_spec("gunicorn.ctl") is not None
+
+
+def _wait_until_it_answers(child: Child, url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        child.check()
+        try:
+            with urllib.request.urlopen(url, timeout=2.0) as response:
+                response.read()
+                return
+        except (urllib.error.URLError, OSError) as error:
+            if time.monotonic() > deadline:
+                raise ChildFailed(f"the site does not answer: {error}\n{child.tail()}") from error
+        time.sleep(0.05)

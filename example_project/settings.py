@@ -1,0 +1,78 @@
+"""Settings of the example shop. What differs from place to place comes from SHOP_... variables.
+
+`python3 -m example_project` sets them for the server it starts, and writes them down, so that
+`manage.py` in another shell finds the same databases.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+from example_project.places import saved_environment
+
+_environment = {**saved_environment(), **os.environ}
+
+# "poolkit", or "django" for the same site on Django's own engine and pool.
+BACKEND = _environment.get("SHOP_BACKEND", "poolkit")
+UPSTREAM_URL = _environment.get("SHOP_UPSTREAM_URL", "http://127.0.0.1:8901/")
+
+SECRET_KEY = "of an example: keep yours out of the repository"
+DEBUG = False
+ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
+ROOT_URLCONF = "example_project.urls"
+WSGI_APPLICATION = "example_project.wsgi.application"
+USE_TZ = True
+TIME_ZONE = "UTC"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+INSTALLED_APPS = ["example_project.shop"]
+MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
+
+# One line to move in: the options below are Django's own, and mean the same to both engines.
+ENGINE = "django.db.backends.postgresql"
+if BACKEND == "poolkit":
+    ENGINE = "django_poolkit.backends.postgresql"
+    INSTALLED_APPS = ["django_poolkit", *INSTALLED_APPS]
+    # Outermost: it turns an exhausted pool into a 503, wherever that was noticed.
+    if find_spec("django_poolkit.middleware"):
+        MIDDLEWARE = ["django_poolkit.middleware.PoolkitMiddleware", *MIDDLEWARE]
+
+POOL = {
+    "min_size": 2,
+    "max_size": int(_environment.get("SHOP_POOL_SIZE", "8")),
+    "timeout": float(_environment.get("SHOP_POOL_TIMEOUT", "3")),
+}
+
+
+def _database(node: str) -> dict[str, Any]:
+    return {
+        "ENGINE": ENGINE,
+        "NAME": _environment.get("SHOP_DB_NAME", "shop"),
+        "USER": _environment.get("SHOP_DB_USER", "postgres"),
+        "PASSWORD": _environment.get("SHOP_DB_PASSWORD", ""),
+        "HOST": _environment.get(f"SHOP_{node}_HOST", "127.0.0.1"),
+        "PORT": _environment.get(f"SHOP_{node}_PORT", "5432"),
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {"pool": POOL, "connect_timeout": 5, "application_name": "shop"},
+    }
+
+
+DATABASES = {
+    "default": _database("PRIMARY"),
+    # Only the report reads here: it may be a moment behind.
+    "replica": _database("REPLICA") | {"TEST": {"MIRROR": "default"}},
+}
+
+TEMPLATES = [
+    {"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True},
+]
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {process} {name}: {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+}

@@ -1,0 +1,14 @@
+"""What the shop answers."""
+
+from django.urls import path
+
+from example_project.shop import views
+
+urlpatterns = [
+    path("", views.index),
+    path("products/<slug:sku>/", views.product_page, name="product"),
+    path("products/<slug:sku>/quote/", views.quote, name="quote"),
+    path("customers/<int:customer_id>/orders/", views.customer_orders, name="customer-orders"),
+    path("orders/", views.orders, name="orders"),
+    path("report/", views.report, name="report"),
+]
