@@ -62,7 +62,7 @@ class Lease:
 
     __slots__ = (
         "__weakref__", "_connection", "committed", "dirty", "foreign", "holds", "key", "pool",
-        "released", "since", "stack", "thread", "wrote",
+        "ran", "released", "since", "stack", "thread", "wrote",
     )  # fmt: skip
 
     def __init__(self, pool: Home, key: int, stack: Stack) -> None:
@@ -73,6 +73,8 @@ class Lease:
         self.thread = threading.current_thread().name
         self.since = 0.0
         """When it was acquired, on the monotonic clock."""
+        self.ran = False
+        """Whether any statement ran."""
         self.dirty: str | None = None
         """Why the connection may carry session state, None while it cannot."""
         self.foreign = False

@@ -35,7 +35,7 @@ def wrapper() -> Iterator[Callable[..., Any]]:
         options = changes.pop("OPTIONS", {})
         settings.update(changes)
         settings["OPTIONS"] = {"pool": pool, **options}
-        copy = type(connections["default"])(settings, alias)
+        copy: Any = type(connections["default"])(settings, alias)
         made.append(copy)
         return copy
 

@@ -113,7 +113,8 @@ class Baseline:
             c._notice_handlers[:], c._notify_handlers[:] = self._handlers
         if c._notifies_backlog is None or c._notifies_backlog:
             c._notifies_backlog = deque()
-        if any(now is not then for now, then in zip(_registrations(c), self._dumpers, strict=True)):
+        # Compared by identity first, so equal tables cost nothing.
+        if _registrations(c) != self._dumpers:
             c._adapters = AdaptersMap(self._adapters)
             self._dumpers = _registrations(c)
 

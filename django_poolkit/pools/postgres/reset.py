@@ -36,7 +36,7 @@ def due(lease: Lease, connection: PoolConnection, policy: ResetPolicy) -> bool:
         return True
     if policy == "request" and lease.foreign:
         return True
-    return connection._baseline.reported_change(connection)
+    return lease.ran and connection._baseline.reported_change(connection)
 
 
 def at_rest(connection: PoolConnection) -> bool:

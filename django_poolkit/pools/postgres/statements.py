@@ -39,6 +39,7 @@ class Statements:
 
     def note(self, lease: Lease, query: Any, connection: PoolConnection) -> None:
         """Take note of a statement about to run under `lease`."""
+        lease.ran = True
         if not lease.foreign and self._policy == "request":
             lease.foreign = self.foreign()
         if lease.dirty is not None and lease.committed:
