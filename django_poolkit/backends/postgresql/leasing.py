@@ -7,7 +7,6 @@ Django calls at the end of a request. Everything else here is for those who neve
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from time import monotonic
 from typing import Any
 from weakref import WeakSet
@@ -17,11 +16,12 @@ from django.db.backends.postgresql.psycopg_any import register_tzloader
 from django.utils.functional import cached_property
 from psycopg.pq import Format
 
-from django_poolkit.backends import request
+from django_poolkit.backends import request, request_end
 from django_poolkit.backends.postgresql.errors import EXHAUSTED, ErrorWrapper
 from django_poolkit.backends.postgresql.pooling import PoolChoiceMixin
-from django_poolkit.pools.errors import PoolClosed, PoolError
+from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.cursor import leased
 
 
@@ -33,6 +33,7 @@ class PooledDatabaseWrapperMixin(PoolChoiceMixin):
     """
 
     _lease: Lease | None = None
+    _scope: request.RequestScope | None = None  # in which the present lease was taken
     _on_net = False
 
     # -- taking a lease
@@ -43,27 +44,22 @@ class PooledDatabaseWrapperMixin(PoolChoiceMixin):
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        self._chosen_isolation_level()
-        if self.pool is None:
-            return super().get_new_connection(conn_params)
-        self._lease = lease = self._acquire()
-        if not self._on_net:
-            self._on_net = True
-            _net().wrappers.add(self)
-        if (scope := request.current()) is not None:
-            scope.wrappers.add(self)
-        return lease.connection
+        """Acquire a connection through every wrapper class below this one.
 
-    def _acquire(self) -> Lease:
+        Django's own code at the bottom calls `pool.getconn()`; what stands between, PostGIS's
+        adapters or an instrumented cursor class, sees each connection as it would see it from
+        Django's pool.
+        """
         deadline: float | None = None
         while True:
             pool = self.pool
-            assert pool is not None
             try:
-                return pool.acquire()
+                connection = super().get_new_connection(conn_params)
+                break
             except PoolClosed:
                 # close_pool() swaps the table first, so the next look-up finds another pool.
                 # That may be closed as well, where somebody closes without end.
+                assert pool is not None
                 deadline = deadline or monotonic() + pool.timeout
                 if not pool.closed or monotonic() >= deadline:
                     raise
@@ -72,6 +68,22 @@ class PooledDatabaseWrapperMixin(PoolChoiceMixin):
                 if scope is not None and scope.exhausted is None:
                     scope.exhausted = error
                 raise
+        if isinstance(connection, PoolConnection):
+            self._take_over(connection)
+        return connection
+
+    def _take_over(self, connection: PoolConnection) -> None:
+        """Make the wrapper the owner of the lease that `getconn()` left with the connection."""
+        lease = connection._owned_lease
+        assert lease is not None
+        connection._owned_lease = None
+        lease._connection = connection
+        self._lease = lease
+        if not self._on_net:
+            self._on_net = True
+            _net().wrappers.add(self)
+        if (scope := request.current()) is not None:
+            scope.wrappers.add(self)
 
     def create_cursor(self, name: str | None = None) -> Any:
         options = self.settings_dict["OPTIONS"]
@@ -102,15 +114,17 @@ class PooledDatabaseWrapperMixin(PoolChoiceMixin):
             return
         self._lease = None
         self.connection = None
-        if not lease.released:
-            self._enter_into_scope(lease)
+        scope, self._scope = self._scope, None
+        if (scope is None or scope.claim(lease)) and not lease.released:
+            scope = scope or request.current()
+            if scope is not None:
+                scope.note_end(lease)
             with self.wrap_database_errors:
                 lease.release()
 
-    def _enter_into_scope(self, lease: Lease) -> None:
-        scope = request.current()
-        if scope is not None and (lease.committed or lease.wrote):
-            scope.committed = True
+    def holds(self, lease: Lease) -> bool:
+        """Return whether this is the wrapper's present lease."""
+        return self._lease is lease
 
     def may_have_committed(self) -> bool:
         """Return whether the present lease, if any, may have committed something."""
@@ -127,23 +141,11 @@ class PooledDatabaseWrapperMixin(PoolChoiceMixin):
         if (lease := self._lease) is not None:
             lease.wrote = False
 
-    def end_lease(self) -> None:
-        """End the present lease from outside, as at the end of a request. Does not raise.
-
-        To be called when no other thread uses this wrapper. What was begun is rolled back.
-        """
-        lease = self._lease
-        if lease is None:
-            return
-        self._enter_into_scope(lease)
-        self._forget_lease()
-        if not lease.released:
-            with suppress(PoolError):  # a finalizer may be faster
-                lease.release()
-
     def _forget_lease(self) -> None:
         """Make the wrapper one without a connection: its lease has ended, here or in a fork."""
-        self._lease = None
+        if self._scope is not None and self._lease is not None and self._lease.released:
+            self._scope.claim(self._lease)
+        self._lease = self._scope = None
         self.connection = None
         if self.in_atomic_block:
             self.closed_in_transaction = True
@@ -166,6 +168,20 @@ class PooledDatabaseWrapperMixin(PoolChoiceMixin):
             super().close_if_health_check_failed()
         elif lease.released:
             self._forget_lease()
+        elif (here := request.current()) is not (scope := self._scope) or (scope and scope.over):
+            self._cross(lease, here)
+
+    def _cross(self, lease: Lease, here: request.RequestScope | None) -> None:
+        """Use a lease that another request took, or one of a request that is over."""
+        if here is not None:
+            here.wrappers.add(self)
+        scope = self._scope
+        if scope is None or not scope.over:
+            return
+        if not request_end.goes_on(scope, lease):
+            self._forget_lease()
+        elif here is not scope and not self.in_atomic_block:
+            self.close()
 
 
 class _ThreadNet:
@@ -178,7 +194,10 @@ class _ThreadNet:
         for wrapper in list(self.wrappers):
             lease = wrapper._lease
             # A wrapper shared between threads, as a live test server's, lives on elsewhere.
-            if lease is not None and not lease.released and not wrapper.allow_thread_sharing:
+            if lease is None or lease.released or wrapper.allow_thread_sharing:
+                continue
+            # What a request has taken, the end of the request takes back.
+            if wrapper._scope is None or lease not in wrapper._scope.leases:
                 wrapper._forget_lease()
                 lease.pool.lost(lease)
 

@@ -100,16 +100,14 @@ class PoolChoiceMixin(_Base):
         try:
             value = self.settings_dict["OPTIONS"]["isolation_level"]
         except KeyError:
-            self.isolation_level = IsolationLevel.READ_COMMITTED
             return None
         try:
-            self.isolation_level = IsolationLevel(value)
+            return IsolationLevel(value)
         except ValueError:
             raise ImproperlyConfigured(
                 f"Invalid transaction isolation level {value} "
                 "specified. Use one of the psycopg.IsolationLevel values."
             ) from None
-        return self.isolation_level
 
 
 def _copy_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

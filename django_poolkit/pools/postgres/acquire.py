@@ -124,11 +124,11 @@ class Acquire(Release):
                 if self._orphans:
                     self._adopt_orphans()
         finally:
-            # On an interrupt too: what was handed over dies with the lease, and comes back.
-            with self._lock:
-                self._waiting.remove(waiter)
-                if not waiter.settled:
-                    waiter.error = self._timed_out_locked(started, allowed)
+            if not waiter.settled:  # the time is up, or an interrupt came
+                with self._lock:
+                    self._waiting.remove(waiter)
+                    if not waiter.settled:
+                        waiter.error = self._timed_out_locked(started, allowed)
         if waiter.error is not None:
             raise waiter.error
         return waiter.connection  # type: ignore[no-any-return]

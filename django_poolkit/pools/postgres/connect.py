@@ -29,13 +29,17 @@ _STATES: Final = (
     (re.compile(r"too many (clients|connections)|connection slots are reserved"), "53300"),
     (re.compile(r"the database system is|cannot connect now"), "57P03"),
     (re.compile(r"timeout expired"), "08001"),
-    (re.compile(r"[Cc]onnection refused|could not (connect|translate)|No such file"), "08001"),
+    (re.compile(r"[Cc]onnection refused|No such file"), "08001"),
+    (re.compile(r"could not (connect|translate)|failed to resolve"), "08001"),
     (re.compile(r"closed the connection unexpectedly|[Cc]onnection reset"), "08006"),
 )  # fmt: skip
 _ADDRESS: Final = re.compile(
     r'connection to server (at|on socket) "[^"]*"( \([^)]*\))?(, port \d+)? failed: '
 )
+_HOST: Final = re.compile(r"""host (name )?('[^']*'|"[^"]*")""")
 _LONGEST: Final = 200
+# Seconds. A connect that takes longer has no caller left who would wait for it.
+_LONGEST_CONNECT: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,8 @@ class Connector:
         """
         params = dict(kwargs)
         if "connect_timeout" not in conninfo:
-            params.setdefault("connect_timeout", max(2, round(self._timeout)))
+            patience = min(self._timeout, _LONGEST_CONNECT)
+            params.setdefault("connect_timeout", max(2, round(patience)))
         if self._defaults.settings and not self._refuses_options:
             user_options = params.get("options")
             with_defaults = {**params, "options": self._defaults.options(user_options)}
@@ -202,6 +207,7 @@ def summarise(error: BaseException, secret: str = "") -> str:
     """Return class, SQLSTATE and first line of a failed connect, without address and secret."""
     lines = str(error).strip().splitlines()
     text = _ADDRESS.sub("", lines[0] if lines else "").removeprefix("connection failed: ")
+    text = _HOST.sub("the host", text)
     if secret:
         text = text.replace(secret, "***")
     state = sqlstate(error)

@@ -201,19 +201,20 @@ class Release(Shell):
             self.run_task(Job(self, "run_attempt", attempt))
 
     def _adopt_orphans(self) -> None:
-        """Take back what finalizers could only report."""
+        """Take back what finalizers could only report, and warn of what was leaked."""
+        leaked = []
         while self._orphans:
             try:
                 lease, cause = self._orphans.popleft()
             except IndexError:  # another thread was faster
-                return
+                break
             if lease.released:
                 continue
-            connection = lease.connection
             if cause == "leak":
+                leaked.append((lease, lease.seconds()))
                 with self._lock:
                     self._ledger.leaks += 1
-                self._warn_of_leak(lease)
+            connection = lease.connection
             if connection is None:  # it died with its owner, and closed itself
                 self._claim(lease)
                 self._settle(lease, None, "lost")
@@ -221,17 +222,20 @@ class Release(Shell):
                 self.discard(lease)
             else:
                 self.release(lease)
+        # Last, because a filter may turn a warning into an exception.
+        for lease, seconds in leaked:
+            self._warn_of_leak(lease, seconds)
 
-    def _warn_of_leak(self, lease: Lease) -> None:
+    def _warn_of_leak(self, lease: Lease, seconds: float) -> None:
+        self._ledger.tell("leak", pool=self.name, thread=lease.thread, seconds=seconds)
         where = "\n  ".join(format_stack(lease.stack))
         warnings.warn(
             f"pool {self.name!r}: a lease was dropped without being released, after "
-            f"{lease.seconds():.1f} s in thread {lease.thread!r}. It has been taken back. "
+            f"{seconds:.1f} s in thread {lease.thread!r}. It has been taken back. "
             f"It was acquired at:\n  {where}",
             PoolWarning,
             stacklevel=3,
         )
-        self._ledger.tell("leak", pool=self.name, thread=lease.thread, seconds=lease.seconds())
 
     def _stats_locked(self, now: float) -> PoolStats:
         ledger = self._ledger
