@@ -245,7 +245,8 @@ class _Builder:
         if self._provision.is_replica(postmaster.data):
             try:
                 node = self._start(name, postmaster, ports, follow)
-                node.wait_streaming(10.0)
+                # Short: if it was only slow, the copy costs a moment and nothing is lost.
+                node.wait_streaming(5.0)
                 return node
             except ClusterError:
                 postmaster.end()

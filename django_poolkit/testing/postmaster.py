@@ -93,6 +93,17 @@ class Postmaster:
         self._check_owner()
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The id of the server process.
+
+        Raises:
+            ClusterError: it does not run.
+        """
+        if not self.running or self._process is None:
+            raise ClusterError(f"the server of {self.data} does not run")
+        return self._process.pid
+
     def log_tail(self, start: int = 0) -> str:
         """Return the last lines of the server's log, from byte `start` on."""
         try:
@@ -113,6 +124,13 @@ class Postmaster:
         """
         if self.running:
             raise ClusterError(f"{self.data} runs already")
+        # Children of a postmaster that was killed end by themselves, a moment later.
+        wait_until(
+            lambda: not find_servers(self._marker),
+            timeout,
+            "children of an earlier server still run",
+            error=ClusterTimeout,
+        )
         offset = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = self._user.popen(
@@ -196,10 +214,8 @@ class Postmaster:
             ClusterError: it does not run.
             ClusterTimeout: some did not stop within `timeout` seconds.
         """
-        if not self.running or self._process is None:
-            raise ClusterError(f"the server of {self.data} does not run")
         # First the one that forks, so that the list of the others is final.
-        self._freeze([self._process.pid], timeout)
+        self._freeze([self.pid], timeout)
         self._freeze(find_servers(self._marker), timeout)
 
     def _freeze(self, pids: list[int], timeout: float) -> None:
@@ -215,10 +231,6 @@ class Postmaster:
         """Let a paused server run on (SIGCONT). One that is not paused is no error."""
         if self.running:
             processes.send(find_servers(self._marker), signal.SIGCONT)
-
-    def wait_gone(self, timeout: float = 10.0) -> None:
-        """Block until the server has ended by itself, as after a crash."""
-        wait_until(lambda: not self.running, timeout, "the server still runs", error=ClusterTimeout)
 
     def _check_owner(self) -> None:
         if os.getpid() != self._owner:

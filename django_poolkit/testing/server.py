@@ -123,6 +123,11 @@ class Server:
         """True while the server process lives, ready or not, paused or not."""
         return self._postmaster.running
 
+    @property
+    def pid(self) -> int:
+        """The id of the server process (the postmaster)."""
+        return self._postmaster.pid
+
     def log_tail(self) -> str:
         """Return the last lines of the server's log."""
         return self._postmaster.log_tail()
@@ -149,12 +154,16 @@ class Server:
         self._postmaster.resume()
 
     def wait_ready(self, timeout: float = 60.0) -> None:
-        """Block until a connection can be opened and answers."""
+        """Block until a connection can be opened; the last attempt may take 2 s longer."""
         import psycopg
+
+        # libpq knows no shorter one than two seconds.
+        patience = max(2, min(10, int(timeout)))
 
         def answers() -> bool:
             try:
-                return bool(self._value("SELECT 1"))
+                with self.connect(application_name=ADMIN_NAME, connect_timeout=patience):
+                    return True
             except psycopg.OperationalError:
                 return False
 

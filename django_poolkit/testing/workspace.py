@@ -190,7 +190,7 @@ def _home(folder: Path, directory: Path | None, user: ServerUser, *, lasting: bo
 
 
 def _sweep(root: Path) -> None:
-    for folder in root.iterdir():
+    for folder in list(root.iterdir()):
         if folder.is_dir() and not folder.name.startswith(_KEPT):
             _sweep_run(folder)
 
@@ -209,8 +209,8 @@ def _sweep_run(folder: Path) -> None:
         pass  # somebody removed the home; its servers may still run
     try:
         end_servers(marker_of(folder.name))
-        if temporary and home != folder:
-            shutil.rmtree(home, ignore_errors=True)
-        shutil.rmtree(folder)
+        # Without errors: an owner that is just leaving may be removing the same.
+        for place in (home, folder) if temporary else (folder,):
+            shutil.rmtree(place, ignore_errors=True)
     finally:
         lock.release()

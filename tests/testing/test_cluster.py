@@ -184,6 +184,8 @@ def test_a_lasting_cluster_keeps_data_password_and_ports(open_directory):
         assert [node.django_settings() for node in cluster.nodes] == before
         assert cluster.replicas[0].execute("SELECT number FROM kept") == [(7,)]
         assert cluster.replicas[0].in_recovery
+        log = (cluster.directory / "primary.log").read_text()
+    assert "was not properly shut down" not in log
 
 
 def test_a_lasting_cluster_survives_its_killed_owner(open_directory, owners):
@@ -206,14 +208,27 @@ def test_a_directory_in_use_is_refused(open_directory, owners):
     assert owners[0].servers()
 
 
-@pytest.mark.parametrize("harm", [Node.promote, Node.cut_streaming])
-def test_a_replica_that_left_the_primary_follows_again_at_the_next_start(open_directory, harm):
+@pytest.mark.parametrize(
+    ("harm", "anew"), [(Node.promote, True), (Node.cut_streaming, False)], ids=["promote", "cut"]
+)
+def test_a_replica_that_left_the_primary_follows_at_the_next_start(open_directory, harm, anew):
     with Cluster(replicas=1, directory=open_directory, reuse=True) as cluster:
         harm(cluster.replicas[0])
+    old = open_directory / "replica1" / "old"
+    old.touch()
     with Cluster(replicas=1, directory=open_directory, reuse=True) as cluster:
+        assert old.exists() is not anew
         cluster.primary.execute("CREATE TABLE later ()")
         cluster.primary.wait_caught_up(cluster.replicas[0])
         assert cluster.replicas[0].execute("SELECT FROM later") == []
+
+
+def test_a_replica_of_a_primary_that_is_gone_is_made_anew(open_directory):
+    with Cluster(replicas=1, directory=open_directory, reuse=True):
+        pass
+    shutil.rmtree(open_directory / "primary")
+    with Cluster(replicas=1, directory=open_directory, reuse=True) as cluster:
+        assert cluster.replicas[0].streaming
 
 
 def test_a_replica_that_cannot_follow_the_settings_is_made_anew(open_directory):

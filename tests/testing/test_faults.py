@@ -80,6 +80,17 @@ def test_the_proxy_carries_data_both_ways_and_counts(proxy):
     wait_until(lambda: proxy.open_connections == 0)
 
 
+def test_what_a_client_sends_before_an_answer_is_one_round_trip(proxy):
+    with connect(proxy) as client:
+        ask(client, b"!")
+        proxy.stall()
+        client.sendall(b"!")
+        wait_until(lambda: proxy.client_bytes == 2)
+        client.sendall(b"!")
+        wait_until(lambda: proxy.client_bytes == 3)
+    assert proxy.round_trips == 2
+
+
 def test_the_proxy_carries_much_data_whole(proxy):
     data = bytes(range(256)) * 40_000
     answer = b""

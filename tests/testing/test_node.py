@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -10,6 +12,7 @@ from psycopg import errors
 
 from django_poolkit.testing import Cluster, processes
 from django_poolkit.testing.errors import ClusterError, ClusterTimeout
+from django_poolkit.testing.postmaster import find_servers
 from django_poolkit.testing.waiting import wait_until
 from tests.testing.conftest import servers_of
 
@@ -149,6 +152,42 @@ def test_a_smart_stop_waits_for_clients_no_longer_than_asked():
             cluster.primary.stop("smart", timeout=0.3)
         connection.close()
         wait_until(lambda: not cluster.primary.running)
+
+
+def test_a_server_whose_process_was_killed_starts_again():
+    with Cluster() as cluster:
+        os.kill(cluster.primary.pid, signal.SIGKILL)
+        wait_until(lambda: not cluster.primary.running)
+        with pytest.raises(ClusterError, match="does not run"):
+            cluster.primary.pid  # noqa: B018
+        cluster.primary.start()
+        assert cluster.primary.execute("SELECT 1") == [(1,)]
+
+
+def test_a_forked_child_cannot_stop_a_node(pair):
+    child = os.fork()
+    if not child:
+        try:
+            pair.primary.stop()
+        except ClusterError:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert pair.primary.running
+
+
+def test_servers_are_found_by_their_whole_name_or_by_their_run(monkeypatch):
+    lines = {
+        1: ["/bin/postgres", "-D", "/d", "-c", "cluster_name=poolkit-ab-replica1"],
+        2: ["postgres: poolkit-ab-replica1: checkpointer "],
+        3: ["/bin/postgres", "-c", "cluster_name=poolkit-ab-replica10"],
+        4: ["postgres: poolkit-ab-replica10: walwriter "],
+        5: ["grep", "cluster_name=poolkit-ab-replica1"],
+        6: ["postgres: poolkit-abc-replica1: walwriter "],
+    }
+    monkeypatch.setattr(processes, "command_lines", lambda: lines)
+    assert find_servers("poolkit-ab-replica1") == [1, 2]
+    assert find_servers("poolkit-ab") == [1, 2, 3, 4]
 
 
 def test_an_unknown_stop_mode_is_refused(pair):
