@@ -6,34 +6,78 @@ A context variable carries it into the threads and tasks that Django runs a requ
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 from weakref import WeakSet
 
 from django_poolkit.pools.errors import PoolError
+from django_poolkit.pools.lease import Lease
 
 if TYPE_CHECKING:
     from django_poolkit.backends.postgresql.leasing import PooledDatabaseWrapperMixin
+
+KEY: Final = "django_poolkit.request"
+"""Where a scope stands in a WSGI environ, an ASGI scope or `request.META`.
+
+What is nested joins by this key and not by the context variable: a server may start its next
+request, or a view a background task, in a copy of the context of one that is over.
+"""
+
+
+class Held(NamedTuple):
+    """Who holds a lease in the course of a request."""
+
+    wrapper: PooledDatabaseWrapperMixin
+    thread: threading.Thread | None
+    """The only thread that may touch the connection while it runs. None: it has let go."""
+    late: bool
+    """Whether it was taken when the request was over, by work that outlives it."""
 
 
 class RequestScope:
     """What one request did with its databases.
 
     Written by the threads that serve the request, one after the other or, under `gather()`,
-    side by side: each entry is one atomic assignment or addition.
+    side by side: each entry is one atomic assignment, addition or removal.
     """
 
-    __slots__ = ("committed", "exhausted", "wrappers")
+    __slots__ = (
+        "__weakref__", "answered", "committed", "exhausted", "leases", "over", "owned", "wrappers",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, *, owned: bool = False) -> None:
+        self.owned = owned
+        """Whether whoever opened it ends its leases, too, by `request_end.finish()`."""
+        self.over = False
+        """Whether the request has ended. Threads that it started may go on."""
         self.exhausted: PoolError | None = None
         """The first PoolTimeout, PoolPaused or TooManyWaiters that was raised in it."""
+        self.answered = False
+        """Whether it has been answered with a 503 of ours."""
         self.committed = False
         """Whether a lease that has ended may have committed something."""
         self.wrappers: WeakSet[PooledDatabaseWrapperMixin] = WeakSet()
-        """The database wrappers that took a lease in it."""
+        """The database wrappers that were used in it."""
+        self.leases: dict[Lease, Held] = {}
+        """The leases taken in it that have not ended. Who removes one has to release it."""
+
+    def add(self, wrapper: PooledDatabaseWrapperMixin, lease: Lease) -> None:
+        """Enter a lease that the calling thread has just taken."""
+        if self.owned:
+            thread = threading.current_thread()
+            self.leases[lease] = Held(wrapper, thread, late=self.over)
+
+    def claim(self, lease: Lease) -> bool:
+        """Strike out a lease; return whether it is the caller, and nobody else, who ends it."""
+        return not self.owned or self.leases.pop(lease, None) is not None
+
+    def note_end(self, lease: Lease) -> None:
+        """Take over what a lease that ends knows about writes."""
+        if lease.committed or lease.wrote:
+            self.committed = True
 
     def may_have_committed(self) -> bool:
         """Return whether this request may have committed something, so must not be repeated."""
@@ -49,14 +93,10 @@ def current() -> RequestScope | None:
 
 
 @contextmanager
-def scope() -> Iterator[RequestScope]:
-    """Open a scope for the length of a `with` block. An outer one, if any, is joined."""
-    if (outer := _current.get()) is not None:
-        yield outer
-        return
-    inner = RequestScope()
-    token = _current.set(inner)
+def entered(scope: RequestScope) -> Iterator[RequestScope]:
+    """Make `scope` the current one for the length of a `with` block."""
+    token = _current.set(scope)
     try:
-        yield inner
+        yield scope
     finally:
         _current.reset(token)

@@ -82,8 +82,18 @@ class PooledDatabaseWrapperMixin(PoolChoiceMixin):
         if not self._on_net:
             self._on_net = True
             _net().wrappers.add(self)
+        self._scope = None
         if (scope := request.current()) is not None:
-            scope.wrappers.add(self)
+            self._enter(scope, lease)
+
+    def _enter(self, scope: request.RequestScope, lease: Lease) -> None:
+        scope.wrappers.add(self)
+        # One shared between threads is ended by whoever shares it.
+        if not self.allow_thread_sharing:
+            self._scope = scope
+            scope.add(self, lease)
+            if scope.over:
+                request_end.watch(scope)
 
     def create_cursor(self, name: str | None = None) -> Any:
         options = self.settings_dict["OPTIONS"]

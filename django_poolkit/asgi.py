@@ -1,0 +1,184 @@
+"""The ASGI side of a request: 503 where a pool was exhausted, and every lease comes home.
+
+In a project's `asgi.py`: `from django_poolkit.asgi import get_asgi_application`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from django.core import asgi
+
+from django_poolkit import exhaustion
+from django_poolkit.backends import request, request_end
+from django_poolkit.backends.request import KEY, RequestScope
+from django_poolkit.pools.errors import PoolError
+
+logger = logging.getLogger("django_poolkit.request")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+# Frameworks disagree on how to type the three: scope, receive, send.
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+def get_asgi_application() -> Poolkit:
+    """Return Django's ASGI application in a `Poolkit`. Sets Django up, as Django's does."""
+    return Poolkit(asgi.get_asgi_application())
+
+
+class Poolkit:
+    """Wraps an ASGI application, so that its requests return their leases, whatever happens.
+
+    A request or a websocket that ends, fails, is cancelled or loses its client gives back what
+    it took. A lease that a view's thread still uses ends when that thread is done with it.
+    Where a pool was exhausted, a response of status 500 that has not begun becomes a 503; one
+    that has begun is cut. Nothing of this blocks the event loop.
+    """
+
+    def __init__(self, app: Application) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection scope of any type."""
+        outer = scope.get(KEY)
+        if isinstance(outer, RequestScope) and not outer.over:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self.http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self.websocket(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self.lifespan(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request: answer 503 where a pool was exhausted, then end its leases."""
+        request_scope = RequestScope(owned=True)
+        exchange = _Exchange(request_scope, scope, send)
+        # The thread that Django serves this request with, kept until its leases have ended:
+        # what is queued there last runs when the view has returned, also a cancelled one.
+        async with ThreadSensitiveContext():
+            await self._serve(request_scope, exchange.call(self.app, receive))
+
+    async def websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a websocket connection, then end the leases that it took."""
+        # No thread of its own: it would have to be kept for as long as the connection.
+        request_scope = RequestScope(owned=True)
+        scope = {**scope, KEY: request_scope}
+        await self._serve(request_scope, self.app(scope, receive, send))
+
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the lifespan protocol on to the application."""
+        await self.app(scope, receive, send)
+
+    async def _serve(self, scope: RequestScope, work: Awaitable[None]) -> None:
+        with request.entered(scope):
+            try:
+                await work
+            except GeneratorExit:
+                # The loop was closed under the request: nothing can be awaited any more.
+                scope.over = True
+                request_end.watch(scope)
+                raise
+            except BaseException:
+                await _finish(scope)
+                raise
+            await _finish(scope)
+
+
+class _Exchange:
+    """One request and what its answer has come to."""
+
+    def __init__(self, request_scope: RequestScope, scope: Scope, send: Send) -> None:
+        self.request_scope = request_scope
+        self.scope: Scope = {**scope, KEY: request_scope}
+        self.started = False
+        self.replaced = False
+        self._send = send
+
+    async def call(self, app: Application, receive: Receive) -> None:
+        try:
+            await app(self.scope, receive, self.send)
+        except Exception as error:
+            found = exhaustion.find(error)
+            if found is None or self.replaced:
+                raise
+            if self.started:
+                # The server cuts the response: it has been told of no end.
+                exhaustion.note("cut", found, method=self._method(), path=self._path())
+                raise
+            await self._answer(found)
+
+    async def send(self, message: Message) -> None:
+        if self.replaced:
+            return
+        if message["type"] == "http.response.start":
+            scope = self.request_scope
+            if message["status"] == 500 and scope.exhausted is not None:
+                await self._answer(scope.exhausted)
+                return
+            if exhaustion.revoked(scope, message["status"]):
+                kept = [pair for pair in message["headers"] if pair[0].lower() != b"retry-after"]
+                message = {**message, "headers": kept}
+            self.started = True
+        await self._send(message)
+
+    async def _answer(self, error: PoolError) -> None:
+        accept = b",".join(value for key, value in self.scope["headers"] if key == b"accept")
+        answer = exhaustion.answer(
+            self.request_scope,
+            error,
+            method=self._method(),
+            path=self._path(),
+            accept=accept.decode("latin-1"),
+        )
+        self.replaced = True
+        headers = [
+            (key.lower().encode("latin-1"), value.encode("latin-1"))
+            for key, value in answer.headers
+        ]
+        start = {"type": "http.response.start", "status": exhaustion.STATUS, "headers": headers}
+        await self._send(start)
+        await self._send({"type": "http.response.body", "body": answer.body})
+
+    def _method(self) -> str:
+        return str(self.scope.get("method", ""))
+
+    def _path(self) -> str:
+        return str(self.scope.get("path", ""))
+
+
+# The loop holds its tasks weakly; and these may outlive the request that began them.
+_tasks: set[asyncio.Task[None]] = set()
+
+
+async def _finish(scope: RequestScope) -> None:
+    """End the leases of a request, in its thread. Goes on when the caller is cancelled."""
+    scope.over = True
+    if not scope.leases:
+        return
+    # What was taken on the loop's own thread (DJANGO_ALLOW_ASYNC_UNSAFE) must not block it now.
+    request_end.let_go(scope)
+    task = asyncio.get_running_loop().create_task(_finish_in_thread(scope))
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    await asyncio.shield(task)
+
+
+async def _finish_in_thread(scope: RequestScope) -> None:
+    try:
+        await sync_to_async(request_end.finish)(scope)
+    except Exception:
+        logger.exception("event=finish_failed")
+    finally:
+        # The loop may be closing, or the thread be gone.
+        if scope.leases:
+            request_end.watch(scope)

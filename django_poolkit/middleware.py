@@ -1,0 +1,110 @@
+"""`PoolkitMiddleware`: answers 503 when a pool had no connection for the request."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.multipartparser import MultiPartParserError
+from django.http.response import HttpResponseBase
+
+from django_poolkit import exhaustion
+from django_poolkit.backends import request as requests
+from django_poolkit.backends.request import KEY, RequestScope
+from django_poolkit.pools.errors import PoolError
+
+GetResponse = Callable[[HttpRequest], HttpResponseBase]
+AsyncGetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+
+# What a view raises to answer something else than 500, perhaps because it met an exhausted pool.
+_ANSWERS = (Http404, PermissionDenied, BadRequest, SuspiciousOperation, MultiPartParserError)
+
+
+class PoolkitMiddleware:
+    """Answers 503 where a pool was exhausted, also in a template or an inner middleware.
+
+    Put it first in `MIDDLEWARE`: it sees what those after it do. It ends no lease; that is for
+    the wrappers in `django_poolkit.asgi` and `django_poolkit.wsgi`, with which it cooperates.
+    A view that caught the error and answered by itself keeps its answer, unless that is a 500.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: GetResponse | AsyncGetResponse) -> None:
+        self.get_response = get_response
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """Serve a request. A coroutine where the rest of the chain is asynchronous."""
+        if self._is_async:
+            return self._serve_async(request)
+        get_response = cast(GetResponse, self.get_response)
+        with requests.entered(_scope_of(request)) as scope:
+            try:
+                return _checked(scope, request, get_response(request))
+            except Exception as error:
+                return _instead_of(scope, request, error)
+
+    async def _serve_async(self, request: HttpRequest) -> HttpResponseBase:
+        get_response = cast(AsyncGetResponse, self.get_response)
+        with requests.entered(_scope_of(request)) as scope:
+            try:
+                return _checked(scope, request, await get_response(request))
+            except Exception as error:
+                return _instead_of(scope, request, error)
+
+    def process_exception(
+        self, request: HttpRequest, exception: Exception
+    ) -> HttpResponseBase | None:
+        """Answer an error of a view before Django reports it as a bug."""
+        if isinstance(exception, _ANSWERS) or (error := exhaustion.find(exception)) is None:
+            return None
+        return _answer(_scope_of(request), request, error)
+
+
+def _scope_of(request: HttpRequest) -> RequestScope:
+    """Return the scope of a wrapper or middleware further out, or a new one."""
+    known = request.META.get(KEY) or getattr(request, "scope", {}).get(KEY)
+    scope = known if isinstance(known, RequestScope) and not known.over else RequestScope()
+    request.META[KEY] = scope
+    return scope
+
+
+def _checked(
+    scope: RequestScope, request: HttpRequest, response: HttpResponseBase
+) -> HttpResponseBase:
+    if response.status_code == 500 and scope.exhausted is not None:
+        replaced, response = response, _answer(scope, request, scope.exhausted)
+        response._resource_closers += replaced._resource_closers  # type: ignore[attr-defined]
+    elif exhaustion.revoked(scope, response.status_code):
+        response.headers.pop("Retry-After", None)
+    return response
+
+
+def _instead_of(scope: RequestScope, request: HttpRequest, error: Exception) -> HttpResponseBase:
+    # Reached where DEBUG_PROPAGATE_EXCEPTIONS has errors pass.
+    found = None if isinstance(error, _ANSWERS) else exhaustion.find(error)
+    if found is None:
+        raise error
+    return _answer(scope, request, found)
+
+
+def _answer(scope: RequestScope, request: HttpRequest, error: PoolError) -> HttpResponse:
+    answer = exhaustion.answer(
+        scope,
+        error,
+        method=request.method or "",
+        path=request.path,
+        accept=request.META.get("HTTP_ACCEPT", ""),
+    )
+    response = HttpResponse(answer.body, status=exhaustion.STATUS, headers=dict(answer.headers))
+    # It has been logged, once and as what it is: Django would log an error, and mail ADMINS
+    # (django/utils/log.py, log_response()).
+    response._has_been_logged = True  # type: ignore[attr-defined]
+    return response
