@@ -12,7 +12,8 @@ from typing import Final
 
 # Between a statement and its author: cursors, their wrappers, and those who watch them.
 _PASSED: Final = (
-    "django.db.backends.utils", "django.db.backends.postgresql.", "django.utils.asyncio",
+    "django.db.backends.utils", "django.db.backends.base.schema",
+    "django.db.backends.postgresql.", "django.utils.asyncio",
     "django_poolkit.", "psycopg", "contextlib", "debug_toolbar.", "sentry_sdk.",
     "opentelemetry.", "django_prometheus.", "ddtrace.", "elasticapm.", "newrelic.",
 )  # fmt: skip
