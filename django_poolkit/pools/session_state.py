@@ -42,6 +42,8 @@ CACHE_SIZE: Final = 4096
 """How many verdicts are remembered, at most."""
 CACHED_LENGTH: Final = 2000
 """Longer texts are judged each time: they are made from data, and seldom come again."""
+# Below this a run is passed over as quickly as it is looked for.
+_WORTH_SHORTENING: Final = 500
 
 STATEFUL_FUNCTIONS: Final[dict[str, Residue]] = {
     **dict.fromkeys(("set_config", "setseed", "set_limit", "isn_weak"), Residue.SET),
@@ -63,8 +65,11 @@ _ANY_SCHEMA: Final = CONTRIB | THIRD_PARTY
 _FLAGS: Final = re.ASCII | re.IGNORECASE
 
 _HEAD: Final = re.compile(r"[\s(]*+([a-z_]*+)", _FLAGS)
-_HEADS: Final = re.compile(r"[\s(]*+(\w++)(?:\s++(\w++))?+(?:\s++(\w++))?+", _FLAGS)
-_EXPLAIN: Final = re.compile(r"\s*+(?:\([^()]*+\)|(?:(?:analy[sz]e|verbose)\b\s*+)*+)", _FLAGS)
+_EXPLAIN: Final = re.compile(
+    r"\s*+(?:\((?!\s*+(?:\(|select\b|values\b|with\b|table\b))[^()]*+\)"
+    r"|(?:(?:analy[sz]e|verbose)\b\s*+)*+)",
+    _FLAGS,
+)
 _PROCEDURE: Final = re.compile(r"\s*+([^\s(]++)\s*+\(", _FLAGS)
 _FUNCTION: Final = re.compile(
     r"\s*+create\s++(?:or\s++replace\s++)?+(?:function|procedure)\b", _FLAGS
@@ -75,7 +80,7 @@ _TEMPORARY_TARGET: Final = re.compile(
     r"\s++(?:(?:(?:local|global)\s++)?+temp(?:orary)?\b|(?:table\s++)?+\"?pg_temp)", _FLAGS
 )
 _TRUE: Final = re.compile(
-    r"(?:is_local\s*+(?:=>|:=)\s*+)?+(?:true|'(?:t|true|on|yes|y|1)')(?:\s*+::\s*+bool(?:ean)?)?+",
+    r"(?:true|'(?:t|true|on|yes|y|1)')(?:\s*+::\s*+bool(?:ean)?)?+",
     _FLAGS,
 )
 
@@ -102,6 +107,11 @@ class StatementRules:
         self._younger: dict[str, Residue | None] = {}
         self._older: dict[str, Residue | None] = {}
 
+    @property
+    def remembered(self) -> int:
+        """How many verdicts are held: at most `CACHE_SIZE`, and one more a thread in a race."""
+        return len(self._younger) + len(self._older)
+
     def residue(self, statement: str) -> Residue | None:
         """Return what `statement` may leave behind, None if nothing. Never blocks.
 
@@ -120,7 +130,7 @@ class StatementRules:
                 " (decode bytes, call as_string(connection) on psycopg's composed SQL)"
             )
         if len(statement) > CACHED_LENGTH:
-            return self._judge(sql_text.shortened(statement))
+            return self._judge(statement)
         try:
             verdict = self._older[statement]
         except KeyError:
@@ -133,6 +143,8 @@ class StatementRules:
         return verdict
 
     def _judge(self, text: str) -> Residue | None:
+        if len(text) > _WORTH_SHORTENING:
+            text = sql_text.shortened(text)
         in_body = False
         try:
             for statement in sql_text.statements(text):
@@ -174,7 +186,7 @@ class StatementRules:
             elif found[1] and found[1].lower() in sql_calls.RESERVED:
                 continue
             else:
-                reader = reader or sql_calls.CallReader(statement, _heads(statement))
+                reader = reader or sql_calls.CallReader(statement)
                 verdict = self._call(statement, reader, found)
             if verdict is not None:
                 return verdict
@@ -215,11 +227,6 @@ def _head(statement: str) -> tuple[str, int]:
     head = _HEAD.match(statement)
     assert head is not None  # matches the empty text
     return head[1].lower(), head.end()
-
-
-def _heads(statement: str) -> frozenset[str]:
-    heads = _HEADS.match(statement)
-    return frozenset(word.lower() for word in heads.groups("")) if heads else frozenset()
 
 
 def _names(functions: Collection[str]) -> frozenset[str]:

@@ -74,7 +74,7 @@ UNRESERVED: Final = _words(
 # Behind these a name with a parenthesis is a table, a type or an alias with its columns.
 _NO_CALL_AFTER: Final = _words(
     "into table references as with recursive exists ordinality of type view column add name value"
-    " data ::"
+    " data copy ::"
 )
 # Unreserved words before a parenthesis: syntax behind one of these, else a name like any other.
 _SYNTAX_AFTER: Final[dict[str, frozenset[str]]] = {
@@ -103,6 +103,8 @@ _SYNTAX_AFTER: Final[dict[str, frozenset[str]]] = {
         "second": "interval to '",
         "set": "update",
         "sets": "grouping",
+        "stdin": "from",
+        "stdout": "to",
         "varying": "character char bit nchar",
         "zone": "time",
     }.items()
@@ -124,16 +126,17 @@ _QUERY: Final = re.compile(
 _EXPRESSION_FOLLOWS: Final = re.compile(
     r"\b(?:distinct\s++on|operator|returning\s++with)\s*+\(", re.ASCII | re.IGNORECASE
 )
+_FIRST_WORDS: Final = re.compile(r"[\s(]*+(\w++)(?:\s++(\w++))?+(?:\s++(\w++))?+", re.ASCII)
 
 
 class CallReader:
-    """Reads the calls of one statement, given its first words (lower case)."""
+    """Reads the calls of one statement."""
 
-    __slots__ = ("_expression_follows", "_heads", "_text")
+    __slots__ = ("_expression_follows", "_first_words", "_text")
 
-    def __init__(self, statement: str, heads: frozenset[str]) -> None:
+    def __init__(self, statement: str) -> None:
         self._text = statement
-        self._heads = heads
+        self._first_words: frozenset[str] | None = None
         self._expression_follows: bool | None = None
 
     def name(self, found: re.Match[str]) -> tuple[str, str]:
@@ -159,11 +162,11 @@ class CallReader:
         if before == ")":
             return self._is_alias(found.end())
         if before == ",":
-            return "with" in self._heads and self._is_common_table(found.end())
+            return self._starts_with("with") and self._is_common_table(found.end())
         if before in RESERVED or before in UNRESERVED:
             if before in ("on", "only"):
-                return "index" in self._heads
-            defines = "create" in self._heads or "alter" in self._heads
+                return self._starts_with("index")
+            defines = self._starts_with("create") or self._starts_with("alter")
             return defines and before == "using" and name in _INDEX_METHODS
         # A name; but `1OR f(x)` is read as one word here.
         return bool(before) and (before[0].isalpha() or before[0] == "_" or before[0] > "\x7f")
@@ -175,6 +178,15 @@ class CallReader:
             _, start = sql_text.token_before(self._text, start)
             before, start = sql_text.token_before(self._text, start)
         return before
+
+    def _starts_with(self, word: str) -> bool:
+        """Tell whether `word` is among the first three."""
+        if self._first_words is None:
+            words = _FIRST_WORDS.match(self._text)
+            self._first_words = (
+                frozenset(w.lower() for w in words.groups("")) if words else frozenset()
+            )
+        return word in self._first_words
 
     def _is_alias(self, start: int) -> bool:
         if not _COLUMNS.match(self._text, start):

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 SPACE = " \t\n\r\f\v"
 """What PostgreSQL takes for white space; what else Python does is a letter to PostgreSQL."""
 
-_LETTER = "A-Za-z_\x80-\U0010ffff"
-_LETTERS = rf"[{_LETTER}0-9$]"
+# What a name is made of is all but these; a class of ASCII alone is a table, and quick.
+_LETTERS = r"[^\x00-#%-/:-@\[-^`{-\x7f]"
+_FIRST_LETTER = r"[^\x00-@\[-^`{-\x7f]"
+_SIGNS_AND_DIGITS = r"[\x00-!#-&(-@\[-^`{-\x7f]"
 _WS = r"[ \t\n\r\f\v]*+"
 # A double quote is escaped by another; a name that ends at the first of two would be cut in half.
 _QUOTED = r'"(?:[^"]++|"")*+"'
@@ -25,7 +27,7 @@ _ANY_STRING = (
     rf"(?:(?<=[eE])(?<!{_LETTERS}[eE]){_E_BODY}(?:{_NEXT_LINE}{_E_BODY})*+"
     rf"|(?:(?<![eE])|(?<={_LETTERS}[eE])){_PLAIN_STRING})"
 )
-_DOLLAR_TAG = rf"\$(?:[{_LETTER}][{_LETTER}0-9]*+)?\$"
+_DOLLAR_TAG = rf"\$(?:{_FIRST_LETTER}(?:(?!\$){_LETTERS})*+)?\$"
 
 
 def _scanners(pattern: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
@@ -36,8 +38,8 @@ def _scanners(pattern: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
 
 _STOPS = _scanners(
     # What is passed over: signs and digits, words and names without "(", strings.
-    rf"""(?:[^'"{_LETTER}]*+(?:(?![iI][nN][tT][oO](?!{_LETTERS})){_LETTERS}++(?!{_WS}\()"""
-    rf"""|STRING|{_QUOTED}(?!{_WS}\()))*+[^'"{_LETTER}]*+"""
+    rf"""{_SIGNS_AND_DIGITS}*+(?:(?:(?![iI][nN][tT][oO](?!{_LETTERS})){_LETTERS}++(?!{_WS}\()"""
+    rf"""|STRING|{_QUOTED}(?!{_WS}\()){_SIGNS_AND_DIGITS}*+)*+"""
     # What is stopped at: 1 word(   2 "name"(   3 into   the end   4 a quote that is never closed.
     rf"""(?:({_LETTERS}++){_WS}\(|({_QUOTED}){_WS}\(|([iI][nN][tT][oO])(?!{_LETTERS})|\Z|(.))"""
 )
@@ -206,12 +208,31 @@ def bare(statement: str) -> str:
 def shortened(text: str) -> str:
     """Cut long runs of one and the same row or placeholder in `text`, as bulk statements have them.
 
-    What is left has the same tokens in the same order, only fewer of a kind; this takes a tenth of
-    what it takes to pass over each of them.
+    What is left has the same tokens in the same order, only fewer of a kind. This takes a small
+    part of what it takes to pass over each of them.
     """
     row = text.find("), (%s")
     if row >= 0:
         piece = text[row : text.find(")", row + 1)]
         if not piece.strip("%s, ()"):
-            text = text.replace(piece * _RUN, piece)
-    return text.replace("%s, " * _RUN, "%s, ")
+            text = _cut_runs(text, piece)
+    return _cut_runs(text, "%s, ")
+
+
+def _cut_runs(text: str, piece: str) -> str:
+    run = piece * _RUN
+    parts = []
+    kept = 0
+    while (start := text.find(run, kept)) >= 0:
+        end = start + len(run)
+        step = _RUN
+        while text.startswith(piece * step, end):
+            end += len(piece) * step
+            step *= 2
+        while step := step // 2:
+            if text.startswith(piece * step, end):
+                end += len(piece) * step
+        parts.append(text[kept : start + len(piece)])
+        kept = end
+    parts.append(text[kept:])
+    return "".join(parts)
