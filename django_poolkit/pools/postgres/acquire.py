@@ -17,6 +17,7 @@ from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import PoolPaused, PoolTimeout, TooManyWaiters
 from django_poolkit.pools.postgres.growth import Attempt
 from django_poolkit.pools.postgres.release import Release
+from django_poolkit.pools.postgres.shell import critical
 from django_poolkit.pools.postgres.waiters import ThreadWaiter
 
 logger = logging.getLogger("django_poolkit.pool")
@@ -104,19 +105,10 @@ class Acquire(Release):
             self.open()
         if self._orphans:
             self._adopt_orphans()
-        starts: list[Attempt] = []
-        with self._lock:
-            self._inside = _thread.get_ident()
-            try:
-                self._check_open_getconn()
-                if self._pool and not self._paused_until and (again or not self._waiting):
-                    connection: PoolConnection = self._pool.pop()
-                    self._lend_locked(lease, connection, monotonic())
-                    return connection
-                waiter = self._queue_locked(lease, started, allowed, again)
-                starts = self._plan_locked()
-            finally:
-                self._inside = 0
+        connection, waiter, starts = self._lend_or_queue(lease, started, allowed, again)
+        if waiter is None:
+            assert connection is not None
+            return connection
         try:
             self._start(starts)
             while not waiter.settled and (left := started + allowed - monotonic()) > 0:
@@ -125,13 +117,28 @@ class Acquire(Release):
                     self._adopt_orphans()
         finally:
             if not waiter.settled:  # the time is up, or an interrupt came
-                with self._lock:
-                    self._waiting.remove(waiter)
-                    if not waiter.settled:
-                        waiter.error = self._timed_out_locked(started, allowed)
+                self._leave_queue(waiter, started, allowed)
         if waiter.error is not None:
             raise waiter.error
         return waiter.connection  # type: ignore[no-any-return]
+
+    @critical
+    def _lend_or_queue(
+        self, lease: Lease, started: float, allowed: float, again: bool
+    ) -> tuple[PoolConnection, None, list[Attempt]] | tuple[None, ThreadWaiter, list[Attempt]]:
+        self._check_open_getconn()
+        if self._pool and not self._paused_until and (again or not self._waiting):
+            connection: PoolConnection = self._pool.pop()
+            self._lend_locked(lease, connection, monotonic())
+            return connection, None, []
+        waiter = self._queue_locked(lease, started, allowed, again)
+        return None, waiter, self._plan_locked()
+
+    @critical
+    def _leave_queue(self, waiter: ThreadWaiter, started: float, allowed: float) -> None:
+        self._waiting.remove(waiter)
+        if not waiter.settled:
+            waiter.error = self._timed_out_locked(started, allowed)
 
     def _queue_locked(
         self, lease: Lease, started: float, allowed: float, again: bool
@@ -186,29 +193,29 @@ class Acquire(Release):
 
     def _evict(self, lease: Lease, connection: PoolConnection, *, silent: bool) -> None:
         """Drop a connection found dead before its first use, and its like among the idle."""
-        with self._lock:
-            self._inside = _thread.get_ident()
-            try:
-                self._ledger.revoke_locked(lease)
-                gone = [connection]
-                self._park(connection)
-                for other in list(self._pool):
-                    # Silence is the network's: what was last heard of before it began is
-                    # as silent. Death shows at each socket, at no cost.
-                    dead = (
-                        other._used_at <= connection._used_at if silent else not probe.quiet(other)
-                    )
-                    if dead:
-                        self._pool.remove(other)
-                        gone.append(other)
-                self._ledger.closed["silent" if silent else "dead"] += len(gone)
-                starts = self._plan_locked()
-            finally:
-                self._inside = 0
-        logger.warning(
-            "pool=%s event=evicted count=%d reason=%s",
-            self.name, len(gone), "silent" if silent else "dead",
-        )  # fmt: skip
+        reason = "silent" if silent else "dead"
+        gone, starts = self._drop_dead(lease, connection, reason)
+        logger.warning("pool=%s event=evicted count=%d reason=%s", self.name, len(gone), reason)
         for each in gone:
             self._close_connection(each)
         self._start(starts)
+
+    @critical
+    def _drop_dead(
+        self, lease: Lease, connection: PoolConnection, reason: str
+    ) -> tuple[list[PoolConnection], list[Attempt]]:
+        self._ledger.revoke_locked(lease)
+        self._park(connection)
+        gone = [connection]
+        for other in list(self._pool):
+            # Silence is the network's: what was last heard of before it began is as silent.
+            # Death shows at each socket, at no cost.
+            if reason == "silent":
+                dead = other._used_at <= connection._used_at
+            else:
+                dead = not probe.quiet(other)
+            if dead:
+                self._pool.remove(other)
+                gone.append(other)
+        self._ledger.closed[reason] += len(gone)
+        return gone, self._plan_locked()

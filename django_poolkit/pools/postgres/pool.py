@@ -14,13 +14,14 @@ from psycopg_pool._acompat import gather
 
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.errors import PoolConfigError
+from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.ledger import Ledger, Observer, describe
 from django_poolkit.pools.postgres import contract, fork, housekeeper
 from django_poolkit.pools.postgres.connect import Connector, SessionDefaults
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import PoolClosed
-from django_poolkit.pools.postgres.growth import Growth
-from django_poolkit.pools.postgres.shell import Job
+from django_poolkit.pools.postgres.growth import Attempt, Growth
+from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.statements import Statements
 from django_poolkit.pools.postgres.upkeep import Upkeep
 from django_poolkit.pools.postgres.waiters import Waiters
@@ -111,16 +112,18 @@ class ConnectionPool(Upkeep):
 
     # -- seen from outside
 
+    @critical
     def stats(self) -> PoolStats:
         """Return a snapshot of the pool, taken in one critical section."""
-        with self._lock:
-            return self._stats_locked(monotonic())
+        return self._stats_locked(monotonic())
 
     def leases(self) -> list[LeaseStats]:
         """Return who holds what, oldest first."""
-        with self._lock:
-            leases = self._ledger.leases_locked()
-        return [describe(lease) for lease in leases]
+        return [describe(lease) for lease in self._live_leases()]
+
+    @critical
+    def _live_leases(self) -> list[Lease]:
+        return self._ledger.leases_locked()
 
     @property
     def observer(self) -> Observer | None:
@@ -140,40 +143,37 @@ class ConnectionPool(Upkeep):
         """
         if self._closed:
             self.open()
-        with self._lock:
-            self._paused_until = monotonic() + seconds
+        self._paused_until = monotonic() + seconds
         self.schedule_task(Job(self, "end_pause"), seconds)
 
     def resume(self) -> None:
         """End a pause: serve those who wait, in order."""
-        self._end_pause(monotonic())
+        self._start(self._resume())
 
     def end_pause(self) -> None:
-        """Resume if the time of the pause is over."""
-        with self._lock:
-            over = 0 < self._paused_until <= monotonic()
-        if over:
+        """Resume if the time of the pause is over; a later pause may have prolonged it."""
+        if 0 < self._paused_until <= monotonic():
             self.resume()
 
-    def _end_pause(self, now: float) -> None:
-        with self._lock:
-            self._paused_until = 0.0
-            while self._pool and self._waiting:
-                self._give_locked(self._pool.pop(), now)
-            starts = self._plan_locked()
-        self._start(starts)
+    @critical
+    def _resume(self) -> list[Attempt]:
+        self._paused_until = 0.0
+        now = monotonic()
+        while self._pool and self._waiting:
+            self._give_locked(self._pool.pop(), now)
+        return self._plan_locked()
 
     def recycle(self) -> None:
         """Replace all connections: idle ones now, leased ones as they come home."""
-        with self._lock:
-            self._generation += 1
-            gone = list(self._pool)
-            self._pool.clear()
-            self._ledger.closed["recycled"] += len(gone)
-            starts = self._plan_locked()
-        for connection in gone:
-            self._close_connection(connection)
-        self._start(starts)
+        self._carry_out(self._recycle())
+
+    @critical
+    def _recycle(self) -> tuple[list[PoolConnection], list[Attempt]]:
+        self._generation += 1
+        gone = list(self._pool)
+        self._pool.clear()
+        self._ledger.closed["recycled"] += len(gone)
+        return gone, self._plan_locked()
 
     def drain(self) -> None:
         """Do as `recycle()`: psycopg_pool's name for it."""
@@ -184,27 +184,28 @@ class ConnectionPool(Upkeep):
 
         Raises ValueError for sizes that contradict each other.
         """
-        min_size, max_size = self._check_size(min_size, max_size)
+        self._carry_out(self._resize(*self._check_size(min_size, max_size)))
+
+    @critical
+    def _resize(self, min_size: int, max_size: int) -> tuple[list[PoolConnection], list[Attempt]]:
+        self._min_size, self._max_size = min_size, max_size
         gone = []
-        with self._lock:
-            self._min_size, self._max_size = min_size, max_size
-            while self._pool and self._size_locked() > max_size:
-                gone.append(self._pool.popleft())
-            self._ledger.closed["resized"] += len(gone)
-            starts = self._plan_locked()
+        while self._pool and self._size_locked() > max_size:
+            gone.append(self._pool.popleft())
+        self._ledger.closed["resized"] += len(gone)
+        return gone, self._plan_locked()
+
+    def _carry_out(self, decided: tuple[list[PoolConnection], list[Attempt]]) -> None:
+        gone, starts = decided
         for connection in gone:
             self._close_connection(connection)
-        self._start(starts)
+        if not self._closed:
+            self._start(starts)
 
     def check(self) -> None:
         """Probe every idle connection, and drop those that do not answer. Blocks."""
-        with self._lock:
-            idle = list(self._pool)
-        for connection in idle:
+        for connection in list(self._pool):
             self._ping_idle(connection)
-        with self._lock:
-            starts = self._plan_locked()
-        self._start(starts)
 
     def close(self, timeout: float = 5.0) -> None:
         """Refuse new acquires, fail those who wait, close what is idle.
@@ -212,24 +213,27 @@ class ConnectionPool(Upkeep):
         Leased connections are closed as they come home. Blocks for `timeout` seconds at most,
         while the pool's threads end. A closed pool stays closed.
         """
-        with self._lock:
-            if self._closed:
-                self._opened = True  # closing what was never opened is final, too
-                return
-            self._closed = True
-            waiters, idle = self._waiting.take_all(), list(self._pool)
-            self._pool.clear()
-            self._growth.attempts.clear()
-            self._ledger.closed["pool_closed"] += len(idle)
-            for waiter in waiters:
-                text = f"pool {self.name!r} was closed while this caller waited"
-                waiter.fail(PoolClosed(text, pool=self.name))
-            threads = self._signal_stop_worker()
+        idle, threads = self._close()
         for connection in idle:
             self._close_connection(connection)
         me = threading.current_thread()
         gather(*(thread for thread in threads if thread is not me), timeout=timeout)
         logger.info("pool=%s event=close", self.name)
+
+    @critical
+    def _close(self) -> tuple[list[PoolConnection], list[threading.Thread]]:
+        if self._closed:
+            self._opened = True  # closing what was never opened is final, too
+            return [], []
+        self._closed = True
+        idle = list(self._pool)
+        self._pool.clear()
+        self._growth.attempts.clear()
+        self._ledger.closed["pool_closed"] += len(idle)
+        for waiter in self._waiting.take_all():
+            text = f"pool {self.name!r} was closed while this caller waited"
+            waiter.fail(PoolClosed(text, pool=self.name))
+        return idle, self._signal_stop_worker()
 
     # -- beginnings
 

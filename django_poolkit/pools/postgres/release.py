@@ -27,7 +27,7 @@ from django_poolkit.pools.postgres import reset
 from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.growth import Attempt, Growth
-from django_poolkit.pools.postgres.shell import Job, Shell
+from django_poolkit.pools.postgres.shell import Job, Shell, critical
 from django_poolkit.pools.postgres.statements import Statements
 from django_poolkit.pools.postgres.waiters import Waiters
 from django_poolkit.pools.stats import PoolStats
@@ -45,7 +45,6 @@ class Release(Shell):
     _waiting: Waiters  # type: ignore[assignment]
     _growth: Growth
     _orphans: deque[tuple[Lease, Literal["leak", "release", "discard"]]]
-    _inside: int
     _generation: int
     _paused_until: float
 
@@ -90,11 +89,19 @@ class Release(Shell):
         """Take note of a lease that was dropped. Called by its finalizer, on any thread."""
         self._orphans.append((lease, "leak"))
 
+    @critical
     def _claim(self, lease: Lease) -> None:
-        with self._lock:
-            if lease.released:
-                raise LeaseReleased(f"this lease of pool {self.name!r} has been released already")
-            lease.released = True
+        if lease.released:
+            raise LeaseReleased(f"this lease of pool {self.name!r} has been released already")
+        lease.released = True
+
+    @critical
+    def _count_reset(self) -> None:
+        self._ledger.resets += 1
+
+    @critical
+    def _count_leak(self) -> None:
+        self._ledger.leaks += 1
 
     def _clean(self, connection: PoolConnection, *, full: bool) -> str | None:
         """Bring the connection to rest; return the reason to close it where that failed."""
@@ -106,8 +113,7 @@ class Release(Shell):
         connection._baseline.restore(connection)
         if full:
             connection._baseline.read_parameters(connection)
-            with self._lock:
-                self._ledger.resets += 1
+            self._count_reset()
         if self.config.reset_callback is not None:
             try:
                 self.config.reset_callback(connection)
@@ -120,29 +126,31 @@ class Release(Shell):
 
     def _settle(self, lease: Lease, connection: Any, reason: str | None) -> None:
         """End a lease: its connection goes to a waiter, to idle, or, with a reason, away."""
-        starts: list[Attempt] = []
-        with self._lock:
-            self._inside = _thread.get_ident()
-            try:
-                now = monotonic()
-                if not self._ledger.settle_locked(lease, now):
-                    raise LeaseReleased(f"this lease of pool {self.name!r} has ended already")
-                lease.released = True
-                lease._connection = None
-                if connection is not None:
-                    self._park(connection)
-                    reason = reason or self._stale_locked(connection, now)
-                if reason is None:
-                    connection._used_at = now
-                    self._give_locked(connection, now)
-                else:
-                    self._ledger.closed[reason] += 1
-                    starts = self._plan_locked()
-            finally:
-                self._inside = 0
+        reason, starts = self._end_lease(lease, connection, reason)
         if reason is not None and connection is not None:
             self._close_connection(connection)
-        self._start(starts)
+        if starts:
+            self._start(starts)
+
+    @critical
+    def _end_lease(
+        self, lease: Lease, connection: PoolConnection | None, reason: str | None
+    ) -> tuple[str | None, list[Attempt]]:
+        now = monotonic()
+        if not self._ledger.settle_locked(lease, now):
+            raise LeaseReleased(f"this lease of pool {self.name!r} has ended already")
+        lease.released = True
+        lease._connection = None
+        if connection is not None:
+            self._park(connection)
+            reason = reason or self._stale_locked(connection, now)
+            if reason is None:
+                connection._used_at = now
+                self._give_locked(connection, now)
+                return None, []
+        assert reason is not None
+        self._ledger.closed[reason] += 1
+        return reason, self._plan_locked()
 
     # -- what both ends share; all under the lock
 
@@ -160,13 +168,16 @@ class Release(Shell):
 
     def _give_locked(self, connection: PoolConnection, now: float) -> None:
         """Hand the connection to the first waiter; where there is none, it becomes idle."""
-        if self._waiting and not self._paused_until:
-            waiter = self._waiting.serve(connection)
-            if waiter is not None:
-                self._lend_locked(waiter.lease, connection, now)
+        while self._waiting and not self._paused_until:
+            waiter = self._waiting.popleft()
+            # Lent first: the waiter may run the moment it has been set.
+            self._lend_locked(waiter.lease, connection, now)
+            if waiter.set(connection):
                 self._ledger.waited += 1
                 self._ledger.wait.observe(now - waiter.since)
                 return
+            self._ledger.revoke_locked(waiter.lease)
+            self._park(connection)
         self._pool.append(connection)
         if self._pool_full_event is not None and len(self._pool) >= self._min_size:
             self._pool_full_event.set()
@@ -212,8 +223,7 @@ class Release(Shell):
                 continue
             if cause == "leak":
                 leaked.append((lease, lease.seconds()))
-                with self._lock:
-                    self._ledger.leaks += 1
+                self._count_leak()
             connection = lease.connection
             if connection is None:  # it died with its owner, and closed itself
                 self._claim(lease)

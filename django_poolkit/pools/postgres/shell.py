@@ -6,8 +6,12 @@ worker, not three.
 
 from __future__ import annotations
 
+import _thread
+import functools
 import threading
-from typing import Any
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg_pool
 from psycopg_pool._acompat import spawn
@@ -16,6 +20,30 @@ from psycopg_pool.pool import MaintenanceTask, StopWorker
 from django_poolkit.pools.ledger import Ledger
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import PoolClosed
+
+_S = TypeVar("_S", bound="Shell")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def critical(
+    method: Callable[Concatenate[_S, _P], _R],
+) -> Callable[Concatenate[_S, _P], _R]:
+    """Run a method under the pool's lock, with the thread that is inside named.
+
+    What it returns is what is to be done when the lock has been left.
+    """
+
+    @functools.wraps(method)
+    def inside(self: _S, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with self._lock:
+            before, self._inside = self._inside, _thread.get_ident()
+            try:
+                return method(self, *args, **kwargs)
+            finally:
+                self._inside = before
+
+    return inside  # type: ignore[return-value]  # mypy names `self` in what wraps() returns
 
 
 class Job(MaintenanceTask):
@@ -42,6 +70,7 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
     """What is kept of psycopg_pool, fitted to a ledger of our own."""
 
     _ledger: Ledger
+    _inside: int
     _popped: dict[str, int]
 
     def _prepare_shell(self) -> None:
@@ -53,6 +82,9 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
     # -- threads
 
     def _start_workers(self) -> None:
+        # The standard Queue cannot be entered twice by one thread, which a finalizer that
+        # gives a connection back may do; this one can.
+        self._tasks = SimpleQueue()  # type: ignore[assignment]
         self._sched_runner = spawn(self._sched.run, name=f"{self.name}-scheduler")
 
     def run_task(self, task: MaintenanceTask) -> None:

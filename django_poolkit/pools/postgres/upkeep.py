@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import logging
 from time import monotonic
 from typing import Any
@@ -18,7 +17,7 @@ from django_poolkit.pools.postgres.acquire import Acquire
 from django_poolkit.pools.postgres.connect import Connector, summarise
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.growth import Attempt
-from django_poolkit.pools.postgres.shell import Job
+from django_poolkit.pools.postgres.shell import Job, critical
 
 logger = logging.getLogger("django_poolkit.pool")
 
@@ -36,25 +35,27 @@ class Upkeep(Acquire):
 
     def run_attempt(self, attempt: Attempt) -> None:
         """Make one connect, if it is still wanted, and hand the connection to the first waiter."""
-        with self._lock:
-            self._inside = _thread.get_ident()
-            try:
-                # The attempt itself is part of the size: without it the pool may be short.
-                short = self._size_locked() <= self._min_size
-                if not self._growth.admit(attempt, waiters=len(self._waiting), short=short):
-                    return
-            finally:
-                self._inside = 0
+        if not self._admit(attempt):
+            return
         try:
             connection = self._connect()
         except Exception as error:
             self._attempt_failed(attempt, error)
         except BaseException:
-            with self._lock:
-                self._growth.failed(attempt, wanted=False)
+            self._give_up(attempt)
             raise
         else:
             self._attempt_succeeded(attempt, connection)
+
+    @critical
+    def _admit(self, attempt: Attempt) -> bool:
+        # The attempt itself is part of the size: without it the pool may be short.
+        short = self._size_locked() <= self._min_size
+        return self._growth.admit(attempt, waiters=len(self._waiting), short=short)
+
+    @critical
+    def _give_up(self, attempt: Attempt) -> None:
+        self._growth.failed(attempt, wanted=False)
 
     def _connect(self, timeout: float | None = None) -> PoolConnection:
         """Return a new connection, configured and idle. Raises psycopg.Error."""
@@ -91,58 +92,60 @@ class Upkeep(Acquire):
         return connection
 
     def _attempt_succeeded(self, attempt: Attempt, connection: PoolConnection) -> None:
-        now = monotonic()
-        with self._lock:
-            self._inside = _thread.get_ident()
-            try:
-                ledger = self._ledger
-                ledger.connects += 1
-                ledger.connect.observe(now - attempt.started)
-                ledger.last_connect_error = None
-                self._failing_since = 0.0
-                starts = self._growth.succeeded(attempt)
-                self._park(connection)
-                if reason := self._stale_locked(connection, now):
-                    ledger.closed[reason] += 1
-                else:
-                    self._give_locked(connection, now)
-                starts += self._plan_locked()
-            finally:
-                self._inside = 0
+        seconds = monotonic() - attempt.started
+        reason, starts = self._enter_connection(attempt, connection, seconds)
         if reason:
             self._close_connection(connection)
-        logger.info("pool=%s event=open seconds=%.4f", self.name, now - attempt.started)
+        logger.info("pool=%s event=open seconds=%.4f", self.name, seconds)
         self._start(starts)
+
+    @critical
+    def _enter_connection(
+        self, attempt: Attempt, connection: PoolConnection, seconds: float
+    ) -> tuple[str | None, list[Attempt]]:
+        now, ledger = monotonic(), self._ledger
+        ledger.connects += 1
+        ledger.connect.observe(seconds)
+        ledger.last_connect_error = None
+        self._failing_since = 0.0
+        starts = self._growth.succeeded(attempt)
+        self._park(connection)
+        if reason := self._stale_locked(connection, now):
+            ledger.closed[reason] += 1
+        else:
+            self._give_locked(connection, now)
+        return reason, starts + self._plan_locked()
 
     def _attempt_failed(self, attempt: Attempt, error: Exception) -> None:
         text = summarise(error, self._secret)
-        now = monotonic()
-        with self._lock:
-            self._inside = _thread.get_ident()
-            try:
-                self._ledger.connect_errors += 1
-                self._ledger.last_connect_error = text
-                self._failing_since = self._failing_since or now
-                tired = 0 < self.reconnect_timeout <= now - self._failing_since
-                if tired:
-                    self._failing_since = now  # once an outage, and again if it goes on
-                short = self._size_locked() <= self._min_size
-                wanted = not self._closed and (short or len(self._waiting) > 0)
-                pause = self._growth.failed(attempt, wanted=wanted)
-            finally:
-                self._inside = 0
+        pause, tired = self._enter_failure(attempt, text)
         logger.warning("pool=%s event=connect_failed error=%s", self.name, text)
         if pause is not None:
             self.schedule_task(Job(self, "wake_attempt", attempt), pause)
         if tired:
             self.reconnect_failed()
 
+    @critical
+    def _enter_failure(self, attempt: Attempt, text: str) -> tuple[float | None, bool]:
+        now = monotonic()
+        self._ledger.connect_errors += 1
+        self._ledger.last_connect_error = text
+        self._failing_since = self._failing_since or now
+        tired = 0 < self.reconnect_timeout <= now - self._failing_since
+        if tired:
+            self._failing_since = now  # once an outage, and again if it goes on
+        short = self._size_locked() <= self._min_size
+        wanted = not self._closed and (short or len(self._waiting) > 0)
+        return self._growth.failed(attempt, wanted=wanted), tired
+
     def wake_attempt(self, attempt: Attempt) -> None:
         """Try again: the pause of a failed connect is over."""
-        with self._lock:
-            due = self._growth.due(attempt)
-        if due:
+        if self._is_due(attempt):
             self.run_attempt(attempt)
+
+    @critical
+    def _is_due(self, attempt: Attempt) -> bool:
+        return self._growth.due(attempt)
 
     # -- keeping house
 
@@ -151,31 +154,31 @@ class Upkeep(Acquire):
         self.schedule_task(Job(self, "keep_house"), housekeeper.interval(self.config))
         self._adopt_orphans()
         self._report_overdue()
-        now = monotonic()
-        with self._lock:
-            self._inside = _thread.get_ident()
-            try:
-                replacing = sum(1 for attempt in self._growth.attempts if attempt.replaces)
-                found = housekeeper.inspect(
-                    list(self._pool),
-                    config=self.config,
-                    min_size=self._min_size,
-                    size=self._size_locked(),
-                    room=max(0, self._max_size - self._size_locked()),
-                    replacing=replacing,
-                    now=now,
-                )
-                found.probe += [c for c in self._pool if not probe.quiet(c)]
-                gone = self._take_idle_locked(found.retire)
-                starts = self._growth.add(found.replace, replaces=True)
-                starts += self._plan_locked()
-            finally:
-                self._inside = 0
+        gone, to_probe, starts = self._make_round()
         for connection in gone:
             self._close_connection(connection)
         self._start(starts)
-        for connection in found.probe:
+        for connection in to_probe:
             self._ping_idle(connection)
+
+    @critical
+    def _make_round(
+        self,
+    ) -> tuple[list[PoolConnection], list[PoolConnection], list[Attempt]]:
+        size = self._size_locked()
+        found = housekeeper.inspect(
+            list(self._pool),
+            config=self.config,
+            min_size=self._min_size,
+            size=size,
+            room=max(0, self._max_size - size),
+            replacing=sum(1 for attempt in self._growth.attempts if attempt.replaces),
+            now=monotonic(),
+        )
+        gone = self._take_idle_locked(found.retire)
+        to_probe = found.probe + [c for c in self._pool if not probe.quiet(c)]
+        starts = self._growth.add(found.replace, replaces=True)
+        return gone, to_probe, starts + self._plan_locked()
 
     def _take_idle_locked(self, retire: list[tuple[PoolConnection, str]]) -> list[PoolConnection]:
         gone = []
@@ -189,13 +192,18 @@ class Upkeep(Acquire):
     def _ping_idle(self, connection: PoolConnection) -> None:
         """Probe one idle connection, out of everybody's way: it is leased meanwhile."""
         lease = Lease(self, self._ledger.new_key(), ())
-        with self._lock:
-            if connection not in self._pool:
-                return  # acquired meanwhile, and so looked at anyhow
-            self._pool.remove(connection)
-            self._lend_locked(lease, connection, monotonic())
+        if not self._lend_idle(lease, connection):
+            return  # acquired meanwhile, and so looked at anyhow
         found = probe.look(connection, bypass=0.0, timeout=self.config.probe_timeout)
         self._settle(lease, connection, None if found is probe.State.ALIVE else found.value)
+
+    @critical
+    def _lend_idle(self, lease: Lease, connection: PoolConnection) -> bool:
+        if connection not in self._pool:
+            return False
+        self._pool.remove(connection)
+        self._lend_locked(lease, connection, monotonic())
+        return True
 
     def _report_overdue(self) -> None:
         after = self.config.leak_after

@@ -94,13 +94,10 @@ class Waiters:
         """Leave the queue, if still in it."""
         self._queue.pop(waiter, None)
 
-    def serve(self, connection: Any) -> Waiter | None:
-        """Hand the connection to the first who accepts it; return that waiter."""
-        while self._queue:
-            waiter, _ = self._queue.popitem(last=False)
-            if waiter.set(connection):
-                return waiter
-        return None
+    def popleft(self) -> Waiter:
+        """Take the first out of the queue. It may have been settled meanwhile."""
+        waiter, _ = self._queue.popitem(last=False)
+        return waiter
 
     def take_all(self) -> list[Waiter]:
         """Empty the queue and return who was in it."""
