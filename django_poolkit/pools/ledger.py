@@ -57,6 +57,7 @@ class Ledger:
     def revoke_locked(self, lease: Lease) -> None:
         """Undo `lend_locked`: what was lent turned out to be of no use. The lease goes on."""
         self.live.pop(lease.key, None)
+        self.reported.discard(lease.key)
         self.acquired -= 1
         lease._connection = None
         lease.key = self.new_key()
