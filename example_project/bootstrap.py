@@ -87,6 +87,8 @@ def enter(module: str, extras: Sequence[str]) -> list[str]:
         environment = ensure(wish, extras)
     except (BootstrapError, NoInterpreterError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
     return _replace_process(environment, module, wish, rest)
 
 
@@ -142,3 +144,8 @@ def versions_line() -> str:
     python = ".".join(map(str, sys.version_info[:3]))
     django = importlib.metadata.version("django")
     return f"Python {python}, Django {django}, PostgreSQL {answer.stdout.strip()}"
+
+
+if __name__ == "__main__":
+    # `python3 -m example_project.bootstrap dev`: make the environment and say where it is.
+    print(ensure(Wish(), sys.argv[1:]))

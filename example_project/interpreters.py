@@ -187,3 +187,11 @@ def named(wish: str, environ: Mapping[str, str] | None = None) -> Interpreter:
     if found.series < OLDEST:
         raise NoInterpreterError(f"--python {wish}: {found} is older than {OLDEST[0]}.{OLDEST[1]}")
     return found
+
+
+if __name__ == "__main__":
+    # `python3 -m example_project.interpreters 3.12`: does one run, and which?
+    try:
+        print(named(sys.argv[1]))
+    except NoInterpreterError as error:
+        sys.exit(str(error))

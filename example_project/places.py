@@ -16,7 +16,8 @@ from example_project.environment import environments_home
 
 def home() -> Path:
     """Return the folder for everything that a start leaves for the next one."""
-    return environments_home(ROOT) / ".poolkit"
+    chosen = os.environ.get("SHOP_HOME")
+    return Path(chosen) if chosen else environments_home(ROOT) / ".poolkit"
 
 
 def _environment_file() -> Path:

@@ -23,11 +23,17 @@ class Run:
 
 RUNS = (
     Run("poolkit", "poolkit", "poolkit"),
-    Run("django", "Django's pool", "django"),
-    Run("poolkit_killed", "poolkit, all\nbackends killed", "poolkit", kill=True),
-    Run("django_killed", "Django's pool, all\nbackends killed", "django", kill=True),
+    Run("django", "Django's", "django"),
+    Run("poolkit_killed", "poolkit,\nkilled", "poolkit", kill=True),
+    Run("django_killed", "Django's,\nkilled", "django", kill=True),
 )
 """In the order in which they are run. All have the same load, pool size and options."""
+
+
+_LEGEND = """\
+Django's: the same site on Django's own engine and pool, with the same options.
+killed: every backend was terminated in mid-run, and once more when nothing was under way;
+then a few requests came one by one."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +58,18 @@ def _alone(measures: Measures) -> str:
 
 def rows(measures: Measures) -> list[tuple[str, str]]:
     """Return the lines of one column: what it is called, and how much of it there was."""
-    failures = [f"{count:,} {kind}" for kind, count in measures.failures.most_common()]
     return [
         ("requests", f"{measures.requests:,}"),
-        ("answered well, a second", f"{measures.throughput:,.0f}"),
-        ("half were answered within", milliseconds(measures.percentile(0.5))),
-        ("99 of 100 within", milliseconds(measures.percentile(0.99))),
-        ("the slowest within", milliseconds(measures.percentile(1.0))),
-        ("peak requests in flight", f"{measures.peak_in_flight:,}"),
-        ("peak connections on the server", f"{measures.peak_connections:,}"),
+        ("answered well a second", f"{measures.throughput:,.0f}"),
+        ("p50: half within", milliseconds(measures.percentile(0.5))),
+        ("p99: 99 of 100 within", milliseconds(measures.percentile(0.99))),
+        ("slowest", milliseconds(measures.percentile(1.0))),
+        ("requests in flight, peak", f"{measures.peak_in_flight:,}"),
+        ("connections, peak", f"{measures.peak_connections:,}"),
         ("backends killed", f"{measures.killed:,}" if measures.killed else "-"),
-        ("no connection in time (503 or 500)", f"{measures.timeouts:,}"),
+        ("timeouts (503 or 500)", f"{measures.timeouts:,}"),
         ("other errors", f"{measures.errors:,}"),
-        ("of which", "\n".join(failures) or "-"),
-        ("after a kill in a quiet hour", _alone(measures)),
+        ("after a kill when idle", _alone(measures)),
         ("at the end", "all well" if measures.recovered else "still failing"),
     ]
 
@@ -82,6 +86,17 @@ def table(results: Mapping[str, Measures], shape: Shape, runs: Sequence[Run] = R
     for line in zip(*columns, strict=True):
         view.add_row(line[0][0], *(value for _, value in line))
     return view
+
+
+def legend(results: Mapping[str, Measures], runs: Sequence[Run] = RUNS) -> str:
+    """Return what the table leaves unsaid: what "killed" means, and the kinds of failure."""
+    lines = [_LEGEND]
+    for run in runs:
+        failures = results[run.key].failures if run.key in results else None
+        if failures:
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in failures.most_common())
+            lines.append(f"Failed with {' '.join(run.title.split())}: {kinds}.")
+    return "\n".join(lines)
 
 
 def line(measures: Measures) -> str:

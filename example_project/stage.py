@@ -172,8 +172,8 @@ class Stage:
             with site(listener, self._shape, self._run_environment(run), self._log(run)):
                 plan = Plan(url_of(listener), options.seconds, options.requests_in_flight)
                 asyncio.run(self._watched(run, plan))
-        if not self._console.is_terminal:
-            self._console.print(report.table(self._results, self._shape))
+        self._console.print(report.table(self._results, self._shape))
+        print(report.legend(self._results) + "\n")
         if options.json is not None:
             self._write(options.json)
 
@@ -220,8 +220,7 @@ class Stage:
         def view() -> Table:
             return report.table(self._results, self._shape)
 
-        last = list(self._results)[-1] == RUNS[-1].key
-        with Live(view(), console=self._console, auto_refresh=False, transient=not last) as live:
+        with Live(view(), console=self._console, auto_refresh=False, transient=True) as live:
             while not load.done():
                 await asyncio.wait([load], timeout=0.5)
                 live.update(view(), refresh=True)

@@ -15,7 +15,8 @@ def main() -> int:
     if arguments == ["--pair"]:
         import django
 
-        print(*sys.version_info[:2], *django.VERSION[:2])
+        pair = sys.version_info[:2], django.VERSION[:2]
+        print(*(".".join(map(str, version)) for version in pair))
         return 0
     import pytest
 
