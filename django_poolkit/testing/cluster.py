@@ -245,6 +245,7 @@ class _Builder:
         if self._provision.is_replica(postmaster.data):
             try:
                 node = self._start(name, postmaster, ports, follow)
+                node.upstream = primary
                 # Short: if it was only slow, the copy costs a moment and nothing is lost.
                 node.wait_streaming(5.0)
                 return node
@@ -252,6 +253,7 @@ class _Builder:
                 postmaster.end()
         self._provision.replica(postmaster.data, source)
         node = self._start(name, postmaster, ports, follow)
+        node.upstream = primary
         node.wait_streaming()
         return node
 

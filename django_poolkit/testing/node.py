@@ -13,6 +13,9 @@ class Node(Server):
     replica raise `ClusterError` on a primary.
     """
 
+    upstream: Node | None = None
+    """The node that a replica follows."""
+
     @property
     def in_recovery(self) -> bool:
         """True for a replica, False for a primary or a promoted replica."""
@@ -20,7 +23,10 @@ class Node(Server):
 
     @property
     def streaming(self) -> bool:
-        """True if this replica receives from its primary right now."""
+        """True if this replica's receiver is connected to its primary.
+
+        Asks the replica alone, so it answers while the primary is paused, too.
+        """
         return bool(self.execute("SELECT 1 FROM pg_stat_wal_receiver WHERE status = 'streaming'"))
 
     def pause_replay(self) -> None:
@@ -55,8 +61,23 @@ class Node(Server):
         self.wait_streaming(timeout)
 
     def wait_streaming(self, timeout: float = 30.0) -> None:
-        """Block until this replica receives from its primary."""
-        self._wait(lambda: self.streaming, timeout, "it does not stream")
+        """Block until this replica receives, and its primary says so, too."""
+        from psycopg import OperationalError
+
+        # A receiver that is about to be turned away calls itself streaming for a moment
+        # (PostgreSQL 18, WalReceiverMain in walreceiver.c).
+        query = "SELECT 1 FROM pg_stat_replication WHERE application_name = %s AND state = %s"
+
+        def confirmed() -> bool:
+            try:
+                sent = self.upstream is None or self.upstream.execute(
+                    query, (self.name, "streaming")
+                )
+            except OperationalError:
+                return False  # it is on its way up
+            return bool(sent) and self.streaming
+
+        self._wait(confirmed, timeout, "it does not stream")
 
     def wait_caught_up(self, replica: Node, timeout: float = 30.0) -> None:
         """Block until `replica` shows all that was committed here before the call.

