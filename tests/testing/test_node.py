@@ -164,6 +164,19 @@ def test_a_server_whose_process_was_killed_starts_again():
         assert cluster.primary.execute("SELECT 1") == [(1,)]
 
 
+def test_a_start_waits_for_the_children_of_a_killed_server():
+    with Cluster() as cluster:
+        child = next(pid for pid in servers_of(cluster.directory) if pid != cluster.primary.pid)
+        os.kill(child, signal.SIGSTOP)
+        os.kill(cluster.primary.pid, signal.SIGKILL)
+        wait_until(lambda: not cluster.primary.running)
+        with pytest.raises(ClusterTimeout, match="children of an earlier server"):
+            cluster.primary.start(timeout=0.1)
+        os.kill(child, signal.SIGCONT)
+        cluster.primary.start()
+        assert cluster.primary.execute("SELECT 1") == [(1,)]
+
+
 def test_a_forked_child_cannot_stop_a_node(pair):
     child = os.fork()
     if not child:
