@@ -21,10 +21,10 @@ from django_poolkit.pools.errors import PoolError
 logger = logging.getLogger("django_poolkit.request")
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
+# Frameworks disagree on how to type a message, and so on all that passes one.
+Message = Any
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-# Frameworks disagree on how to type the three: scope, receive, send.
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from types import FrameType
 from typing import TYPE_CHECKING, Final, NamedTuple
 from weakref import WeakSet
 
@@ -35,6 +36,8 @@ class Held(NamedTuple):
     """The only thread that may touch the connection while it runs. None: it has let go."""
     late: bool
     """Whether it was taken when the request was over, by work that outlives it."""
+    job: FrameType | None = None
+    """The job in which that thread was met when the request was over."""
 
 
 class RequestScope:
@@ -99,4 +102,6 @@ def entered(scope: RequestScope) -> Iterator[RequestScope]:
     try:
         yield scope
     finally:
-        _current.reset(token)
+        # A coroutine that its finalizer closes ends in another context than it began in.
+        with suppress(ValueError):
+            _current.reset(token)

@@ -2,7 +2,7 @@
 
 A server may cancel a request whose view still runs in a thread, and a view may leave threads
 behind. A connection must not be used by two threads at once; so a lease is ended by the thread
-that took it, or by another one when that thread has ended or waits for its next job.
+that took it, or by another one when that thread has ended, or has gone on to its next job.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from types import FrameType
 from typing import Final
 
 from django_poolkit.backends.request import Held, RequestScope
@@ -33,8 +34,8 @@ _WAITS: Final = ("queue", "threading")
 def finish(scope: RequestScope) -> None:
     """End the leases of a request that is over. Does not raise.
 
-    Those of the calling thread and of threads at rest end now, which blocks for the round trip
-    of a rollback or reset each; the others as soon as their threads come to rest.
+    Those of the calling thread and of threads without work end now, which blocks for the round
+    trip of a rollback or reset each; the others when their threads are done with them.
     """
     scope.over = True
     _end_where_possible(scope)
@@ -52,7 +53,7 @@ def let_go(scope: RequestScope) -> None:
 
 
 def watch(scope: RequestScope) -> None:
-    """Have the leases of a scope ended as their threads come to rest.
+    """Have the leases of a scope ended as their threads are done with them.
 
     Does not block, and may be called by a finalizer.
     """
@@ -63,11 +64,14 @@ def goes_on(scope: RequestScope, lease: Lease) -> bool:
     """Return whether the calling thread, about to use a lease of a request over, has it still."""
     with _gate:
         held = scope.leases.get(lease)
-        return held is not None and held.thread is not None
+        if held is None or held.thread is None:
+            return False
+        scope.leases[lease] = held._replace(job=None)  # perhaps another one than it was met in
+        return True
 
 
-# Between "that thread is at rest" and "so its lease is mine" the thread must not come back to
-# the connection: it passes this gate as it does.
+# Between "that thread is done with it" and "so its lease is mine" the thread must not come back
+# to the connection: it passes this gate as it does. Reentrant for the sake of finalizers.
 _gate = threading.RLock()
 
 
@@ -76,7 +80,7 @@ def _end_where_possible(scope: RequestScope) -> None:
     for lease, held in list(scope.leases.items()):
         if held.thread is me:
             _close(scope, lease, held)
-        elif _take(scope, lease, held):
+        elif _take(scope, lease):
             _release(scope, lease)
 
 
@@ -91,11 +95,18 @@ def _close(scope: RequestScope, lease: Lease, held: Held) -> None:
         _release(scope, lease)
 
 
-def _take(scope: RequestScope, lease: Lease, held: Held) -> bool:
-    """Claim the lease of another thread, if that one is at rest. The wrapper notices later."""
+def _take(scope: RequestScope, lease: Lease) -> bool:
+    """Claim the lease of another thread, if that one is done. The wrapper notices later."""
     with _gate:
+        held = scope.leases.get(lease)
+        if held is None:
+            return False
         if held.thread is not None and held.thread.is_alive():
-            if not _waits_for_work(held.thread):
+            job = _job_of(held.thread)
+            if job is not None and held.job is None:
+                scope.leases[lease] = held._replace(job=job)
+                return False
+            if job is not None and job is held.job:
                 return False
             # A background task may enter atomic() in one job of its thread, and leave it in
             # another. A request that is over cannot.
@@ -104,13 +115,21 @@ def _take(scope: RequestScope, lease: Lease, held: Held) -> bool:
         return scope.claim(lease)
 
 
-def _waits_for_work(thread: threading.Thread) -> bool:
+def _job_of(thread: threading.Thread) -> FrameType | None:
+    """Return the outermost frame of what a thread does, None where it waits for a job.
+
+    A thread that is no worker, or of a kind unknown, is at one job until it ends.
+    """
     frame = sys._current_frames().get(thread.ident or 0)
-    while frame is not None and frame.f_globals.get("__name__") in _WAITS:
-        frame = frame.f_back
-    if frame is None:
-        return False
-    return (frame.f_globals.get("__name__"), frame.f_code.co_name) in _LOOPS
+    outermost, job = frame, None
+    while frame is not None:
+        module = frame.f_globals.get("__name__")
+        if (module, frame.f_code.co_name) in _LOOPS:
+            return job
+        if job is not None or module not in _WAITS:
+            job = frame
+        outermost, frame = frame, frame.f_back
+    return outermost
 
 
 def _release(scope: RequestScope, lease: Lease) -> None:

@@ -1,0 +1,293 @@
+"""Every lease that a WSGI request took comes home, in whichever way the request ends."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from wsgiref.util import FileWrapper
+
+import pytest
+from django.db import connection
+
+from django_poolkit.backends import request
+from django_poolkit.backends.request import KEY
+from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.testing.waiting import wait_until
+from django_poolkit.wsgi import PoolkitWSGI, get_wsgi_application
+from tests.app.models import Item
+from tests.request_end.drive import WsgiServer, environ
+
+pytestmark = pytest.mark.core
+
+Serve = Callable[..., Any]
+
+
+@pytest.fixture
+def server(serve: Serve, pool: ConnectionPool) -> WsgiServer:
+    """A server before Django in the wrapper, without middleware."""
+    server: WsgiServer = serve("wsgi+wrapper")
+    return server
+
+
+def no_start(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], object]:
+    return lambda data: None
+
+
+class Application:
+    """A WSGI application that closes nothing by itself, unlike Django."""
+
+    def __init__(self, *, raises: bool = False) -> None:
+        self.raises = raises
+
+    def __call__(self, environ: Any, start_response: Any) -> Iterator[bytes]:
+        Item.objects.count()
+        if environ["PATH_INFO"] == "/raise/":
+            raise RuntimeError("boom")
+        start_response("200 OK", [])
+        return self.pieces()
+
+    def pieces(self) -> Iterator[bytes]:
+        yield b"one"
+        Item.objects.count()
+        if self.raises:
+            raise RuntimeError("boom")
+        yield b"two"
+
+
+@pytest.mark.parametrize("path", ["/count/", "/acount/", "/boom/", "/begin/", "/file/"])
+def test_djangos_ways_to_end(server: WsgiServer, pool: ConnectionPool, path: str) -> None:
+    answered = server.get(path)
+    assert answered.complete
+    assert pool.stats().used == 0
+    assert Item.objects.count() == 0
+
+
+def test_the_lease_lasts_until_the_response_is_closed(pool: ConnectionPool) -> None:
+    result: Any = PoolkitWSGI(Application())(environ("/"), no_start)
+    assert list(result) == [b"one", b"two"]
+    assert pool.stats().used == 1
+    result.close()
+    assert pool.stats().used == 0
+
+
+def test_an_application_that_raises(pool: ConnectionPool) -> None:
+    with pytest.raises(RuntimeError, match="boom"):
+        PoolkitWSGI(Application())(environ("/raise/"), no_start)
+    assert pool.stats().used == 0
+
+
+def test_an_iteration_that_raises(pool: ConnectionPool) -> None:
+    result = iter(PoolkitWSGI(Application(raises=True))(environ("/"), no_start))
+    assert next(result) == b"one"
+    assert pool.stats().used == 1
+    with pytest.raises(RuntimeError, match="boom"):
+        next(result)
+    assert pool.stats().used == 0
+
+
+def test_a_close_that_raises(pool: ConnectionPool) -> None:
+    class Unclosable(list[bytes]):
+        def close(self) -> None:
+            raise RuntimeError("boom")
+
+    def app(environ: Any, start_response: Any) -> Unclosable:
+        Item.objects.count()
+        return Unclosable()
+
+    result: Any = PoolkitWSGI(app)(environ("/"), no_start)
+    with pytest.raises(RuntimeError, match="boom"):
+        result.close()
+    assert pool.stats().used == 0
+
+
+def test_an_interrupt(pool: ConnectionPool) -> None:
+    """As gunicorn raises SystemExit in a worker that takes too long."""
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        Item.objects.count()
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        PoolkitWSGI(app)(environ("/"), no_start)
+    assert pool.stats().used == 0
+
+
+def test_a_stream_that_is_abandoned(server: WsgiServer, pool: ConnectionPool) -> None:
+    result: Any = server.app(environ("/stream/"), no_start)
+    assert next(iter(result)) == b"0\n"
+    assert pool.stats().used == 1
+    result.close()
+    assert pool.stats().used == 0
+
+
+# -- servers that do not call close()
+
+
+def in_a_worker(work: Callable[[], Any]) -> Any:
+    """Run something as the job of a worker thread that lives on, and return its result."""
+    executor = ThreadPoolExecutor(1)
+    try:
+        return executor.submit(work).result(10.0)
+    finally:
+        _executors.append(executor)
+
+
+_executors: list[ThreadPoolExecutor] = []
+
+
+@pytest.fixture(autouse=True)
+def _end_workers() -> Iterator[None]:
+    yield
+    while _executors:
+        _executors.pop().shutdown()
+
+
+def test_a_dropped_response_ends_with_its_finalizer(pool: ConnectionPool) -> None:
+    def work() -> None:
+        result = PoolkitWSGI(Application())(environ("/"), no_start)
+        next(iter(result))
+        assert pool.stats().used == 1
+
+    in_a_worker(work)
+    gc.collect()
+    wait_until(lambda: pool.stats().used == 0, 5.0)
+
+
+def test_a_response_that_is_kept_ends_with_the_next_request_of_its_thread(
+    pool: ConnectionPool,
+) -> None:
+    app = PoolkitWSGI(Application())
+    first = app(environ("/"), no_start)
+    next(iter(first))
+    (lease,) = pool.leases()
+    second: Any = app(environ("/"), no_start)
+    (other,) = pool.leases()
+    assert other.seconds <= lease.seconds
+    assert pool.stats().acquired - pool.stats().used >= 1
+    assert connection._scope.leases  # type: ignore[attr-defined]
+    second.close()
+    assert pool.stats().used == 0
+    # And should the server go on with the first: it takes a lease anew, and gives it back.
+    assert list(first) == [b"two"]
+    assert pool.stats().used == 1
+    first.close()  # type: ignore[attr-defined]
+    assert pool.stats().used == 0
+
+
+def test_a_thread_that_ends_with_its_request(pool: ConnectionPool) -> None:
+    """As the threads of a development server do: its lease is not taken for a leak."""
+    kept: list[Any] = []
+
+    def work() -> None:
+        result = PoolkitWSGI(Application())(environ("/"), no_start)
+        kept.append(result)
+        next(iter(result))
+
+    thread = threading.Thread(target=work)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        thread.start()
+        thread.join()
+        assert pool.stats().used == 1
+        kept.pop().close()
+        wait_until(lambda: pool.stats().used == 0, 5.0)
+
+
+# -- answers
+
+
+def test_a_stream_that_has_begun_is_cut(
+    server: WsgiServer, full: ConnectionPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    answered = server.get("/cut/2/")
+    assert (answered.status, answered.body) == (200, b"piece 0\npiece 1\n")
+    assert not answered.complete
+    assert isinstance(answered.error, TimeoutError)
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "django_poolkit.request"]
+    assert "event=cut reason=timeout" in line
+
+
+def test_a_stream_that_has_not_begun_is_answered(server: WsgiServer, full: ConnectionPool) -> None:
+    # Headers travel with the first piece of the body.
+    answered = server.get("/cut/0/")
+    assert answered.status == 503
+    assert answered.complete
+    assert "Service Unavailable" in answered.body.decode()
+
+
+def test_an_application_that_answers_500_late(full: ConnectionPool) -> None:
+    closed = []
+
+    class Late:
+        def __init__(self, environ: Any, start_response: Any) -> None:
+            self.start_response = start_response
+
+        def __iter__(self) -> Iterator[bytes]:
+            try:
+                Item.objects.count()
+            except TimeoutError:
+                write = self.start_response("500 Oh", [("Set-Cookie", "a=b")])
+                write(b"written")
+                yield b"the application's own"
+
+        def close(self) -> None:
+            closed.append(True)
+
+    answered = WsgiServer(PoolkitWSGI(Late)).get("/")
+    assert answered.status == 503
+    assert answered.body.startswith(b"Service Unavailable")
+    assert int(answered.headers["content-length"]) == len(answered.body)
+    assert closed
+
+
+def test_a_file_is_left_to_the_server(server: WsgiServer, pool: ConnectionPool) -> None:
+    result: Any = server.app(environ("/file/", **{"wsgi.file_wrapper": FileWrapper}), no_start)
+    assert isinstance(result, FileWrapper)
+    assert pool.stats().used == 0, "a lease is held while a file is sent"
+    result.close()
+
+
+def test_wrappers_in_one_another_share_a_scope(pool: ConnectionPool) -> None:
+    def between(environ: Any, start_response: Any) -> list[bytes]:
+        scope = environ[KEY]
+        result: Any = PoolkitWSGI(Application())(environ, start_response)
+        assert environ[KEY] is scope is request.current()
+        pieces = list(result)
+        assert pool.stats().used == 1, "only the outermost ends leases"
+        return pieces
+
+    result: Any = PoolkitWSGI(between)(environ("/"), no_start)
+    assert list(result) == [b"one", b"two"]
+    result.close()
+    assert pool.stats().used == 0
+    assert request.current() is None
+
+
+def test_a_request_within_a_request_is_its_own(pool: ConnectionPool) -> None:
+    app = PoolkitWSGI(Application())
+
+    def outer(asked: Any, start_response: Any) -> list[bytes]:
+        Item.objects.count()
+        scope = request.current()
+        inner: Any = app(environ("/"), no_start)
+        assert list(inner) == [b"one", b"two"]
+        inner.close()
+        assert request.current() is scope
+        Item.objects.count()
+        assert pool.stats().used == 1
+        return [b"done"]
+
+    result: Any = PoolkitWSGI(outer)(environ("/"), no_start)
+    assert list(result) == [b"done"]
+    result.close()
+    assert pool.stats().used == 0
+
+
+def test_the_application_of_a_project() -> None:
+    app = get_wsgi_application()
+    assert isinstance(app, PoolkitWSGI)
+    assert type(app.app).__name__ == "WSGIHandler"
