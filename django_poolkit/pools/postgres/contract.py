@@ -11,6 +11,7 @@ from typing import Final
 import psycopg
 import psycopg_pool
 from psycopg import _cursor_base, _server_cursor_base
+from psycopg._preparing import PrepareManager
 from psycopg.adapt import AdaptersMap
 from psycopg_pool import base, sched
 from psycopg_pool import pool as shell
@@ -30,7 +31,7 @@ MODULE: Final = ("MaintenanceTask", "StopWorker", "gather", "spawn")  # the latt
 CONNECTION: Final = (
     "_autocommit", "_isolation_level", "_read_only", "_deferrable", "_begin_statement",
     "_notice_handlers", "_notify_handlers", "_notifies_backlog", "_pipeline", "_tpc",
-    "_num_transactions", "_adapters",
+    "_num_transactions", "_adapters", "_prepared",
 )  # fmt: skip
 
 
@@ -58,6 +59,10 @@ def missing() -> list[str]:
     for name in ("_dumpers", "_dumpers_by_oid", "_loaders"):
         if not hasattr(adapters, name):
             absent.append(f"AdaptersMap.{name}")
+    prepared = PrepareManager()
+    for name in ("_names", "_to_flush"):
+        if not hasattr(prepared, name):
+            absent.append(f"PrepareManager.{name}")
     return absent
 
 

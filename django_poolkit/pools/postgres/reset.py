@@ -1,7 +1,7 @@
 """What is done to a connection on its way home, and when.
 
 One round trip brings a connection back to what its start-up left: whatever was set by
-start-up options survives it, and so do prepared statements.
+start-up options survives it, and so do the statements that psycopg has prepared.
 """
 
 from __future__ import annotations
@@ -17,11 +17,17 @@ from django_poolkit.pools.postgres import probe
 from django_poolkit.pools.postgres.connection import PoolConnection
 
 # In one round trip DISCARD ALL is not possible (PostgreSQL refuses it among other statements),
-# and it would drop prepared statements. DISCARD TEMP comes last: it is the only one that waits
-# for locks.
+# and it would drop what psycopg has prepared. DISCARD TEMP comes last: it is the only one that
+# waits for locks.
 RESET: Final = (
     b"SELECT pg_catalog.pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; "
     b"RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; DISCARD SEQUENCES; DISCARD TEMP"
+)
+# PREPARE as text is the user's, and of the names in use only the user's may go.
+_DEALLOCATE_ALL: Final = b"DEALLOCATE ALL"
+_DEALLOCATE_OTHERS: Final = (
+    b"DO $$ DECLARE n text; BEGIN FOR n IN SELECT name FROM pg_catalog.pg_prepared_statements "
+    b"WHERE from_sql LOOP EXECUTE pg_catalog.format('DEALLOCATE %I', n); END LOOP; END $$"
 )
 # A reset is a few catalogue look-ups. A server that takes longer is in no state to be used.
 TIMEOUT: Final = 5.0
@@ -65,7 +71,9 @@ def clean(connection: PoolConnection, *, full: bool) -> bool:
     if connection.pgconn.transaction_status in _OPEN:
         statements.append(b"ROLLBACK")
     if full:
-        statements.append(RESET)
+        prepared = connection._prepared
+        kept = prepared._names or prepared._to_flush
+        statements += [RESET, _DEALLOCATE_OTHERS if kept else _DEALLOCATE_ALL]
         if connection._restore_sql:
             statements.append(connection._restore_sql)
     if statements:
