@@ -7,7 +7,8 @@ from pathlib import Path
 
 def main(arguments: list[str]) -> None:
     """Run one management command."""
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "example_project.settings")
+    # Not setdefault(): a shell often has the settings of another project in its environment.
+    os.environ["DJANGO_SETTINGS_MODULE"] = "example_project.settings"
     from django.core.management import execute_from_command_line
 
     execute_from_command_line(["manage.py", *arguments])

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from typing import Any
 
 from example_project.places import saved_environment
@@ -36,12 +35,12 @@ if BACKEND == "poolkit":
     ENGINE = "django_poolkit.backends.postgresql"
     INSTALLED_APPS = ["django_poolkit", *INSTALLED_APPS]
     # Outermost: it turns an exhausted pool into a 503, wherever that was noticed.
-    if find_spec("django_poolkit.middleware"):
-        MIDDLEWARE = ["django_poolkit.middleware.PoolkitMiddleware", *MIDDLEWARE]
+    MIDDLEWARE = ["django_poolkit.middleware.PoolkitMiddleware", *MIDDLEWARE]
 
+_pool_size = int(_environment.get("SHOP_POOL_SIZE", "8"))
 POOL = {
-    "min_size": 2,
-    "max_size": int(_environment.get("SHOP_POOL_SIZE", "8")),
+    "min_size": min(2, _pool_size),
+    "max_size": _pool_size,
     "timeout": float(_environment.get("SHOP_POOL_TIMEOUT", "3")),
 }
 

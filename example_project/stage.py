@@ -52,7 +52,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=_seconds, default=12.0, help="of each run")
     parser.add_argument("--requests-in-flight", type=_count, default=48)
     parser.add_argument("--pool-size", type=_count, default=8, help="of each worker")
-    parser.add_argument("--port", type=int, default=PORT, help="of the site; else a free one")
+    parser.add_argument("--port", type=_port, default=PORT, help="of the site; else a free one")
     parser.add_argument("--json", type=Path, help="write the measurements to this file")
     options = parser.parse_args(list(arguments))
     if options.check and options.serve:
@@ -74,6 +74,13 @@ def _count(text: str) -> int:
     return value
 
 
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text} is not within 0 and 65535")
+    return value
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the main job; return the exit status. Whatever it started has ended by then."""
     options = parse(arguments)
@@ -81,10 +88,11 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(number, _leave)
     try:
         with contextlib.ExitStack() as stack:
-            code = Stage(options, stack).run()
-            # A second Ctrl-C must not interrupt the clearing up after the first.
-            stack.callback(_hold_out)
-            return code
+            try:
+                return Stage(options, stack).run()
+            finally:
+                # A second Ctrl-C must not interrupt the clearing up after the first.
+                _hold_out()
     except KeyboardInterrupt:
         print("\nStopped.")
         return 130

@@ -211,7 +211,7 @@ def test_a_command_that_fails_shows_the_end_of_its_log(tmp_path):
 
 def test_a_checkout_that_cannot_be_written_has_its_environments_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(environment.os, "access", lambda path, mode: False)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
 
     home = environments_home(Path("/checkouts/one"))
 

@@ -1,0 +1,194 @@
+"""`python3 -m example_project` from its start to its end, as a person sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from django_poolkit.testing.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place for the cluster that is not that of whoever tries the example meanwhile."""
+    return tmp_path_factory.mktemp("home")
+
+
+def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start the example inside the environment that the tests run in."""
+    command = [sys.executable, "-m", "example_project", "--inside", sys.prefix, *arguments]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "SHOP_HOME": str(home)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # As in a shell: the tests' own signals are not the example's.
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+    )
+
+
+def leftovers(home: Path) -> list[str]:
+    """Return the processes that belong to a start with this home."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            environment = (folder / "environ").read_bytes()
+            if f"SHOP_HOME={home}\0".encode() in environment + b"\0":
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if command and "pytest" not in command:
+                    found.append(command)
+    return found
+
+
+@contextlib.contextmanager
+def serving(home: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """Run `--serve`; yield the process and what it has printed once the shop is open."""
+    process = start(home, "--serve", "--port", "0")
+    lines: list[str] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            if line.startswith("Ctrl-C"):
+                break
+        else:
+            pytest.fail("\n".join(lines))
+        yield process, lines
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=60)
+
+
+@pytest.mark.timeout(400)
+def test_a_check_measures_and_judges(home, tmp_path):
+    measurements = tmp_path / "measurements.json"
+    process = start(
+        home, "--check", "--seconds", "3", "--requests-in-flight", "24", "--pool-size", "4",
+        "--port", "0", "--json", str(measurements),
+    )  # fmt: skip
+    output, _ = process.communicate(timeout=380)
+
+    assert process.returncode == 0, output
+    assert re.match(r"Python \S+, Django \S+, PostgreSQL \S+\n", output)
+    assert output.count("  ok    ") == 5
+    assert "FAIL" not in output
+    for row in ("requests in flight, peak", "connections, peak", "timeouts", "p99"):
+        assert row in output
+    written = json.loads(measurements.read_text())
+    assert set(written["runs"]) == {"poolkit", "django", "poolkit_killed", "django_killed"}
+    calm = written["runs"]["poolkit"]
+    assert calm["requests"] > 0
+    assert calm["peak_in_flight"] == 24
+    assert 0 < calm["peak_connections"] <= 8
+    assert min(calm["kinds"].values()) > 0
+    assert leftovers(home) == []
+
+
+def test_a_second_start_reuses_what_is_there_and_serves(home):
+    with serving(home) as (process, lines):
+        text = "\n".join(lines)
+        url = re.search(r"http://\S+/", text)
+        assert url is not None
+        with urllib.request.urlopen(url[0], timeout=30) as response:
+            assert b"The example shop" in response.read()
+        command = [sys.executable, "-m", "example_project", "--inside", sys.prefix, "manage"]
+        environment = {**os.environ, "SHOP_HOME": str(home)}
+        for arguments in (["check", "--database", "default"], ["migrate", "--check"]):
+            subprocess.run([*command, *arguments], cwd=ROOT, env=environment, check=True)
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+
+    if home.joinpath("site-poolkit.log").exists():
+        # The check has run before: its orders are still there.
+        assert "50,000 orders or more are there" in text
+    assert process.returncode == 130
+    assert rest.strip() == "Stopped."
+    assert leftovers(home) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_it_clears_up_when_it_is_told_to_end(home, number):
+    with serving(home) as (process, _):
+        assert leftovers(home) != []
+        process.send_signal(number)
+        process.communicate(timeout=60)
+
+    assert process.returncode == 128 + number
+    assert leftovers(home) == []
+
+
+def test_it_clears_up_when_its_start_is_interrupted(home):
+    process = start(home, "--serve", "--port", "0")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("Filling"):
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert leftovers(home) == []
+
+
+def test_a_site_that_dies_ends_it_with_the_reason(home):
+    with serving(home) as (process, _):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        (gunicorn,) = (
+            int(pid) for pid in children if b"gunicorn" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+        os.kill(gunicorn, signal.SIGKILL)
+        output, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "error: the site ended with status -9" in output
+    wait_until(lambda: not leftovers(home), 10, lambda: f"left: {leftovers(home)}")
+
+
+def test_a_second_one_at_the_same_place_says_so_and_ends(home):
+    with serving(home) as (process, _):
+        started = time.monotonic()
+        second = start(home, "--serve", "--port", "0")
+        output, _ = second.communicate(timeout=60)
+        assert process.poll() is None
+
+    assert second.returncode == 1, f"{time.monotonic() - started}: {output}"
+    assert "another process runs the cluster" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seconds", "0"], "--seconds: 0 is not above 0"),
+        (["--pool-size", "-1"], "--pool-size: -1 is not within 1 and 1000"),
+        (["--pool-size", "many"], "--pool-size: invalid"),
+        (["--requests-in-flight", "0"], "--requests-in-flight: 0 is not within"),
+        (["--check", "--serve"], "--check has no result without load"),
+        (["--port", "70000"], "--port: 70000 is not within 0 and 65535"),
+        (["--sec", "3"], "unrecognized arguments: --sec 3"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused_before_anything_starts(home, arguments, words):
+    process = start(home, *arguments)
+    output, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 2
+    assert words in output
+    assert "Starting" not in output
