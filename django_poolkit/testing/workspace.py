@@ -186,6 +186,9 @@ def _home(folder: Path, directory: Path | None, user: ServerUser, *, lasting: bo
     if not home.exists():
         home.mkdir(parents=True)
         home.chmod(0o711 if user.other else 0o700)
+    if home.name.startswith(_KEPT):
+        # For people who wonder whose it is, and whether it can go.
+        (home / "asked-for").write_text(f"{directory}\n")
     return home
 
 

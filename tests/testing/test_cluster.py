@@ -338,6 +338,7 @@ def test_as_root_a_directory_closed_to_others_is_replaced_and_found_again(tmp_pa
         cluster.primary.execute("CREATE TABLE kept ()")
     try:
         assert not home.is_relative_to(tmp_path)
+        assert (home / "asked-for").read_text() == f"{closed / 'pg'}\n"
         with Cluster(directory=closed / "pg", reuse=True) as cluster:
             assert cluster.directory == home
             assert cluster.primary.execute("SELECT FROM kept") == []
