@@ -99,7 +99,7 @@ _SYNTAX_AFTER: Final[dict[str, frozenset[str]]] = {
         "over": ")",
         "range": "by",
         "repeatable": ")",
-        "rollup": "by , (",
+        "rollup": "all by distinct , (",
         "second": "interval to '",
         "set": "update",
         "sets": "grouping",
@@ -113,9 +113,8 @@ _ALWAYS_SYNTAX: Final = frozenset(("ilike", "join", "like"))
 _INDEX_METHODS: Final = _words("bloom brin btree gin gist hash hnsw ivfflat rum spgist")
 
 _IDENTIFIER: Final = r"(?:[\w$\x80-\U0010ffff]++|\"[^\"]*+\")"
-_COLUMNS: Final = re.compile(
-    rf"\s*+{_IDENTIFIER}(?:\s*+,\s*+{_IDENTIFIER})*+\s*+\)", re.ASCII | re.DOTALL
-)
+_COLUMN: Final = rf"{_IDENTIFIER}(?:\s*+{_IDENTIFIER})?+"
+_COLUMNS: Final = re.compile(rf"\s*+{_COLUMN}(?:\s*+,\s*+{_COLUMN})*+\s*+\)", re.ASCII | re.DOTALL)
 _QUERY: Final = re.compile(
     r"\s*+as\s*+(?:(?:not\s++)?+materialized\s*+)?+\([\s(]*+(?:select|with|values|table"
     r"|insert\s++into|delete\s++from|merge\s++into"
@@ -164,8 +163,8 @@ class CallReader:
         if before == ",":
             return self._starts_with("with") and self._is_common_table(found.end())
         if before in RESERVED or before in UNRESERVED:
-            if before in ("on", "only"):
-                return self._starts_with("index")
+            if before in ("on", "only", "using") and self._starts_with("index"):
+                return True
             defines = self._starts_with("create") or self._starts_with("alter")
             return defines and before == "using" and name in _INDEX_METHODS
         # A name; but `1OR f(x)` is read as one word here.

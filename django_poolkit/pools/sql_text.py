@@ -2,7 +2,8 @@
 
 Everything here is linear in the text: each scanner is one regular expression made of possessive
 loops, which can neither backtrack nor start again inside what it has passed. Assumed is
-`standard_conforming_strings = on` (PostgreSQL's default, and Django's assumption).
+`standard_conforming_strings = on` (PostgreSQL's default, and Django's assumption). What is no SQL
+may be misread: PostgreSQL parses a text as a whole before it runs any of it.
 """
 
 import re
