@@ -116,9 +116,9 @@ _IDENTIFIER: Final = r"(?:[\w$\x80-\U0010ffff]++|\"[^\"]*+\")"
 _COLUMN: Final = rf"{_IDENTIFIER}(?:\s*+{_IDENTIFIER})?+"
 _COLUMNS: Final = re.compile(rf"\s*+{_COLUMN}(?:\s*+,\s*+{_COLUMN})*+\s*+\)", re.ASCII | re.DOTALL)
 _QUERY: Final = re.compile(
-    r"\s*+as\s*+(?:(?:not\s++)?+materialized\s*+)?+\([\s(]*+(?:select|with|values|table"
-    r"|insert\s++into|delete\s++from|merge\s++into"
-    r"|update\s++[\w.\"]++\s++(?:(?:as\s++)?+(?!set\b)\w++\s++)?+set)\b",
+    r"\s*+as\s*+(?:(?:not\s++)?+materialized\s*+)?+\([\s(]*+(?:select\b|with\b|values\s*+\(|table\b"
+    r"|insert\s++into\b|delete\s++from\b|merge\s++into\b"
+    r"|update\s++[\w.\"]++\s++(?:(?:as\s++)?+(?!set\b)\w++\s++)?+set\b)",
     re.ASCII | re.IGNORECASE,
 )
 # Behind these parentheses alone an expression follows without a comma or key word.
@@ -161,7 +161,7 @@ class CallReader:
         if before == ")":
             return self._is_alias(found.end())
         if before == ",":
-            return self._starts_with("with") and self._is_common_table(found.end())
+            return self._is_common_table(found.end())
         if before in RESERVED or before in UNRESERVED:
             if before in ("on", "only", "using") and self._starts_with("index"):
                 return True

@@ -48,7 +48,7 @@ _CHAIN: Final = re.compile(r"\band\s++chain\b", _FLAGS)
 _TWO_PHASE: Final = re.compile(r"\s++transaction\s*+'", _FLAGS)
 _HOLD: Final = re.compile(r"\bcursor\s++with\s++hold\b", _FLAGS)
 _CREATED: Final = re.compile(
-    r"\s++(?:or\s++replace\s++)?+(?:(?:global|local)\s++)?+([a-z]++)(?:\s++([a-z]++))?+", _FLAGS
+    r"\s++(?:or\s++replace\s++)?+(?:(?:global|local)\s++)?+([a-z]++)", _FLAGS
 )
 _TEMPORARY_SCHEMA: Final = re.compile(r"\bpg_temp", _FLAGS)
 _DROPPED: Final = re.compile(r"\bon\s++commit\s++drop\b", _FLAGS)
@@ -72,14 +72,14 @@ def _declare(statement: str, end: int) -> Verdict:
 
 def _create(statement: str, end: int) -> Verdict:
     created = _CREATED.match(statement, end)
-    kind, of_kind = created.groups("") if created else ("", "")
+    kind = created[1].lower() if created else ""
     if _TEMPORARY_SCHEMA.search(statement, end):
         return Residue.TEMP_TABLE
-    if kind.lower() in ("temp", "temporary"):
-        dropped = of_kind.lower() == "table" and _DROPPED.search(sql_text.bare(statement))
+    if kind in ("temp", "temporary"):
+        dropped = _DROPPED.search(sql_text.bare(statement))
         return BY_CALLS if dropped else Residue.TEMP_TABLE
     # The bodies and expressions of all other kinds are stored, not run.
-    runs = kind.lower() in ("table", "unlogged", "materialized", "unique", "index", "")
+    runs = kind in ("table", "unlogged", "materialized", "unique", "index", "")
     return BY_CALLS if runs else None
 
 

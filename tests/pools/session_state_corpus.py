@@ -123,6 +123,8 @@ STATEFUL: list[tuple[str, str]] = [
     ("WITH x(a) AS (SELECT my_function(1)) SELECT a FROM x", "function"),
     ("WITH x AS (SELECT 1) SELECT * FROM x, my_function(a, b) AS (c int, d text)", "function"),
     ("WITH x AS (SELECT 1) INSERT INTO t (a) SELECT my_function(a) FROM x", "function"),
+    ("WITH x AS (SELECT 1) SELECT 1 FROM x, my_function(a) AS (values int)", "function"),
+    ("WITH x AS (SELECT 1) SELECT 1 FROM x, my_function(a) AS (update int)", "function"),
     ("INSERT INTO t (a) VALUES (1) ON CONFLICT (a) DO UPDATE SET a = my_function(1)", "function"),
     ("INSERT INTO t (a) VALUES (%s) RETURNING my_function(a)", "function"),
     ("UPDATE t SET a = my_function(a) WHERE b IN (1, 2)", "function"),
