@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
-import signal
 import sys
 import threading
 import traceback
@@ -111,17 +111,17 @@ class Killer:
         self._admin.close()
 
 
-def in_a_fork(work: Callable[[], object], seconds: int = 30) -> Callable[[], int]:
+def in_a_fork(work: Callable[[], object], seconds: float = 15.0) -> Callable[[], int]:
     """Run `work` in a forked child; return a function that waits for its exit status.
 
-    0 means that it returned, 1 that it raised; after `seconds` the child is ended by SIGALRM.
+    0 means that it returned, 1 that it raised, or was ended after `seconds`.
     """
     with warnings.catch_warnings():
         # Python warns of forks beside threads: whoever preloads does it all the same.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
-        signal.alarm(seconds)
+        faulthandler.dump_traceback_later(seconds, exit=True, file=2)
         status = 1
         try:
             work()

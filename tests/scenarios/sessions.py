@@ -31,7 +31,8 @@ def facts(connection: Connection[Any]) -> tuple[Any, ...]:
 
 
 # Each leaves something behind that another user of the connection would stumble over.
-RESIDUES: dict[str, Callable[[Connection[Any]], object]] = {
+# `c` is anything with `execute()`, also one of Django's cursors.
+RESIDUES: dict[str, Callable[[Any], object]] = {
     "search_path": lambda c: c.execute("SET search_path TO pg_catalog"),
     "timeout": lambda c: c.execute("SET statement_timeout = '77s'"),
     "owner": lambda c: c.execute("SELECT set_config('app.owner', 'somebody', false)"),
