@@ -22,9 +22,10 @@ from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.testing.waiting import wait_until
 from tests.app.models import Item
 from tests.request_end import views
+from tests.request_end.conftest import UNCLOSED
 from tests.request_end.drive import Exchange, scope
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.filterwarnings(UNCLOSED)]
 
 Serve = Callable[..., Any]
 

@@ -15,10 +15,10 @@ from django_poolkit import exhaustion
 from django_poolkit.pools.errors import PoolError, PoolPaused, PoolTimeout, TooManyWaiters
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.testing.waiting import wait_until
-from tests.request_end.conftest import free
+from tests.request_end.conftest import UNCLOSED, free
 from tests.request_end.drive import Answered
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.filterwarnings(UNCLOSED)]
 
 WAYS = [
     f"{protocol}+{what}"

@@ -19,9 +19,9 @@ from django_poolkit.backends.request import KEY, RequestScope
 from django_poolkit.middleware import PoolkitMiddleware
 from django_poolkit.pools.postgres import ConnectionPool
 from tests.app.models import Item
-from tests.request_end.conftest import INNER, OURS
+from tests.request_end.conftest import INNER, OURS, UNCLOSED
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.filterwarnings(UNCLOSED)]
 
 
 @pytest.fixture
