@@ -153,6 +153,7 @@ class Stage:
         self._stack.enter_context(cluster)
         for node in cluster.nodes:
             print(f"  {node.name} on {node.host}:{node.port}")
+        print(f"  their data stays in {cluster.directory}")
         if not cluster.primary.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)):
             cluster.primary.create_database(DATABASE)
         return cluster
