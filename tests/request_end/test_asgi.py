@@ -37,6 +37,20 @@ def app(serve: Serve, pool: ConnectionPool) -> Poolkit:
     return app
 
 
+@pytest.fixture
+def released_by(pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the threads that have released a lease."""
+    names: list[str] = []
+    release = pool.release
+
+    def noting(lease: Any) -> None:
+        names.append(threading.current_thread().name)
+        release(lease)
+
+    monkeypatch.setattr(pool, "release", noting)
+    return names
+
+
 async def until(fact: threading.Event) -> None:
     assert await asyncio.to_thread(fact.wait, 10.0)
 
@@ -117,7 +131,9 @@ def test_a_cancelled_sync_view_keeps_its_lease_until_its_thread_is_done(
     assert Item.objects.get().name == "slept"
 
 
-def test_a_request_that_is_cancelled_again_and_again(app: Poolkit, pool: ConnectionPool) -> None:
+def test_a_request_that_is_cancelled_again_and_again(
+    app: Poolkit, pool: ConnectionPool, released_by: list[str]
+) -> None:
     async def main() -> None:
         task = begin(app, Exchange(), "/sleep/?seconds=0.4")
         await until(views.reached)
@@ -130,6 +146,7 @@ def test_a_request_that_is_cancelled_again_and_again(app: Poolkit, pool: Connect
 
     asyncio.run(main())
     assert views.seen[0] == views.seen[1]
+    assert released_by == [views.seen[2]]
 
 
 def test_a_loop_that_is_closed_under_a_request(app: Poolkit, pool: ConnectionPool) -> None:
@@ -322,17 +339,9 @@ def test_a_thread_that_goes_on_gets_a_lease_of_its_own(pool: ConnectionPool) -> 
 
 
 def test_leases_taken_on_the_loop_itself(
-    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch, released_by: list[str]
 ) -> None:
     monkeypatch.setitem(os.environ, "DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-    released_by: list[str] = []
-    release = pool.release
-
-    def noting(lease: Any) -> None:
-        released_by.append(threading.current_thread().name)
-        release(lease)
-
-    monkeypatch.setattr(pool, "release", noting)
 
     async def inner(scope: Any, receive: Any, send: Any) -> None:
         Item.objects.count()

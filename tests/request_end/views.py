@@ -66,6 +66,7 @@ def sleep(request: HttpRequest) -> HttpResponse:
         cursor.execute("SELECT pg_backend_pid()")
         seen.append(cursor.fetchone()[0])
     Item.objects.create(name="slept")
+    seen.append(threading.current_thread().name)
     done.set()
     return HttpResponse("slept")
 
