@@ -22,6 +22,9 @@ from django_poolkit.pools.postgres.connection import PoolConnection
 # Seconds left for a probe in an acquire whose time is up: one round trip on a local network.
 SHORTEST: Final = 0.05
 
+# How often a readable socket is read before it is asked: more than a farewell needs.
+_LOOKS: Final = 3
+
 _OK = ConnStatus.OK
 _IDLE = TransactionStatus.IDLE
 _FAILED = ExecStatus.FATAL_ERROR
@@ -82,10 +85,13 @@ def execute(connection: PoolConnection, statements: bytes, timeout: float) -> li
 
 
 def _drained(connection: PoolConnection) -> bool:
-    # Notices, notifications and parameters leave the connection idle; a farewell of the
-    # server ends in an error here or in the ping that follows.
+    # Notices, notifications and parameters leave the connection idle. A farewell of the server
+    # reads like a notice; the end of the stream behind it is an error at the second look.
     pgconn = connection.pgconn
-    pgconn.consume_input()
-    while pgconn.notifies():
-        pass
+    for _ in range(_LOOKS):
+        pgconn.consume_input()
+        while pgconn.notifies():
+            pass
+        if quiet(connection):
+            break
     return bool(pgconn.status == _OK)
