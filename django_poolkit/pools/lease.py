@@ -61,8 +61,8 @@ class Lease:
     """
 
     __slots__ = (
-        "__weakref__", "_connection", "committed", "dirty", "foreign", "holds", "key", "pool",
-        "ran", "released", "since", "stack", "thread", "wrote",
+        "__weakref__", "_connection", "committed", "dirty", "foreign", "holds", "key", "lost",
+        "pool", "ran", "released", "since", "stack", "thread", "wrote",
     )  # fmt: skip
 
     def __init__(self, pool: Home, key: int, stack: Stack) -> None:
@@ -85,8 +85,10 @@ class Lease:
         """Whether a statement ran in a transaction that may have written something."""
         self.committed = False
         """Whether something written may have been committed."""
-        self.released = False
+        self.lost = False
+        """Whether it was dropped instead of being released, and waits to be taken back."""
         self._connection: Any = None
+        self.released = False  # last: without it the finalizer does nothing
 
     @property
     def connection(self) -> Any:
@@ -122,6 +124,7 @@ class Lease:
         # Runs on any thread, at any bytecode, even inside the pool's critical section: so it
         # only says that it is lost. `released` is absent if __init__ did not get that far.
         if not getattr(self, "released", True) and self._connection is not None:
+            self.lost = True
             self.pool.lost(self)
 
     def __repr__(self) -> str:

@@ -56,6 +56,12 @@ class PoolConnection(psycopg.Connection[Any]):
             raise LeaseReleased(
                 "this connection has been given back to its pool: acquire one again"
             )
+        lease = self._lease_ref()
+        if lease.lost if lease is not None else self._lease_ref is not no_lease:
+            raise LeaseReleased(
+                "the lease of this connection has been dropped: hold it for as long as the "
+                "connection is used, or acquire with `with pool.lease() as connection`"
+            )
         # Instrumentation replaces the factories on a living connection, so look each time.
         if not hasattr(self.cursor_factory, "_poolkit_lease"):
             self.cursor_factory = leased(self.cursor_factory)
