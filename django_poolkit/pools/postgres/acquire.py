@@ -6,7 +6,7 @@ import _thread
 import logging
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -14,7 +14,12 @@ from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import Lease, Stack, capture_stack
 from django_poolkit.pools.postgres import probe
 from django_poolkit.pools.postgres.connection import PoolConnection
-from django_poolkit.pools.postgres.errors import PoolPaused, PoolTimeout, TooManyWaiters
+from django_poolkit.pools.postgres.errors import (
+    LeaseReleased,
+    PoolPaused,
+    PoolTimeout,
+    TooManyWaiters,
+)
 from django_poolkit.pools.postgres.growth import Attempt
 from django_poolkit.pools.postgres.release import Release
 from django_poolkit.pools.postgres.shell import critical
@@ -56,7 +61,8 @@ class Acquire(Release):
         except BaseException:
             # An interrupt between the hand-over and this frame's end, or a failing check.
             if lease.connection is not None and not lease.released:
-                self.discard(lease)
+                with suppress(LeaseReleased):  # it hit the ledger in the middle of an entry
+                    self.discard(lease)
             raise
 
     @contextmanager

@@ -88,6 +88,12 @@ class Release(Shell):
     def lost(self, lease: Lease) -> None:
         """Take note of a lease that was dropped. Called by its finalizer, on any thread."""
         self._orphans.append((lease, "leak"))
+        # Whoever passes takes it back, but nobody passes a closed pool any more. A finalizer
+        # cannot wait for the lock; where it is taken, that is somebody who passes.
+        outside = self._closed and self._inside != _thread.get_ident()
+        if outside and self._lock.acquire(blocking=False):
+            self._lock.release()
+            self._adopt_orphans()
 
     @critical
     def _claim(self, lease: Lease) -> None:
@@ -98,6 +104,10 @@ class Release(Shell):
     @critical
     def _count_reset(self) -> None:
         self._ledger.resets += 1
+
+    @critical
+    def _count_closed(self, reason: str) -> None:
+        self._ledger.closed[reason] += 1
 
     @critical
     def _count_leak(self) -> None:
@@ -115,6 +125,7 @@ class Release(Shell):
             connection._baseline.read_parameters(connection)
             self._count_reset()
         if self.config.reset_callback is not None:
+            connection._lease_ref = no_lease  # its lease has ended, and would refuse
             try:
                 self.config.reset_callback(connection)
             except Exception as error:
@@ -224,17 +235,35 @@ class Release(Shell):
             if cause == "leak":
                 leaked.append((lease, lease.seconds()))
                 self._count_leak()
-            connection = lease.connection
-            if connection is None:  # it died with its owner, and closed itself
-                self._claim(lease)
-                self._settle(lease, None, "lost")
-            elif cause == "discard":
-                self.discard(lease)
-            else:
-                self.release(lease)
+            try:
+                self._adopt(lease, cause)
+            except LeaseReleased:
+                # An interrupt hit `_end_lease` half way: the ledger knows the lease no more,
+                # and nobody else its connection.
+                self._forsake(lease)
+            except BaseException:
+                if not lease.released:  # a finalizer runs once: nobody would report it again
+                    self._orphans.append((lease, cause))
+                raise
         # Last, because a filter may turn a warning into an exception.
         for lease, seconds in leaked:
             self._warn_of_leak(lease, seconds)
+
+    def _adopt(self, lease: Lease, cause: str) -> None:
+        if lease.connection is None:  # it died with its owner, and closed itself
+            self._claim(lease)
+            self._settle(lease, None, "lost")
+        elif cause == "discard" or self._closed:
+            self.discard(lease)
+        else:
+            self.release(lease)
+
+    def _forsake(self, lease: Lease) -> None:
+        connection = lease.connection
+        lease.released = True
+        if connection is not None:
+            self._count_closed("interrupted")
+            self._close_connection(connection)
 
     def _warn_of_leak(self, lease: Lease, seconds: float) -> None:
         self._ledger.tell("leak", pool=self.name, thread=lease.thread, seconds=seconds)
