@@ -1,0 +1,129 @@
+"""The ledger: counts, ages and live leases."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from django_poolkit.pools.lease import Lease, capture_stack
+from django_poolkit.pools.ledger import Ledger, describe
+
+pytestmark = pytest.mark.core
+
+
+class Home:
+    name = "home"
+    statements = None
+
+    def release(self, lease):
+        lease.released = True
+
+    def discard(self, lease):
+        lease.released = True
+
+    def lost(self, lease):
+        pass
+
+
+@pytest.fixture
+def ledger():
+    return Ledger()
+
+
+@pytest.fixture
+def lend(ledger):
+    home = Home()
+
+    def lend(now, connection=None):
+        lease = Lease(home, ledger.new_key(), ())
+        ledger.lend_locked(lease, connection or object(), now)
+        return lease
+
+    return lend
+
+
+def test_keys_are_never_given_twice(ledger):
+    assert len({ledger.new_key() for _ in range(100)}) == 100
+
+
+def test_a_lease_is_entered_and_struck_out_once(ledger, lend):
+    lease = lend(10.0)
+    assert (ledger.acquired, len(ledger.live)) == (1, 1)
+    assert lease.since == 10.0
+    assert ledger.settle_locked(lease, 12.0)
+    assert not ledger.settle_locked(lease, 13.0)
+    assert ledger.live == {}
+    assert ledger.use.snapshot().sum == 2.0
+    assert ledger.use.snapshot().count == 1
+
+
+def test_what_was_lent_in_vain_is_not_counted(ledger, lend):
+    lease = lend(10.0)
+    key = lease.key
+    ledger.revoke_locked(lease)
+    assert (ledger.acquired, ledger.live) == (0, {})
+    assert lease.connection is None
+    assert lease.key != key
+    assert ledger.use.snapshot().count == 0
+
+
+def test_the_oldest_lease(ledger, lend):
+    assert ledger.oldest_locked(10.0) == 0.0
+    first, second = lend(1.0), lend(2.0)
+    assert ledger.oldest_locked(10.0) == 9.0
+    ledger.settle_locked(first, 10.0)
+    assert ledger.oldest_locked(10.0) == 8.0
+    ledger.settle_locked(second, 10.0)
+    assert ledger.oldest_locked(10.0) == 0.0
+
+
+def test_a_lease_is_held_weakly_and_its_slot_stays_until_it_is_settled(ledger, lend):
+    lease = lend(1.0)
+    key = lease.key
+    del lease
+    gc.collect()
+    assert list(ledger.live) == [key]
+    assert ledger.leases_locked() == []
+    assert ledger.oldest_locked(10.0) == 0.0
+    assert ledger.overdue_locked(1.0, 10.0) == []
+
+
+def test_an_overdue_lease_is_reported_once(ledger, lend):
+    old, young = lend(1.0), lend(9.0)
+    assert ledger.overdue_locked(5.0, 10.0) == [old]
+    assert ledger.overdue_locked(5.0, 11.0) == []
+    assert ledger.overdue_locked(5.0, 15.0) == [young]
+
+
+def test_reports_are_forgotten_with_their_lease(ledger, lend):
+    lease = lend(1.0)
+    ledger.overdue_locked(1.0, 10.0)
+    ledger.settle_locked(lease, 10.0)
+    assert not ledger.reported
+
+
+def test_leases_are_listed_oldest_first(ledger, lend):
+    leases = [lend(float(n)) for n in range(3)]
+    assert ledger.leases_locked() == leases
+
+
+def test_events_reach_the_observer(ledger):
+    heard = []
+    ledger.tell("leak", pool="a")
+    ledger.observer = lambda event, facts: heard.append((event, dict(facts)))
+    ledger.tell("leak", pool="b", seconds=1.0)
+    assert heard == [("leak", {"pool": "b", "seconds": 1.0})]
+
+
+def test_a_lease_is_described_without_a_live_connection(lend):
+    class Dead:
+        closed = True
+
+    lease = lend(0.0, Dead())
+    lease.stack = capture_stack(skip=0)
+    described = describe(lease)
+    assert described.backend_pid == 0
+    assert described.thread == lease.thread
+    assert described.seconds > 0
+    assert "test_a_lease_is_described" in described.stack[0]
