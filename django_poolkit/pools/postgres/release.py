@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import _thread
 import logging
+import sys
 import warnings
 import weakref
 from collections import deque
@@ -266,6 +267,8 @@ class Release(Shell):
             self._close_connection(connection)
 
     def _warn_of_leak(self, lease: Lease, seconds: float) -> None:
+        if sys.is_finalizing():
+            return  # a script that ends with its lease has done nothing wrong
         self._ledger.tell("leak", pool=self.name, thread=lease.thread, seconds=seconds)
         where = "\n  ".join(format_stack(lease.stack))
         warnings.warn(
