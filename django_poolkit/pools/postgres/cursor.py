@@ -61,6 +61,11 @@ class _ClientCursor:
         if query is not None:
             lease.pool.statements.note(lease, query, self._conn)
 
+    def executemany(self, *args: Any, **kwargs: Any) -> None:
+        # psycopg opens a pipeline around it, which would reach the server before the refusal.
+        self._poolkit_note(None)
+        super().executemany(*args, **kwargs)  # type: ignore[misc]
+
     def _start_query(self, query: Any = None) -> Generator[Any, Any, None]:
         self._poolkit_note(query)
         return super()._start_query(query)  # type: ignore[misc,no-any-return]
