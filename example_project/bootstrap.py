@@ -121,10 +121,15 @@ def _replace_process(environment: Path, module: str, wish: Wish, rest: Sequence[
     os.execve(python, [python, *arguments, *rest], environ)
 
 
+def is_of(version: str, series: str) -> bool:
+    """Tell whether `version` is `series` or a release of it: 6.10 is none of 6.1."""
+    return f"{version}.".startswith(f"{series}.")
+
+
 def _check_django(wish: Wish) -> None:
     """Refuse to go on with another Django than the one asked for."""
     found = importlib.metadata.version("django")
-    if wish.django is not None and not f"{found}.".startswith(f"{wish.django}."):
+    if wish.django is not None and not is_of(found, wish.django):
         sys.exit(f"error: Django {wish.django} was asked for, {found} is installed")
 
 

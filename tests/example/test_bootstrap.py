@@ -10,7 +10,7 @@ from pathlib import Path
 import django
 import pytest
 
-from example_project.bootstrap import Wish, split_options
+from example_project.bootstrap import Wish, is_of, split_options
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,9 +79,23 @@ def test_another_django_than_the_one_asked_for_is_refused():
     assert f"Django 4.2 was asked for, {django.__version__} is installed" in result.stderr
 
 
-def test_a_django_whose_name_only_begins_alike_is_refused():
-    """6.1 is not 6.10, nor 6.10 6.1."""
+def test_the_django_that_was_asked_for_is_taken():
     major, minor = django.VERSION[:2]
 
-    assert enter("--django", f"{major}.{minor}0", "--pair").returncode == 1
     assert enter("--django", f"{major}.{minor}", "--pair").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "series", "expected"),
+    [
+        ("6.1", "6.1", True),
+        ("6.1.3", "6.1", True),
+        ("6.1.3", "6.1.3", True),
+        ("6.10", "6.1", False),
+        ("6.10.2", "6.1", False),
+        ("6.1.30", "6.1.3", False),
+        ("6.1", "6.10", False),
+    ],
+)
+def test_a_version_that_only_begins_alike_is_another_series(version, series, expected):
+    assert is_of(version, series) is expected

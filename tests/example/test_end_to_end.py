@@ -113,8 +113,12 @@ def test_a_second_start_reuses_what_is_there_and_serves(home):
         environment = {**os.environ, "SHOP_HOME": str(home)}
         for arguments in (["check", "--database", "default"], ["migrate", "--check"]):
             subprocess.run([*command, *arguments], cwd=ROOT, env=environment, check=True)
+        # It holds the password: for manage.py, and for nobody else.
+        written = home / "example-environment.json"
+        assert written.stat().st_mode & 0o777 == 0o600
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=60)
+        assert not written.exists()
 
     if home.joinpath("site-poolkit.log").exists():
         # The check has run before: its orders are still there.
@@ -132,6 +136,20 @@ def test_it_clears_up_when_it_is_told_to_end(home, number):
         process.communicate(timeout=60)
 
     assert process.returncode == 128 + number
+    assert leftovers(home) == []
+
+
+def test_a_second_ctrl_c_does_not_disturb_the_clearing_up(home):
+    with serving(home) as (process, _):
+        children = set(leftovers(home))
+        process.send_signal(signal.SIGINT)
+        # It is at it once the first of what it has started is gone.
+        wait_until(lambda: set(leftovers(home)) != children, 30, "nothing ends")
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+    assert process.returncode == 130
     assert leftovers(home) == []
 
 
