@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from time import monotonic
 from typing import Any
 
@@ -59,6 +60,9 @@ class Upkeep(Acquire):
 
     def _connect(self, timeout: float | None = None) -> PoolConnection:
         """Return a new connection, configured and idle. Raises psycopg.Error."""
+        # What a recycle in the meantime was meant to leave must not pass for new.
+        generation = self._generation
+        generation = self._generation  # read first: what is recycled meanwhile is old at birth
         guards = self.config.guards or {}
         kwargs: dict[str, Any] = {key: guards[key] for key in LIBPQ_GUARDS if key in guards}
         kwargs.update(self._resolve_kwargs())
@@ -85,9 +89,9 @@ class Upkeep(Acquire):
             connection.close()
             raise
         now = monotonic()
-        connection._created_at = connection._used_at = now
+        connection._created_at = connection._used_at = connection._idle_since = now
         connection._expire_at = now + housekeeper.lifetime(self.max_lifetime)
-        connection._generation = self._generation
+        connection._generation = generation
         connection._pool = None
         return connection
 
@@ -133,7 +137,7 @@ class Upkeep(Acquire):
         self._failing_since = self._failing_since or now
         tired = 0 < self.reconnect_timeout <= now - self._failing_since
         if tired:
-            self._failing_since = now  # once an outage, and again if it goes on
+            self._failing_since = math.inf  # once an outage: until a connect succeeds
         short = self._size_locked() <= self._min_size
         wanted = not self._closed and (short or len(self._waiting) > 0)
         return self._growth.failed(attempt, wanted=wanted), tired
@@ -195,7 +199,31 @@ class Upkeep(Acquire):
         if not self._lend_idle(lease, connection):
             return  # acquired meanwhile, and so looked at anyhow
         found = probe.look(connection, bypass=0.0, timeout=self.config.probe_timeout)
-        self._settle(lease, connection, None if found is probe.State.ALIVE else found.value)
+        reason, starts = self._end_probe(lease, connection, found)
+        if reason is not None:
+            self._close_connection(connection)
+        self._start(starts)
+
+    @critical
+    def _end_probe(
+        self, lease: Lease, connection: PoolConnection, found: probe.State
+    ) -> tuple[str | None, list[Attempt]]:
+        # A probe is no use: it is not counted, and what lives goes back to its place among the
+        # idle, or a keepalive would keep every connection from ever reaching `max_idle`.
+        now = monotonic()
+        self._ledger.revoke_locked(lease)
+        self._park(connection)
+        alive = found is probe.State.ALIVE
+        if reason := self._stale_locked(connection, now) if alive else found.value:
+            self._ledger.closed[reason] += 1
+            return reason, self._plan_locked()
+        connection._used_at = now
+        self._give_locked(connection, now)
+        if self._pool and self._pool[-1] is connection:
+            self._pool.pop()
+            older = sum(1 for other in self._pool if other._idle_since <= connection._idle_since)
+            self._pool.insert(older, connection)
+        return None, []
 
     @critical
     def _lend_idle(self, lease: Lease, connection: PoolConnection) -> bool:
