@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import functools
+import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -76,6 +77,7 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
     def _prepare_shell(self) -> None:
         # Guards `_workers` and `_outstanding`. Taken inside the pool's lock, never around it.
         self._jobs_lock = threading.RLock()
+        self._pid = os.getpid()
         self._outstanding = 0
         self._popped = {}
 
@@ -88,15 +90,25 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
         self._sched_runner = spawn(self._sched.run, name=f"{self.name}-scheduler")
 
     def run_task(self, task: MaintenanceTask) -> None:
-        """Queue a job, and start a worker for it if all of them are busy."""
+        """Queue a job, and start a worker for it if all of them are busy.
+
+        Raises RuntimeError where there is no worker, and the system gives no thread for one.
+        """
         with self._jobs_lock:
             if not isinstance(task, StopWorker):
-                self._outstanding += 1
-                busy = len(self._workers) < min(self._outstanding, self.num_workers)
+                busy = len(self._workers) < min(self._outstanding + 1, self.num_workers)
                 if busy and not self._closed:
-                    name = f"{self.name}-worker-{len(self._workers)}"
-                    self._workers.append(spawn(self.worker, args=(self._tasks,), name=name))
+                    self._add_worker()
+                self._outstanding += 1
             self._tasks.put_nowait(task)
+
+    def _add_worker(self) -> None:
+        name = f"{self.name}-worker-{len(self._workers)}"
+        try:
+            self._workers.append(spawn(self.worker, args=(self._tasks,), name=name))
+        except RuntimeError:  # the system gives no more threads: those there are will come to it
+            if not self._workers:
+                raise
 
     def job_done(self) -> None:
         """Note that a worker is free again."""
