@@ -55,11 +55,12 @@ class PoolTable:
         *,
         alias: str,
         place: Hashable,
+        name: str | None = None,
     ) -> ConnectionPool:
         """Return the pool of these settings, made by `make(name)` if there is none.
 
-        `place` says which database it leads to, for `close_place()`. Raises PoolClosed once
-        the process is shutting down.
+        It is named `name`, or else by the alias. `place` says which database it leads to, for
+        `close_place()`. Raises PoolClosed once the process is shutting down.
         """
         pool = self._pools.get(key)
         if pool is not None and alias in pool.aliases:
@@ -72,7 +73,7 @@ class PoolTable:
                 )
             pool = self._pools.get(key)
             if pool is None:
-                pool = self._pools[key] = make(self._free_name(alias))
+                pool = self._pools[key] = make(self._free_name(name or alias))
                 pool.aliases = (alias,)
                 self._places[key] = place
             elif alias not in pool.aliases:
@@ -124,12 +125,12 @@ class PoolTable:
         # Keys hold passwords, so nothing but names is shown.
         return f"<PoolTable {[pool.name for pool in self]}>"
 
-    def _free_name(self, alias: str) -> str:
+    def _free_name(self, wanted: str) -> str:
         taken = {pool.name for pool in self._pools.values()}
-        name, count = alias, 1
+        name, count = wanted, 1
         while name in taken:
             count += 1
-            name = f"{alias}~{count}"
+            name = f"{wanted}~{count}"
         return name
 
     def _renew_lock(self) -> None:

@@ -6,7 +6,6 @@ Reads the mapping that Django made of the setting, or one that a test changed; n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from django.conf import settings
@@ -49,10 +48,9 @@ def pool_config(alias: str, database: Mapping[str, Any]) -> PoolConfig | None:
                 f"parameters are the other entries of {path}."
             )
     try:
-        config = PoolConfig.from_options(value, path=f"{path}['OPTIONS']['pool']")
+        return PoolConfig.from_options(value, path=f"{path}['OPTIONS']['pool']")
     except PoolConfigError as error:
         raise ImproperlyConfigured(str(error)) from error
-    return config if config.name else replace(config, name=alias)
 
 
 def verify_databases() -> None:

@@ -33,6 +33,7 @@ class Ledger:
         self.closed: Counter[str] = Counter()
         self.wait, self.use, self.connect = Histogram(), Histogram(), Histogram()
         self.last_connect_error: str | None = None
+        self.last_check_error: str | None = None
         self.observer: Observer | None = None
 
     def new_key(self) -> int:

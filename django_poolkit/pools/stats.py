@@ -119,7 +119,8 @@ class PoolStats:
     leaks: int
     """Leases that were lost and taken back."""
     last_connect_error: str | None
-    """Class, SQLSTATE and first line of the newest failed connect since the last good one."""
+    """Class, SQLSTATE and first line of the newest failed connect since the last good one, or
+    the class of what a user's `check` raised."""
     wait: HistogramStats
     """Seconds queued for, by those who had to queue."""
     use: HistogramStats

@@ -155,6 +155,11 @@ def test_a_password_may_be_a_function_called_for_each_new_connection(wrapper: An
     assert len(calls) == 2
 
 
+def test_a_pool_may_be_named(wrapper: Any) -> None:
+    assert wrapper("one", pool={"name": "orders"}).pool.name == "orders"
+    assert wrapper("two", pool={"name": "orders", "max_size": 3}).pool.name == "orders~2"
+
+
 def test_two_aliases_of_one_content_share_a_pool_and_other_content_does_not(wrapper: Any) -> None:
     one, two = wrapper("one"), wrapper("two")
     assert one.pool is two.pool

@@ -63,7 +63,9 @@ class PoolChoiceMixin(_Base):
             )
         )
         make = partial(self._make_pool, config)
-        return registry.pools.get(key, make, alias=self.alias, place=self._place())
+        return registry.pools.get(
+            key, make, alias=self.alias, place=self._place(), name=config.name
+        )
 
     def _place(self) -> tuple[str, str, str]:
         settings = self.settings_dict

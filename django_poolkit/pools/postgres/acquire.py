@@ -7,7 +7,7 @@ import logging
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Final
 
 from django_poolkit.pools.errors import PoolError
@@ -20,7 +20,7 @@ from django_poolkit.pools.postgres.errors import (
     PoolTimeout,
     TooManyWaiters,
 )
-from django_poolkit.pools.postgres.growth import Attempt
+from django_poolkit.pools.postgres.growth import FIRST_PAUSE, Attempt
 from django_poolkit.pools.postgres.release import Release
 from django_poolkit.pools.postgres.shell import critical
 from django_poolkit.pools.postgres.waiters import ThreadWaiter
@@ -29,6 +29,8 @@ logger = logging.getLogger("django_poolkit.pool")
 
 # A waiter looks this often, in seconds, whether a finalizer left something for it.
 _ORPHAN_ROUND: Final = 0.25
+# Seconds after which a connect under way is worth a word in a timeout's message.
+_LONG_CONNECT: Final = 1.0
 
 
 class Acquire(Release):
@@ -49,15 +51,22 @@ class Acquire(Release):
         started = monotonic()
         allowed = self.timeout if timeout is None else timeout
         lease = Lease(self, self._ledger.new_key(), stack or capture_stack())
-        again = False
+        again, pause = False, FIRST_PAUSE / 2
         try:
             while True:
                 connection = self._take(lease, started, allowed, again)
-                silent = self._unusable(connection, started + allowed)
-                if silent is None:
+                reason = self._unusable(connection, started + allowed)
+                if reason is None:
                     return lease
-                self._evict(lease, connection, silent=silent)
+                new = connection._used_at == connection._created_at
+                self._evict(lease, connection, reason)
                 again = True
+                if new and reason == "check_failed":
+                    # The user's check refuses even what was connected just now: to connect
+                    # again at once would help nobody, and be a storm.
+                    left = started + allowed - monotonic()
+                    pause = min(self.config.reconnect_cap, pause * 2)
+                    sleep(max(0.0, min(pause, left)))
         except BaseException:
             # An interrupt between the hand-over and this frame's end, or a failing check.
             if lease.connection is not None and not lease.released:
@@ -175,31 +184,33 @@ class Acquire(Release):
         if self._paused_until:
             kind, why = PoolPaused, f"paused, and not resumed within {allowed:.2f} s"  # type: ignore[assignment]
         text = f"pool {self.name!r}: {why} ({stats.summary()})"
-        if pending := self._growth.pending(now):
+        if (pending := self._growth.pending(now)) >= _LONG_CONNECT:
             text += f"; a connect has had no answer for {pending:.1f} s"
         error = kind(text, pool=self.name, stats=stats)
         if isinstance(error, PoolTimeout):
             error.waited = now - started
         return error
 
-    def _unusable(self, connection: PoolConnection, deadline: float) -> bool | None:
-        """Return None for a connection that lives; else whether it was silent, not dead."""
+    def _unusable(self, connection: PoolConnection, deadline: float) -> str | None:
+        """Return None for a connection that can be handed out, else the reason to close it."""
         left = deadline - monotonic()
         timeout = min(self.config.probe_timeout, max(left, probe.SHORTEST))
         found = probe.look(connection, bypass=self.config.bypass, timeout=timeout)
         if found is not probe.State.ALIVE:
-            return found is probe.State.SILENT
+            return str(found.value)
         if self.config.check is not None:
             try:
                 self.config.check(connection)
             except Exception as error:
-                logger.info("pool=%s event=check_failed error=%s", self.name, type(error).__name__)
-                return False
+                name = type(error).__name__
+                logger.info("pool=%s event=check_failed error=%s", self.name, name)
+                self._ledger.last_check_error = f"check refused a connection: {name}"
+                return "check_failed"
+            self._ledger.last_check_error = None
         return None
 
-    def _evict(self, lease: Lease, connection: PoolConnection, *, silent: bool) -> None:
+    def _evict(self, lease: Lease, connection: PoolConnection, reason: str) -> None:
         """Drop a connection found dead before its first use, and its like among the idle."""
-        reason = "silent" if silent else "dead"
         gone, starts = self._drop_dead(lease, connection, reason)
         logger.warning("pool=%s event=evicted count=%d reason=%s", self.name, len(gone), reason)
         for each in gone:

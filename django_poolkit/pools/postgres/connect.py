@@ -7,6 +7,7 @@ at, and what did not is set by statement, with one warning that names the settin
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from django_poolkit.pools.config import SERVER_GUARDS
 from django_poolkit.pools.errors import PoolWarning
@@ -33,6 +35,8 @@ _STATES: Final = (
     (re.compile(r"could not (connect|translate)|failed to resolve"), "08001"),
     (re.compile(r"closed the connection unexpectedly|[Cc]onnection reset"), "08006"),
 )  # fmt: skip
+logger = logging.getLogger("django_poolkit.pool")
+
 _ADDRESS: Final = re.compile(
     r'connection to server (at|on socket) "[^"]*"( \([^)]*\))?(, port \d+)? failed: '
 )
@@ -104,7 +108,7 @@ class Connector:
             patience = min(self._timeout, _LONGEST_CONNECT)
             params.setdefault("connect_timeout", max(2, round(patience)))
         if self._defaults.settings and not self._refuses_options:
-            user_options = params.get("options")
+            user_options = params.get("options") or conninfo_to_dict(conninfo).get("options")
             with_defaults = {**params, "options": self._defaults.options(user_options)}
             try:
                 connection = self._class.connect(conninfo, **with_defaults)
@@ -166,13 +170,16 @@ class Connector:
         self._warned.update(new)
         for name in new:
             origin = self._defaults.origins.get(name, f"start-up option {name}")
-            warnings.warn(
+            text = (
                 f"pool {self._name!r}: {origin} did not reach the server with the connection "
                 "(a pooler in between drops start-up options), so it is set by statement. "
-                "Have the pooler pass or track `options`.",
-                PoolWarning,
-                stacklevel=2,
+                "Have the pooler pass or track `options`."
             )
+            try:
+                warnings.warn(text, PoolWarning, stacklevel=2)
+            except PoolWarning:
+                # A filter made it an error, which in this thread could only fail the connect.
+                logger.warning("event=options_dropped %s", text)
 
 
 _UNITS: Final = {"us": 1e-3, "ms": 1.0, "s": 1e3, "min": 6e4, "h": 3.6e6, "d": 8.64e7}

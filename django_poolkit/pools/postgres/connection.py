@@ -44,7 +44,8 @@ class PoolConnection(psycopg.Connection[Any]):
     _lease_ref: Callable[[], Lease | None] = staticmethod(no_lease)
     _parked = False
     _generation = 0
-    _used_at = 0.0
+    _used_at = 0.0  # when it was last heard of
+    _idle_since = 0.0  # when its last lease ended
     _restore_sql = b""
     _baseline: Baseline
     _poller: select.poll | None = None

@@ -66,7 +66,7 @@ def inspect(
         spare = max(spare, 1)
     for connection in idle:
         expired = connection._expire_at <= now
-        if expired or now - connection._used_at > config.max_idle:
+        if expired or now - connection._idle_since > config.max_idle:
             if spare > 0 and (expired or size - len(found.retire) > min_size):
                 spare -= 1
                 found.retire.append((connection, "max_lifetime" if expired else "max_idle"))

@@ -1,0 +1,133 @@
+"""What both ways share: the state of a pool, and what is decided about it.
+
+Locking. `_lock` guards `_pool` (the idle ones), `_waiting`, `_growth`, `_ledger`, the sizes
+and the state. Inside it nothing blocks, sends or logs: what is to be done is decided there,
+and done after. The size is not kept but counted: a connection stands in exactly one of idle,
+live leases and attempts, so that no interruption can make the sum drift.
+
+A finalizer may run at any bytecode, inside the lock of the same thread too, where the state
+is half changed. So `_inside` names the thread that is in there: what a finalizer gives back
+then goes to `_orphans`, which everyone who passes clears.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from typing import Literal
+
+from django_poolkit.pools.config import PoolConfig
+from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
+from django_poolkit.pools.postgres.growth import Attempt, Growth
+from django_poolkit.pools.postgres.shell import Shell, critical
+from django_poolkit.pools.postgres.statements import Statements
+from django_poolkit.pools.postgres.waiters import Waiters
+from django_poolkit.pools.stats import PoolStats
+
+
+class State(Shell):
+    """The state of a pool. All that ends in `_locked` is called under the lock."""
+
+    config: PoolConfig
+    aliases: tuple[str, ...]
+    statements: Statements
+    """What is taken note of as a statement begins."""
+    _waiting: Waiters  # type: ignore[assignment]
+    _growth: Growth
+    _orphans: deque[tuple[Lease, Literal["leak", "release", "discard"]]]
+    _generation: int
+    _paused_until: float
+
+    def _lend_locked(self, lease: Lease, connection: PoolConnection, now: float) -> None:
+        connection._parked = False
+        connection._pool = self
+        connection._lease_ref = weakref.ref(lease)
+        self._ledger.lend_locked(lease, connection, now)
+
+    def _park(self, connection: PoolConnection) -> None:
+        connection._parked = True
+        connection._pool = None  # as psycopg_pool does, against a reference cycle
+        connection._lease_ref = no_lease
+        connection._owned_lease = None
+
+    def _give_locked(self, connection: PoolConnection, now: float) -> None:
+        """Hand the connection to the first waiter; where there is none, it becomes idle."""
+        while self._waiting and not self._paused_until:
+            waiter = self._waiting.popleft()
+            # Lent first: the waiter may run the moment it has been set.
+            self._lend_locked(waiter.lease, connection, now)
+            if waiter.set(connection):
+                self._ledger.waited += 1
+                self._ledger.wait.observe(now - waiter.since)
+                return
+            self._ledger.revoke_locked(waiter.lease)
+            self._park(connection)
+        self._pool.append(connection)
+        if self._pool_full_event is not None and len(self._pool) >= self._min_size:
+            self._pool_full_event.set()
+
+    def _stale_locked(self, connection: PoolConnection, now: float) -> str | None:
+        if self._closed:
+            return "pool_closed"
+        if connection._generation != self._generation:
+            return "recycled"
+        if connection._expire_at <= now:
+            return "max_lifetime"
+        # Its own lease is struck out already, so the size is that of the others.
+        return "resized" if self._size_locked() >= self._max_size else None
+
+    def _size_locked(self) -> int:
+        return len(self._pool) + len(self._ledger.live) + len(self._growth)
+
+    @critical
+    def _get_measures(self) -> dict[str, int]:
+        # psycopg_pool's own counter stands still here: the size is counted, not kept.
+        return super()._get_measures() | {self._POOL_SIZE: self._size_locked()}
+
+    def _plan_locked(self) -> list[Attempt]:
+        """Return the connects to start now: what `min_size` lacks, and what waiters need."""
+        if self._closed:
+            return []
+        starts = self._growth.add(max(0, self._min_size - self._size_locked()))
+        if self._waiting and not self._paused_until:
+            room = self._max_size - self._size_locked()
+            starts += self._growth.plan(waiters=len(self._waiting), room=room)
+        return starts
+
+    def _stats_locked(self, now: float) -> PoolStats:
+        ledger = self._ledger
+        state = (
+            "closed"
+            if self._closed and self._opened
+            else "paused"
+            if self._paused_until
+            else "open"
+        )
+        return PoolStats(
+            name=self.name,
+            aliases=self.aliases,
+            state=state,
+            min_size=self._min_size,
+            max_size=self._max_size,
+            size=self._size_locked(),
+            idle=len(self._pool),
+            used=len(ledger.live),
+            connecting=len(self._growth),
+            waiters=len(self._waiting),
+            oldest_waiter=self._waiting.oldest(now),
+            oldest_lease=ledger.oldest_locked(now),
+            acquired=ledger.acquired,
+            waited=ledger.waited,
+            timeouts=ledger.timeouts,
+            too_many_waiters=ledger.too_many_waiters,
+            connects=ledger.connects,
+            connect_errors=ledger.connect_errors,
+            closed=dict(ledger.closed),
+            resets=ledger.resets,
+            leaks=ledger.leaks,
+            last_connect_error=ledger.last_connect_error or ledger.last_check_error,
+            wait=ledger.wait.snapshot(),
+            use=ledger.use.snapshot(),
+            connect=ledger.connect.snapshot(),
+        )
