@@ -17,6 +17,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict
 
 from django_poolkit.pools.config import SERVER_GUARDS
 from django_poolkit.pools.errors import PoolWarning
