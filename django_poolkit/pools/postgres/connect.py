@@ -17,7 +17,6 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.conninfo import conninfo_to_dict
 
 from django_poolkit.pools.config import SERVER_GUARDS
 from django_poolkit.pools.errors import PoolWarning
@@ -109,8 +108,8 @@ class Connector:
             patience = min(self._timeout, _LONGEST_CONNECT)
             params.setdefault("connect_timeout", max(2, round(patience)))
         if self._defaults.settings and not self._refuses_options:
-            user_options = params.get("options") or conninfo_to_dict(conninfo).get("options")
-            with_defaults = {**params, "options": self._defaults.options(user_options)}
+            own = params.get("options") or str(conninfo_to_dict(conninfo).get("options") or "")
+            with_defaults = {**params, "options": self._defaults.options(own)}
             try:
                 connection = self._class.connect(conninfo, **with_defaults)
             except psycopg.OperationalError as error:
