@@ -199,7 +199,8 @@ class _Body:
         scope = self._exchange.scope
         if not scope.over:
             scope.over = True
-            request_end.watch(scope)
+            if scope.leases:
+                request_end.watch(scope)
 
 
 _local = threading.local()

@@ -66,13 +66,15 @@ def full(pool: ConnectionPool) -> ConnectionPool:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Any]]:
-    """Return a function that puts a server before Django: by `way`, with inner middleware."""
+    """Return a function that puts a server before Django: by `way`, with other middleware."""
     overrides = []
 
-    def serve(way: str, *inner: str, **settings: Any) -> Any:
+    def serve(way: str, *inner: str, outer: str = "", **settings: Any) -> Any:
         middleware = [f"{INNER}.{name}" for name in inner]
         if "middleware" in way:
             middleware.insert(0, OURS)
+        if outer:
+            middleware.insert(0, f"{INNER}.{outer}")
         override = override_settings(
             ROOT_URLCONF="tests.request_end.urls",
             MIDDLEWARE=middleware,

@@ -1,4 +1,4 @@
-"""Middleware that stands inside of ours."""
+"""Middleware that stands inside of ours, or outside."""
 
 from __future__ import annotations
 

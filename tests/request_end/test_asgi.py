@@ -160,7 +160,21 @@ def test_a_loop_that_is_closed_under_a_request(app: Poolkit, pool: ConnectionPoo
     wait_until(lambda: pool.stats().used == 0, 5.0)
 
 
-def test_a_request_that_is_dropped(app: Poolkit, pool: ConnectionPool) -> None:
+def test_a_loop_that_cancels_everything(app: Poolkit, pool: ConnectionPool) -> None:
+    async def main() -> None:
+        task = begin(app, Exchange(), "/sleep/?seconds=0.4")
+        await until(views.reached)
+        while not task.done():
+            for other in asyncio.all_tasks() - {asyncio.current_task()}:
+                other.cancel()
+            await asyncio.sleep(0.01)
+        await until(views.done)
+        await until_home(pool)
+
+    asyncio.run(main())
+
+
+def test_a_request_that_is_dropped(pool: ConnectionPool) -> None:
     """A task whose loop stopped for ever is closed by its finalizer, which can await nothing."""
     work: Coroutine[Any, Any, None] | None = None
 
