@@ -60,8 +60,6 @@ class Upkeep(Acquire):
 
     def _connect(self, timeout: float | None = None) -> PoolConnection:
         """Return a new connection, configured and idle. Raises psycopg.Error."""
-        # What a recycle in the meantime was meant to leave must not pass for new.
-        generation = self._generation
         generation = self._generation  # read first: what is recycled meanwhile is old at birth
         guards = self.config.guards or {}
         kwargs: dict[str, Any] = {key: guards[key] for key in LIBPQ_GUARDS if key in guards}
