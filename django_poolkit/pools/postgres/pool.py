@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any, Final
 
 import psycopg
+import psycopg_pool
 from psycopg_pool._acompat import gather
 
 from django_poolkit.pools.config import PoolConfig
@@ -19,7 +20,7 @@ from django_poolkit.pools.ledger import Ledger, Observer, describe
 from django_poolkit.pools.postgres import contract, fork, housekeeper
 from django_poolkit.pools.postgres.connect import Connector, SessionDefaults
 from django_poolkit.pools.postgres.connection import PoolConnection
-from django_poolkit.pools.postgres.errors import PoolClosed
+from django_poolkit.pools.postgres.errors import PoolClosed, PoolTimeout
 from django_poolkit.pools.postgres.growth import Attempt, Growth
 from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.statements import Statements
@@ -135,6 +136,21 @@ class ConnectionPool(Upkeep):
         self._ledger.observer = observer
 
     # -- steering
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """Block until `min_size` connections are idle, `timeout` seconds at most.
+
+        If the time is up, closes the pool and raises PoolTimeout.
+        """
+        started = monotonic()
+        try:
+            super().wait(timeout)
+        except psycopg_pool.PoolTimeout:
+            stats = self.stats()
+            text = f"pool {self.name!r}: not filled within {timeout:.2f} s ({stats.summary()})"
+            error = PoolTimeout(text, pool=self.name, stats=stats)
+            error.waited = monotonic() - started
+            raise error from None
 
     def pause(self, seconds: float = PAUSE) -> None:
         """Give nothing out until `resume()`, or until `seconds` have passed.
