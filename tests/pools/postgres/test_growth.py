@@ -21,7 +21,10 @@ def make(workers=3, cap=2.0):
 class TestPlan:
     @pytest.mark.parametrize(
         ("waiters", "room", "workers", "expected"),
-        [(5, 5, 3, 3), (2, 5, 3, 2), (5, 1, 3, 1), (0, 5, 3, 0), (5, 0, 3, 0), (5, -2, 3, 0), (9, 9, 1, 1)],
+        [
+            (5, 5, 3, 3), (2, 5, 3, 2), (5, 1, 3, 1), (0, 5, 3, 0), (5, 0, 3, 0), (5, -2, 3, 0),
+            (9, 9, 1, 1),
+        ],
     )  # fmt: skip
     def test_it_is_bounded_by_waiters_room_and_workers(self, waiters, room, workers, expected):
         assert len(make(workers).plan(waiters=waiters, room=room)) == expected

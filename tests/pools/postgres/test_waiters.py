@@ -251,7 +251,7 @@ def test_an_interrupted_waiter_leaves_the_queue(make_pool):
     pool.acquire(timeout=0).release()
 
 
-@pytest.mark.filterwarnings("default::django_poolkit.pools.errors.PoolWarning")
+@pytest.mark.filterwarnings("ignore::django_poolkit.pools.errors.PoolWarning")
 def test_interrupts_at_any_moment_lose_no_slot(make_pool, primary, app):
     pool = make_pool(max_size=2, kwargs={"application_name": app})
     rounds, over = 150, threading.Event()
