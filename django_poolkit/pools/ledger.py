@@ -6,6 +6,7 @@ Every method ending in `_locked` is called under the lock of the pool that owns 
 from __future__ import annotations
 
 import itertools
+import logging
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from typing import Any
 
 from django_poolkit.pools.lease import Lease, format_stack
 from django_poolkit.pools.stats import Histogram, LeaseStats
+
+logger = logging.getLogger("django_poolkit.pool")
 
 Observer = Callable[[str, Mapping[str, Any]], None]
 """Called outside every lock with the name of an event and its facts (never a DSN)."""
@@ -86,9 +89,15 @@ class Ledger:
         return [lease for reference in self.live.values() if (lease := reference()) is not None]
 
     def tell(self, event: str, **facts: Any) -> None:
-        """Hand an event to the observer. Called outside every lock; an error in it is its own."""
-        if self.observer is not None:
+        """Hand an event to the observer. Called outside every lock; an error in it is logged."""
+        if self.observer is None:
+            return
+        try:
             self.observer(event, facts)
+        except Exception:
+            # Whoever passes with the news has nothing to do with it.
+            pool = facts.get("pool")
+            logger.exception("pool=%s event=observer_failed observed=%s", pool, event)
 
 
 def describe(lease: Lease) -> LeaseStats:

@@ -116,6 +116,15 @@ def test_events_reach_the_observer(ledger):
     assert heard == [("leak", {"pool": "b", "seconds": 1.0})]
 
 
+def test_an_error_of_the_observer_is_logged_and_nobodys(ledger, caplog):
+    def observe(event, facts):
+        raise ValueError("broken")
+
+    ledger.observer = observe
+    ledger.tell("leak", pool="orders")
+    assert "pool=orders event=observer_failed observed=leak" in caplog.text
+
+
 def test_a_lease_is_described_without_a_live_connection(lend):
     class Dead:
         closed = True
