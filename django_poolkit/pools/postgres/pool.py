@@ -156,7 +156,10 @@ class ConnectionPool(Upkeep):
         """Give nothing out until `resume()`, or until `seconds` have passed.
 
         Does not block. Those who acquire wait up to their own timeout, then get PoolPaused.
+        Raises ValueError for a time that never ends.
         """
+        if not 0 < seconds <= threading.TIMEOUT_MAX:  # nan neither
+            raise ValueError(f"seconds must be above 0 and finite; got {seconds!r}")
         if self._closed:
             self.open()
         self._paused_until = monotonic() + seconds
