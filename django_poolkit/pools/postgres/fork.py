@@ -3,19 +3,27 @@
 Forgetting is not closing: the socket is shared, and a farewell on it would end the parent's
 session. So the objects are kept for as long as the child lives. (psycopg's own finalizer
 compares process ids, psycopg 3.3 `pq/pq_ctypes.py`, so even at exit nothing is sent.)
+
+At the end of a process each pool is closed that is still open: its threads are stopped by the
+interpreter before anybody else could wait for them.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import weakref
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+# Seconds a pool, at the end of the process.
+_FAREWELL: Final = 1.0
 
 
 class Forgetful(Protocol):
-    """What can start anew in a child process."""
+    """What can start anew in a child process, and be closed."""
 
     def forget(self) -> list[Any]: ...
+    def close(self, timeout: float) -> None: ...
 
 
 # Added to by each pool as it is made; read in the child, where one thread runs.
@@ -24,7 +32,7 @@ _inherited: list[Any] = []
 
 
 def register(pool: Forgetful) -> None:
-    """Have `pool.forget()` called in each child process forked from this one."""
+    """Have `pool.forget()` called in each forked child, and `pool.close()` at exit."""
     _pools.add(pool)
 
 
@@ -33,4 +41,10 @@ def _after_in_child() -> None:
         _inherited.extend(pool.forget())
 
 
+def _at_exit() -> None:
+    for pool in list(_pools):
+        pool.close(_FAREWELL)
+
+
 os.register_at_fork(after_in_child=_after_in_child)
+atexit.register(_at_exit)
