@@ -73,6 +73,27 @@ def test_a_command_that_never_asks_opens_nothing(primary):
     assert_clean_end(outcome, primary)
 
 
+@pytest.mark.parametrize("leased", ["", "kept = pool.acquire()"], ids=["idle", "leased"])
+def test_a_script_with_a_pool_of_its_own_need_not_close_it(primary, leased):
+    outcome = run_script(
+        primary,
+        f"""
+        from django_poolkit.pools.postgres import ConnectionPool
+        from django_poolkit.testing.waiting import wait_until
+        params = connection.get_connection_params()
+        params.pop("pool", None)
+        pool = ConnectionPool(kwargs=params, min_size=2)
+        with pool.lease() as raw:
+            print(raw.execute("SELECT 1").fetchone()[0])
+        wait_until(lambda: pool.stats().idle == 2)
+        {leased}
+        print("done")
+        """,
+    )
+    assert outcome.lines == ["1", "done"]
+    assert_clean_end(outcome, primary)
+
+
 def test_threads_at_work_do_not_hold_up_the_exit(primary):
     outcome = run_script(
         primary,
