@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import threading
 import warnings
@@ -197,9 +198,32 @@ def test_a_thread_that_ends_with_its_request(pool: ConnectionPool) -> None:
         warnings.simplefilter("error")
         thread.start()
         thread.join()
-        assert pool.stats().used == 1
+        with pool.lease():  # an acquire looks for leaks
+            assert pool.stats().used == 2
         kept.pop().close()
         wait_until(lambda: pool.stats().used == 0, 5.0)
+
+
+def test_a_thread_that_goes_on_when_the_response_is_closed(pool: ConnectionPool) -> None:
+    taken, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        Item.objects.count()
+        taken.set()
+        go_on.wait(10.0)
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        context = contextvars.copy_context()
+        _executors.append(ThreadPoolExecutor(1))
+        _executors[0].submit(context.run, work)
+        assert taken.wait(10.0)
+        return []
+
+    result: Any = PoolkitWSGI(app)(environ("/"), no_start)
+    result.close()
+    assert pool.stats().used == 1
+    go_on.set()
+    wait_until(lambda: pool.stats().used == 0, 5.0)
 
 
 # -- answers

@@ -23,6 +23,7 @@ from rest_framework.request import Request  # type: ignore[import-untyped]
 from rest_framework.response import Response  # type: ignore[import-untyped]
 from rest_framework.views import APIView  # type: ignore[import-untyped]
 
+from django_poolkit.backends.request import current
 from tests.app.models import Item
 
 # Leases that a view takes to exhaust the pool; the fixture `pool` releases them.
@@ -114,7 +115,11 @@ async def foreign_thread(request: HttpRequest) -> HttpResponse:
 async def background(request: HttpRequest) -> HttpResponse:
     """Leave a task behind that goes on with the database when the request is over."""
 
+    scope = current()
+
     async def work() -> None:
+        while scope is not None and not scope.over:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
         await asyncio.to_thread(busy_thread, 0.1)
 
     seen.append(asyncio.create_task(work()))
