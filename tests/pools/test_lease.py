@@ -22,11 +22,11 @@ class Home:
 
     def release(self, lease):
         self.calls.append("release")
-        lease.released = True
+        lease.released, lease._connection = True, None
 
     def discard(self, lease):
         self.calls.append("discard")
-        lease.released = True
+        lease.released, lease._connection = True, None
 
     def lost(self, lease):
         self.calls.append("lost")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import threading
 import time
+from contextlib import suppress
 
+import psycopg
 import pytest
 
 from django_poolkit.pools.postgres.errors import PoolClosed, PoolPaused, PoolTimeout
