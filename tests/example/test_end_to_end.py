@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -22,9 +24,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home() -> Iterator[Path]:
     """A place for the cluster that is not that of whoever tries the example meanwhile."""
-    return tmp_path_factory.mktemp("home")
+    # Not below pytest's own folder: where the server runs as another user, its data would
+    # have to be elsewhere, and nobody would remove it from there.
+    folder = Path(tempfile.mkdtemp(prefix="poolkit-example-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
