@@ -63,7 +63,7 @@ class PoolTable:
         `close_place()`. Raises PoolClosed once the process is shutting down.
         """
         pool = self._pools.get(key)
-        if pool is not None and alias in pool.aliases:
+        if pool is not None and alias in pool.aliases and not pool.ended:
             return pool
         with self._lock:
             if self._latched:
@@ -72,7 +72,8 @@ class PoolTable:
                     pool=alias,
                 )
             pool = self._pools.get(key)
-            if pool is None:
+            if pool is None or pool.ended:  # somebody closed the pool itself
+                self._pools.pop(key, None)
                 pool = self._pools[key] = make(self._free_name(name or alias))
                 pool.aliases = (alias,)
                 self._places[key] = place

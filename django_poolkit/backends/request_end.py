@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Final
 
@@ -149,7 +150,8 @@ class _Watch:
         self._lock = threading.RLock()
         self._scopes: set[RequestScope] = set()
         self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
+        # Reentrant as well, which an Event is not.
+        self._wake: SimpleQueue[None] = SimpleQueue()
 
     def add(self, scope: RequestScope) -> None:
         with self._lock:
@@ -160,15 +162,15 @@ class _Watch:
                 with suppress(RuntimeError):
                     thread.start()
                     self._thread = thread
-        self._wake.set()
+        self._wake.put(None)
 
     def _run(self) -> None:
         seconds = _ROUND
         while True:
-            if self._wake.wait(seconds):
-                self._wake.clear()
+            try:
+                self._wake.get(timeout=seconds)
                 seconds = _ROUND
-            else:
+            except Empty:
                 seconds = min(2 * seconds, _LONGEST_ROUND)
             with self._lock:
                 scopes = list(self._scopes)

@@ -77,7 +77,8 @@ class PoolConfig:
     check: Callable[[Any], None] | None = None
     """Called with the connection on each acquire; an exception discards it."""
     configure: Callable[[Any], None] | None = None
-    """Called once with each new connection, which it must leave idle."""
+    """Called with each new connection, and after each reset, which undoes what it SET. Has to
+    leave the connection idle."""
     leak_after: float | None = None
     """Warn of a lease held for longer, with the stack that acquired it."""
     prepare: bool = False

@@ -62,7 +62,7 @@ class Lease:
 
     __slots__ = (
         "__weakref__", "_connection", "committed", "dirty", "foreign", "holds", "key", "lost",
-        "pool", "ran", "released", "since", "stack", "thread", "wrote",
+        "pool", "prepares", "ran", "released", "since", "stack", "thread", "wrote",
     )  # fmt: skip
 
     def __init__(self, pool: Home, key: int, stack: Stack) -> None:
@@ -85,6 +85,8 @@ class Lease:
         """Whether a statement ran in a transaction that may have written something."""
         self.committed = False
         """Whether something written may have been committed."""
+        self.prepares = False
+        """Whether a statement may have prepared others by name."""
         self.lost = False
         """Whether it was dropped instead of being released, and waits to be taken back."""
         self._connection: Any = None
@@ -123,7 +125,8 @@ class Lease:
     def __del__(self) -> None:
         # Runs on any thread, at any bytecode, even inside the pool's critical section: so it
         # only says that it is lost. `released` is absent if __init__ did not get that far.
-        if not getattr(self, "released", True) and self._connection is not None:
+        # One that an interrupt hit half way home is released and has its connection still.
+        if getattr(self, "_connection", None) is not None:
             self.lost = True
             self.pool.lost(self)
 

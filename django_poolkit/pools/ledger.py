@@ -77,7 +77,7 @@ class Ledger:
     def overdue_locked(self, after: float, now: float) -> list[Lease]:
         """Return the leases held for longer than `after` seconds, each one only once."""
         overdue = []
-        for key, reference in self.live.items():
+        for key, reference in list(self.live.items()):
             lease = reference()
             if lease is not None and now - lease.since > after and key not in self.reported:
                 self.reported.add(key)

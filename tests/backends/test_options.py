@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from django.db import connection as default_connection
 from django.test import override_settings
 from psycopg import IsolationLevel
 
-from django_poolkit import registry
+from django_poolkit import PoolTimeout, registry
 from django_poolkit.apps import PoolkitConfig
 from django_poolkit.conf.databases import pool_config, verify_databases
+from django_poolkit.pools.postgres import ConnectionPool
 
 # Typed by django-stubs as any backend's.
 connection: Any = default_connection
@@ -132,9 +134,69 @@ def test_check_and_configure_are_called(wrapper: Any) -> None:
     pool = {"check": lambda c: calls.append("check"), "configure": lambda c: calls.append("new")}
     checked = wrapper(pool=pool)
     for _ in range(2):
-        ask(checked, "SELECT 1")
+        checked.ensure_connection()
         checked.close()
     assert calls == ["new", "check", "check"]
+
+
+def test_what_configure_set_is_in_force_after_a_reset(wrapper: Any) -> None:
+    set_role = wrapper(pool={"configure": lambda c: c.execute("SET ROLE pg_read_all_data")})
+    for _ in range(3):
+        assert ask(set_role, "SELECT current_user") == "pg_read_all_data"
+        set_role.close()
+    assert set_role.pool.stats().connects == 1
+    assert set_role.pool.stats().resets >= 2
+
+
+def test_a_pool_that_was_closed_by_hand_is_replaced(wrapper: Any) -> None:
+    one = wrapper()
+    one.ensure_connection()
+    old = one.pool
+    one.close()
+    old.close()
+    assert ask(one, "SELECT 1") == 1
+    assert one.pool is not old
+
+
+def test_a_password_function_works_without_a_pool_and_for_dbshell(wrapper: Any) -> None:
+    secret = str(connection.settings_dict["PASSWORD"])
+    plain = wrapper(pool=False, PASSWORD=lambda: secret)
+    assert ask(plain, "SELECT 1") == 1
+    pooled = wrapper(PASSWORD=lambda: secret)
+    with pooled._nodb_cursor() as cursor:
+        cursor.execute("SELECT 1")
+    _, environment = pooled.client.settings_to_cmd_args_env(pooled.settings_dict, [])
+    assert environment["PGPASSWORD"] == secret
+
+
+def test_start_up_options_of_the_environment_are_kept(
+    wrapper: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c search_path=app")
+    one = wrapper(TIME_ZONE="Asia/Tokyo")
+    assert ask(one, "SHOW search_path") == "app"
+    assert ask(one, "SHOW TimeZone") == "Asia/Tokyo"
+
+
+def test_start_up_options_of_a_service_are_kept(
+    wrapper: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "services"
+    file.write_text("[shop]\noptions=-c search_path=app\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    one = wrapper(OPTIONS={"service": "shop"}, TIME_ZONE="Asia/Tokyo")
+    for _ in range(2):
+        assert ask(one, "SHOW search_path") == "app"
+        assert ask(one, "SHOW TimeZone") == "Asia/Tokyo"
+        one.close()
+
+
+def test_a_malformed_connection_string_is_not_quoted() -> None:
+    pool = ConnectionPool("postgresql://postgres:hun:ter2@[::1/postgres", timeout=0.3)
+    with pytest.raises(PoolTimeout, match="cannot be parsed") as caught:
+        pool.acquire()
+    assert "hun" not in str(caught.value)
+    pool.close()
 
 
 def test_a_password_may_be_a_function_called_for_each_new_connection(wrapper: Any) -> None:

@@ -17,6 +17,7 @@ from django.utils.functional import cached_property
 from psycopg.pq import Format
 
 from django_poolkit.backends import request, request_end
+from django_poolkit.backends.postgresql.client import DatabaseClient
 from django_poolkit.backends.postgresql.errors import EXHAUSTED, ErrorWrapper
 from django_poolkit.backends.postgresql.pooling import PoolChoiceMixin
 from django_poolkit.pools.errors import PoolClosed
@@ -35,6 +36,7 @@ class PooledDatabaseWrapperMixin(PoolChoiceMixin):
     _lease: Lease | None = None
     _scope: request.RequestScope | None = None  # in which the present lease was taken
     _on_net = False
+    client_class = DatabaseClient
 
     # -- taking a lease
 
@@ -53,6 +55,8 @@ class PooledDatabaseWrapperMixin(PoolChoiceMixin):
         deadline: float | None = None
         while True:
             pool = self.pool
+            if pool is None and callable(password := conn_params.get("password")):
+                conn_params = {**conn_params, "password": password()}
             try:
                 connection = super().get_new_connection(conn_params)
                 break

@@ -39,7 +39,7 @@ class PoolChoiceMixin(_Base):
         now = (self.settings_dict, self.timezone_name)
         if self._seen is not None and self._seen[0] == now:
             pool: ConnectionPool | None = self._seen[1]
-            if pool is None or not (pool.closed and pool._opened):
+            if pool is None or not pool.ended:
                 return pool
         config = pool_config(self.alias, self.settings_dict)
         pool = None if config is None else self._find_pool(config)

@@ -119,7 +119,7 @@ class Acquire(Release):
         if self._closed:
             self.open()
         if self._orphans:
-            self._adopt_orphans()
+            self._adopt_orphans(patient=False)
         connection, waiter, starts = self._lend_or_queue(lease, started, allowed, again)
         if waiter is None:
             assert connection is not None
@@ -128,8 +128,9 @@ class Acquire(Release):
             self._start(starts)
             while not waiter.settled and (left := started + allowed - monotonic()) > 0:
                 waiter.wait(min(left, _ORPHAN_ROUND))
-                if self._orphans:
-                    self._adopt_orphans()
+                if not waiter.settled:
+                    self._adopt_orphans(patient=False)
+                    self._start(self.look_after_waiters())
         finally:
             if not waiter.settled:  # the time is up, or an interrupt came
                 self._leave_queue(waiter, started, allowed)
@@ -142,7 +143,7 @@ class Acquire(Release):
         self, lease: Lease, started: float, allowed: float, again: bool
     ) -> tuple[PoolConnection, None, list[Attempt]] | tuple[None, ThreadWaiter, list[Attempt]]:
         self._check_open_getconn()
-        if self._pool and not self._paused_until and (again or not self._waiting):
+        if self._pool and not self._paused() and (again or not self._waiting):
             connection: PoolConnection = self._pool.pop()
             self._lend_locked(lease, connection, monotonic())
             return connection, None, []
@@ -181,7 +182,7 @@ class Acquire(Release):
         self._ledger.timeouts += 1
         stats = self._stats_locked(now)
         kind, why = PoolTimeout, f"no connection within {allowed:.2f} s"
-        if self._paused_until:
+        if self._paused():
             kind, why = PoolPaused, f"paused, and not resumed within {allowed:.2f} s"  # type: ignore[assignment]
         text = f"pool {self.name!r}: {why} ({stats.summary()})"
         if (pending := self._growth.pending(now)) >= _LONG_CONNECT:
@@ -207,7 +208,15 @@ class Acquire(Release):
                 self._ledger.last_check_error = f"check refused a connection: {name}"
                 return "check_failed"
             self._ledger.last_check_error = None
+            self._forget_check(connection)
         return None
+
+    @staticmethod
+    def _forget_check(connection: PoolConnection) -> None:
+        # What the check ran is not the caller's doing; state that it left behind is.
+        lease = connection._lease_ref()
+        if lease is not None:
+            lease.foreign = lease.committed = lease.wrote = False
 
     def _evict(self, lease: Lease, connection: PoolConnection, reason: str) -> None:
         """Drop a connection found dead before its first use, and its like among the idle."""

@@ -8,6 +8,7 @@ at, and what did not is set by statement, with one warning that names the settin
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -64,9 +65,9 @@ class SessionDefaults:
         """Return the start-up option string, the user's own in front."""
         parts = [existing] if existing else []
         for name, value in self.settings.items():
-            # Blanks and backslashes are escaped: PostgreSQL splits the string at blanks
+            # PostgreSQL splits the string at white space, and takes a backslash for an escape
             # (pg_split_opts in its postinit.c).
-            escaped = value.replace("\\", "\\\\").replace(" ", "\\ ")
+            escaped = re.sub(r"([\\\s])", r"\\\1", value, flags=re.ASCII)
             parts.append(f"-c {name}={escaped}")
         return " ".join(parts) or None
 
@@ -107,8 +108,13 @@ class Connector:
         if "connect_timeout" not in conninfo:
             patience = min(self._timeout, _LONGEST_CONNECT)
             params.setdefault("connect_timeout", max(2, round(patience)))
-        if self._defaults.settings and not self._refuses_options:
-            own = params.get("options") or str(conninfo_to_dict(conninfo).get("options") or "")
+        given = {**conninfo_to_dict(conninfo), **params}
+        service = given.get("service") or os.environ.get("PGSERVICE")
+        # A service's own start-up options would be hidden by ours, and cannot be read here.
+        by_statement = service is not None and not given.get("options")
+        if self._defaults.settings and not (self._refuses_options or by_statement):
+            # So would those of the environment, which libpq takes where none are given.
+            own = str(given.get("options") or os.environ.get("PGOPTIONS") or "")
             with_defaults = {**params, "options": self._defaults.options(own)}
             try:
                 connection = self._class.connect(conninfo, **with_defaults)
@@ -121,10 +127,10 @@ class Connector:
                 return connection
         connection = self._class.connect(conninfo, **params)
         if self._defaults.settings:
-            self._complete(connection)
+            self._complete(connection, warn=not by_statement)
         return connection
 
-    def _complete(self, connection: PoolConnection) -> None:
+    def _complete(self, connection: PoolConnection, *, warn: bool = True) -> None:
         """Set by statement what the start-up packet did not bring. Closes on failure."""
         try:
             lacking = self._lacking(connection)
@@ -135,7 +141,8 @@ class Connector:
                 _run(connection, statements)
                 # RESET ALL would undo them: they are set again after each reset.
                 connection._restore_sql = statements
-                self._warn(lacking)
+                if warn:
+                    self._warn(lacking)
         except BaseException:
             connection.close()
             raise
@@ -210,13 +217,14 @@ def sqlstate(error: BaseException) -> str | None:
     return next((state for pattern, state in _STATES if pattern.search(text)), None)
 
 
-def summarise(error: BaseException, secret: str = "") -> str:
-    """Return class, SQLSTATE and first line of a failed connect, without address and secret."""
+def summarise(error: BaseException, *secrets: str) -> str:
+    """Return class, SQLSTATE and first line of a failed connect, without address and secrets."""
     lines = str(error).strip().splitlines()
     text = _ADDRESS.sub("", lines[0] if lines else "").removeprefix("connection failed: ")
     text = _HOST.sub("the host", text)
-    if secret:
-        text = text.replace(secret, "***")
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
     state = sqlstate(error)
     kind = type(error).__name__
     return f"{kind}{f' [{state}]' if state else ''}: {text[:_LONGEST]}"

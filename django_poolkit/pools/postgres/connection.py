@@ -53,10 +53,7 @@ class PoolConnection(psycopg.Connection[Any]):
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         """Return a cursor that is refused once the lease has ended. Raises LeaseReleased."""
-        if self._parked:
-            raise LeaseReleased(
-                "this connection has been given back to its pool: acquire one again"
-            )
+        self._refuse_parked()
         lease = self._lease_ref()
         if lease.lost if lease is not None else self._lease_ref is not no_lease:
             raise LeaseReleased(
@@ -69,6 +66,34 @@ class PoolConnection(psycopg.Connection[Any]):
         if not hasattr(self.server_cursor_factory, "_poolkit_lease"):
             self.server_cursor_factory = leased(self.server_cursor_factory)
         return super().cursor(*args, **kwargs)
+
+    def _exec_command(self, *args: Any, **kwargs: Any) -> Any:
+        # BEGIN, COMMIT and ROLLBACK of psycopg itself pass here, and nothing of the pool's.
+        self._refuse_parked()
+        return super()._exec_command(*args, **kwargs)
+
+    def transaction(self, *args: Any, **kwargs: Any) -> Any:
+        """Open a transaction block, as psycopg does. Raises LeaseReleased."""
+        self._refuse_parked()
+        return super().transaction(*args, **kwargs)
+
+    def pipeline(self) -> Any:
+        """Open a pipeline, as psycopg does. Raises LeaseReleased."""
+        self._refuse_parked()
+        return super().pipeline()
+
+    def _refuse_parked(self) -> None:
+        if self._parked:
+            raise LeaseReleased(
+                "this connection has been given back to its pool: acquire one again"
+            )
+
+    def forget_prepared(self) -> None:
+        """Forget what psycopg has prepared: the server is told to, by other means."""
+        prepared = self._prepared
+        prepared._names.clear()
+        prepared._counts.clear()
+        prepared._to_flush.clear()
 
     def settle(self) -> None:
         """Take the present attributes as those that every lease begins with.

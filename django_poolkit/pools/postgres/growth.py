@@ -15,6 +15,9 @@ FIRST_PAUSE: Final = 0.1
 # A waiter ends a pause early, but not more often than this: an outage with a thousand waiters
 # must not become a thousand connects.
 WAKE_INTERVAL: Final = 0.1
+# Seconds after which an attempt that no worker has begun is handed to them again: an interrupt
+# may have hit whoever planned it before it was queued. Twice in the queue does no harm.
+STRANDED: Final = 0.2
 # A tenth up or down, so that processes that lost one server do not come back in step.
 JITTER: Final = 0.1
 
@@ -22,12 +25,15 @@ JITTER: Final = 0.1
 class Attempt:
     """One connect, from its planning to its success or surrender. Counts as connecting."""
 
-    __slots__ = ("pause", "replaces", "sleeping", "started")
+    __slots__ = ("nap", "pause", "planned", "replaces", "sleeping", "started")
 
     def __init__(self, *, replaces: bool = False) -> None:
         self.replaces = replaces
         """Whether it was planned for an old connection, not for a waiter."""
         self.pause = 0.0
+        self.nap = 0
+        """Counts its pauses: a clock set for one must not end the next."""
+        self.planned = monotonic()
         self.started = 0.0
         self.sleeping = False
 
@@ -46,10 +52,26 @@ class Growth:
 
     def plan(self, *, waiters: int, room: int) -> list[Attempt]:
         """Return the attempts to hand to workers now: new ones, or one woken from its pause."""
+        return self.plan_new(waiters=waiters, room=room) or self._wake_one()
+
+    def plan_new(self, *, waiters: int, room: int) -> list[Attempt]:
+        """Return new attempts to hand to workers now, and leave the sleeping ones alone."""
         count = len(self.attempts)
         new = [Attempt() for _ in range(min(waiters - count, room, self._workers - count))]
         self.attempts.update(new)
-        return new or self._wake_one()
+        return new
+
+    def stranded(self) -> list[Attempt]:
+        """Return the attempts that were planned and have not been begun since."""
+        now = monotonic()
+        found = [
+            attempt
+            for attempt in self.attempts
+            if not attempt.started and not attempt.sleeping and now - attempt.planned > STRANDED
+        ]
+        for attempt in found:
+            attempt.planned = now
+        return found
 
     def add(self, count: int, *, replaces: bool = False) -> list[Attempt]:
         """Plan `count` attempts that no waiter asked for: to fill up, or to replace."""
@@ -78,7 +100,7 @@ class Growth:
         self.attempts.discard(attempt)
         sleepers = [other for other in self.attempts if other.sleeping]
         for other in sleepers:
-            other.sleeping = False
+            self._wake(other)
         return sleepers
 
     def failed(self, attempt: Attempt, *, wanted: bool) -> float | None:
@@ -89,13 +111,14 @@ class Growth:
             return None
         attempt.pause = min(self._cap, attempt.pause * 2 or FIRST_PAUSE)
         attempt.sleeping = True
+        attempt.nap += 1
         return attempt.pause * uniform(1 - JITTER, 1 + JITTER)
 
-    def due(self, attempt: Attempt) -> bool:
-        """Return whether the attempt still sleeps, and end its sleep: its pause is over."""
-        if attempt not in self.attempts or not attempt.sleeping:
+    def due(self, attempt: Attempt, nap: int) -> bool:
+        """Return whether the attempt still takes that pause, and end it: its time is over."""
+        if attempt not in self.attempts or not attempt.sleeping or attempt.nap != nap:
             return False
-        attempt.sleeping = False
+        self._wake(attempt)
         return True
 
     def pending(self, now: float) -> float:
@@ -108,7 +131,11 @@ class Growth:
             return []
         for attempt in self.attempts:
             if attempt.sleeping:
-                attempt.sleeping = False
+                self._wake(attempt)
                 self._woken_at = now
                 return [attempt]
         return []
+
+    def _wake(self, attempt: Attempt) -> None:
+        attempt.sleeping = False
+        attempt.planned = monotonic()

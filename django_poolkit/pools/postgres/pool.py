@@ -232,18 +232,20 @@ class ConnectionPool(Upkeep):
         Leased connections are closed as they come home. Blocks for `timeout` seconds at most,
         while the pool's threads end. A closed pool stays closed.
         """
-        idle, threads = self._close()
-        for connection in idle:
+        idle = self._close()
+        # Outside the lock: workers that are being born hold theirs, and may want this one.
+        threads = self._signal_stop_worker() if idle is not None else []
+        for connection in idle or ():
             self._close_connection(connection)
         me = threading.current_thread()
         gather(*(thread for thread in threads if thread is not me), timeout=timeout)
         logger.info("pool=%s event=close", self.name)
 
     @critical
-    def _close(self) -> tuple[list[PoolConnection], list[threading.Thread]]:
+    def _close(self) -> list[PoolConnection] | None:
         if self._closed:
             self._opened = True  # closing what was never opened is final, too
-            return [], []
+            return None
         self._closed = True
         idle = list(self._pool)
         self._pool.clear()
@@ -252,7 +254,7 @@ class ConnectionPool(Upkeep):
         for waiter in self._waiting.take_all():
             text = f"pool {self.name!r} was closed while this caller waited"
             waiter.fail(PoolClosed(text, pool=self.name))
-        return idle, self._signal_stop_worker()
+        return idle
 
     # -- beginnings
 
@@ -289,6 +291,7 @@ class ConnectionPool(Upkeep):
         self._inside = 0
         self._workers, self._sched_runner, self._pool_full_event = [], None, None
         self._prepare_shell()
-        if not (self._closed and self._opened):
+        if not self.ended:
             self._closed, self._opened = True, False
+        self._failing_since = 0.0
         return inherited

@@ -54,6 +54,8 @@ def look(connection: PoolConnection, *, bypass: float, timeout: float) -> State:
     """Return whether the connection can be handed out. Blocks `timeout` seconds at most."""
     try:
         if quiet(connection):
+            if connection.pgconn.transaction_status != _IDLE:
+                return State.DEAD  # someone used it after giving it back, below its cursors
             if monotonic() - connection._used_at <= bypass:
                 return State.ALIVE
         elif not _drained(connection):

@@ -7,8 +7,9 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 from django_poolkit.pools.errors import PoolWarning
 from django_poolkit.pools.lease import Lease, format_stack
@@ -37,7 +38,7 @@ class Release(State):
         connection = lease.connection
         if lease.released or connection is None:
             raise LeaseReleased(f"this lease of pool {self.name!r} has been released already")
-        reason = reset.hopeless(connection)
+        reason = "pool_closed" if self._closed else reset.hopeless(connection, lease)
         full = reason is None and reset.due(lease, connection, self.config.reset)
         idle = reason is None and not full and reset.at_rest(connection)
         if idle and self.config.reset_callback is None:
@@ -47,7 +48,7 @@ class Release(State):
         self._claim(lease)
         try:
             if reason is None:
-                reason = self._clean(connection, full=full)
+                reason = self._clean(lease, connection, full=full)
         except BaseException:
             self._settle(lease, connection, "interrupted")
             raise
@@ -92,27 +93,34 @@ class Release(State):
     def _count_leak(self) -> None:
         self._ledger.leaks += 1
 
-    def _clean(self, connection: PoolConnection, *, full: bool) -> str | None:
+    def _clean(self, lease: Lease, connection: PoolConnection, *, full: bool) -> str | None:
         """Bring the connection to rest; return the reason to close it where that failed."""
         if full or not reset.at_rest(connection):
             if not full:
                 logger.warning("pool=%s event=rollback reason=open_transaction", self.name)
-            if not reset.clean(connection, full=full):
+            if not reset.clean(connection, full=full, prepared=lease.prepares):
                 return "reset_failed"
+        connection._lease_ref = no_lease  # it has ended, and would refuse the callbacks
+        if full and self._configure is not None and not self._calls(self._configure, connection):
+            return "reset_failed"  # what `configure` had SET is gone, and could not be again
         connection._baseline.restore(connection)
         if full:
             connection._baseline.read_parameters(connection)
             self._count_reset()
-        if self.config.reset_callback is not None:
-            connection._lease_ref = no_lease  # its lease has ended, and would refuse
-            try:
-                self.config.reset_callback(connection)
-            except Exception as error:
-                logger.warning(
-                    "pool=%s event=reset_failed error=%s", self.name, type(error).__name__
-                )
-                return "reset_failed"
-        return None if reset.at_rest(connection) else "reset_failed"
+        callback = self.config.reset_callback
+        if callback is not None and not self._calls(callback, connection):
+            return "reset_failed"
+        return None
+
+    def _calls(self, callback: Callable[[Any], None], connection: PoolConnection) -> bool:
+        """Return whether a user's callable ran well and left the connection at rest."""
+        try:
+            callback(connection)
+        except Exception as error:
+            name = type(error).__name__
+            logger.warning("pool=%s event=reset_failed error=%s", self.name, name)
+            return False
+        return reset.at_rest(connection)
 
     def _settle(self, lease: Lease, connection: Any, reason: str | None) -> None:
         """End a lease: its connection goes to a waiter, to idle, or, with a reason, away."""
@@ -156,19 +164,25 @@ class Release(State):
     def _strike(self, attempt: Attempt) -> None:
         self._growth.attempts.discard(attempt)
 
-    def _adopt_orphans(self) -> None:
-        """Take back what finalizers could only report, and warn of what was leaked."""
+    def _adopt_orphans(self, *, patient: bool = True) -> None:
+        """Take back what finalizers could only report, and warn of what was leaked.
+
+        Who is not patient, as one who acquires, leaves to a worker what needs a round trip.
+        """
         leaked = []
         while self._orphans:
             try:
                 lease, cause = self._orphans.popleft()
             except IndexError:  # another thread was faster
                 break
-            if lease.released:
-                continue
-            if cause == "leak":
+            if lease._connection is None:
+                continue  # it has ended as it should
+            if cause == "leak" and not lease.released:
                 leaked.append((lease, lease.seconds()))
                 self._count_leak()
+            if not patient and self._needs_work(lease):
+                self.run_task(Job(self, "adopt", lease, cause))
+                continue
             try:
                 self._adopt(lease, cause)
             except LeaseReleased:
@@ -176,15 +190,30 @@ class Release(State):
                 # and nobody else its connection.
                 self._forsake(lease)
             except BaseException:
-                if not lease.released:  # a finalizer runs once: nobody would report it again
+                if (
+                    lease._connection is not None
+                ):  # a finalizer runs once: nobody would say it again
                     self._orphans.append((lease, cause))
                 raise
         # Last, because a filter may turn a warning into an exception.
         for lease, seconds in leaked:
             self._warn_of_leak(lease, seconds)
 
+    def _needs_work(self, lease: Lease) -> bool:
+        connection = lease.connection
+        if connection is None or lease.released or self._closed:
+            return False
+        return not reset.at_rest(connection) or reset.due(lease, connection, self.config.reset)
+
+    def adopt(self, lease: Lease, cause: Literal["leak", "release", "discard"]) -> None:
+        """Take back one lease that a finalizer reported. Blocks for a reset."""
+        self._orphans.append((lease, "release" if cause == "leak" else cause))
+        self._adopt_orphans()
+
     def _adopt(self, lease: Lease, cause: str) -> None:
-        if lease.connection is None:  # it died with its owner, and closed itself
+        if lease.released:  # an interrupt hit its release half way
+            self._settle(lease, lease.connection, "interrupted")
+        elif lease.connection is None:  # it died with its owner, and closed itself
             self._claim(lease)
             self._settle(lease, None, "lost")
         elif cause == "discard" or self._closed:
@@ -195,6 +224,7 @@ class Release(State):
     def _forsake(self, lease: Lease) -> None:
         connection = lease.connection
         lease.released = True
+        lease._connection = None
         if connection is not None:
             self._count_closed("interrupted")
             self._close_connection(connection)

@@ -23,12 +23,8 @@ RESET: Final = (
     b"SELECT pg_catalog.pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; "
     b"RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; DISCARD SEQUENCES; DISCARD TEMP"
 )
-# PREPARE as text is the user's, and of the names in use only the user's may go.
-_DEALLOCATE_ALL: Final = b"DEALLOCATE ALL"
-_DEALLOCATE_OTHERS: Final = (
-    b"DO $$ DECLARE n text; BEGIN FOR n IN SELECT name FROM pg_catalog.pg_prepared_statements "
-    b"WHERE from_sql LOOP EXECUTE pg_catalog.format('DEALLOCATE %I', n); END LOOP; END $$"
-)
+# Only after a PREPARE as text, since psycopg's own go with it.
+_DEALLOCATE: Final = b"DEALLOCATE ALL"
 # A reset is a few catalogue look-ups. A server that takes longer is in no state to be used.
 TIMEOUT: Final = 5.0
 
@@ -50,7 +46,7 @@ def at_rest(connection: PoolConnection) -> bool:
     return bool(connection.pgconn.transaction_status == _IDLE)
 
 
-def hopeless(connection: PoolConnection) -> str | None:
+def hopeless(connection: PoolConnection, lease: Lease) -> str | None:
     """Return why the connection cannot be cleaned, None if it can."""
     status = connection.pgconn.transaction_status
     if status == TransactionStatus.UNKNOWN:
@@ -59,21 +55,25 @@ def hopeless(connection: PoolConnection) -> str | None:
         return "active"  # a query or a COPY was abandoned half way
     if connection._pipeline or connection._num_transactions or connection._tpc:
         return "unfinished"  # a pipeline, transaction() block or two-phase commit was left open
+    if lease.dirty == "load":
+        return "loaded"  # a library stays in the server process until that ends
     return None
 
 
-def clean(connection: PoolConnection, *, full: bool) -> bool:
+def clean(connection: PoolConnection, *, full: bool, prepared: bool) -> bool:
     """Roll back what is open and, if `full`, reset the session; return False if that failed.
 
-    Blocks for `TIMEOUT` seconds at most. Sends nothing where there is nothing to do.
+    `prepared` says that a text may have prepared statements, beside psycopg's own. Blocks for
+    `TIMEOUT` seconds at most. Sends nothing where there is nothing to do.
     """
     statements = []
     if connection.pgconn.transaction_status in _OPEN:
         statements.append(b"ROLLBACK")
     if full:
-        prepared = connection._prepared
-        kept = prepared._names or prepared._to_flush
-        statements += [RESET, _DEALLOCATE_OTHERS if kept else _DEALLOCATE_ALL]
+        statements.append(RESET)
+        if prepared:
+            statements.append(_DEALLOCATE)
+            connection.forget_prepared()
         if connection._restore_sql:
             statements.append(connection._restore_sql)
     if statements:

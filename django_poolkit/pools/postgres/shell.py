@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import functools
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from psycopg_pool.pool import MaintenanceTask, StopWorker
 
 from django_poolkit.pools.ledger import Ledger
 from django_poolkit.pools.postgres.connection import PoolConnection
-from django_poolkit.pools.postgres.errors import PoolClosed
+from django_poolkit.pools.postgres.errors import PoolClosed, PoolTimeout
 
 _S = TypeVar("_S", bound="Shell")
 _P = ParamSpec("_P")
@@ -47,6 +48,9 @@ def critical(
     return inside  # type: ignore[return-value]  # mypy names `self` in what wraps() returns
 
 
+logger = logging.getLogger("django_poolkit.pool")
+
+
 class Job(MaintenanceTask):
     """A call to be made in a worker, if the pool is still open by then."""
 
@@ -59,6 +63,11 @@ class Job(MaintenanceTask):
         pool = self.pool()
         try:
             super().run()
+        except Exception:
+            raise  # psycopg_pool's worker logs it, and goes on
+        except BaseException as error:
+            # SystemExit of a user's callable would end the worker, and nobody would notice.
+            logger.warning("event=job_failed error=%s", type(error).__name__)
         finally:
             if isinstance(pool, Shell):
                 pool.job_done()
@@ -95,12 +104,12 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
         Raises RuntimeError where there is no worker, and the system gives no thread for one.
         """
         with self._jobs_lock:
+            self._tasks.put_nowait(task)
             if not isinstance(task, StopWorker):
-                busy = len(self._workers) < min(self._outstanding + 1, self.num_workers)
+                self._outstanding += 1
+                busy = len(self._workers) < min(self._outstanding, self.num_workers)
                 if busy and not self._closed:
                     self._add_worker()
-                self._outstanding += 1
-            self._tasks.put_nowait(task)
 
     def _add_worker(self) -> None:
         name = f"{self.name}-worker-{len(self._workers)}"
@@ -119,10 +128,35 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
         with self._jobs_lock:  # no worker may be born between the count and the farewells
             return super()._signal_stop_worker()
 
+    def __del__(self) -> None:
+        # psycopg_pool joins its threads here. The finalizer may run in one of them.
+        if not getattr(self, "_closed", True):
+            self._signal_stop_worker()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the pool is closed for good, not only unopened."""
+        return self._closed and self._opened
+
     # -- refusals, in our own words
 
+    def wait(self, timeout: float = 30.0) -> None:
+        """Wait until `min_size` connections are there. Closes the pool where they are not.
+
+        Blocks for `timeout` seconds at most. Raises PoolTimeout.
+        """
+        try:
+            super().wait(timeout)
+        except psycopg_pool.PoolTimeout:
+            cause = self._ledger.last_connect_error or "no connect has been answered"
+            raise PoolTimeout(
+                f"pool {self.name!r}: its min_size of {self._min_size} connections was not "
+                f"reached within {timeout:.2f} s; last connect error: {cause}",
+                pool=self.name,
+            ) from None
+
     def _check_open(self) -> None:
-        if self._closed and self._opened:
+        if self.ended:
             raise PoolClosed(
                 f"pool {self.name!r} has been closed and cannot be opened again: make a new one",
                 pool=self.name,
@@ -149,21 +183,21 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
             self._get_measures()
         )
 
+    @critical
     def _counted(self) -> dict[str, int]:
         ledger = self._ledger
-        with self._lock:
-            wait, use, connect = (
-                histogram.snapshot() for histogram in (ledger.wait, ledger.use, ledger.connect)
-            )
-            return {
-                self._REQUESTS_NUM: ledger.acquired + ledger.timeouts + ledger.too_many_waiters,
-                self._REQUESTS_QUEUED: ledger.waited + ledger.timeouts,
-                self._REQUESTS_WAIT_MS: round(wait.sum * 1000),
-                self._REQUESTS_ERRORS: ledger.timeouts + ledger.too_many_waiters,
-                self._USAGE_MS: round(use.sum * 1000),
-                self._RETURNS_BAD: ledger.closed["broken"] + ledger.closed["active"],
-                self._CONNECTIONS_NUM: ledger.connects + ledger.connect_errors,
-                self._CONNECTIONS_MS: round(connect.sum * 1000),
-                self._CONNECTIONS_ERRORS: ledger.connect_errors,
-                self._CONNECTIONS_LOST: ledger.closed["dead"] + ledger.closed["silent"],
-            }
+        wait, use, connect = (
+            histogram.snapshot() for histogram in (ledger.wait, ledger.use, ledger.connect)
+        )
+        return {
+            self._REQUESTS_NUM: ledger.acquired + ledger.timeouts + ledger.too_many_waiters,
+            self._REQUESTS_QUEUED: ledger.waited + ledger.timeouts,
+            self._REQUESTS_WAIT_MS: round(wait.sum * 1000),
+            self._REQUESTS_ERRORS: ledger.timeouts + ledger.too_many_waiters,
+            self._USAGE_MS: round(use.sum * 1000),
+            self._RETURNS_BAD: ledger.closed["broken"] + ledger.closed["active"],
+            self._CONNECTIONS_NUM: ledger.connects + ledger.connect_errors,
+            self._CONNECTIONS_MS: round(connect.sum * 1000),
+            self._CONNECTIONS_ERRORS: ledger.connect_errors,
+            self._CONNECTIONS_LOST: ledger.closed["dead"] + ledger.closed["silent"],
+        }

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from time import monotonic
 from typing import Literal
 
 from django_poolkit.pools.config import PoolConfig
@@ -53,7 +54,7 @@ class State(Shell):
 
     def _give_locked(self, connection: PoolConnection, now: float) -> None:
         """Hand the connection to the first waiter; where there is none, it becomes idle."""
-        while self._waiting and not self._paused_until:
+        while self._waiting and not self._paused():
             waiter = self._waiting.popleft()
             # Lent first: the waiter may run the moment it has been set.
             self._lend_locked(waiter.lease, connection, now)
@@ -85,25 +86,38 @@ class State(Shell):
         # psycopg_pool's own counter stands still here: the size is counted, not kept.
         return super()._get_measures() | {self._POOL_SIZE: self._size_locked()}
 
+    def _paused(self) -> bool:
+        # By the clock, not by the job that ends a pause: it may be stuck behind slow connects.
+        return self._paused_until > 0 and monotonic() < self._paused_until
+
     def _plan_locked(self) -> list[Attempt]:
         """Return the connects to start now: what `min_size` lacks, and what waiters need."""
         if self._closed:
             return []
         starts = self._growth.add(max(0, self._min_size - self._size_locked()))
-        if self._waiting and not self._paused_until:
+        if self._waiting and not self._paused():
             room = self._max_size - self._size_locked()
             starts += self._growth.plan(waiters=len(self._waiting), room=room)
         return starts
 
+    @critical
+    def look_after_waiters(self) -> list[Attempt]:
+        """Return what a waiter finds undone: attempts that nobody began, or that are missing.
+
+        Serves the queue, too, where a pause has run out and nobody has noticed.
+        """
+        if self._closed or self._paused():
+            return []
+        now = monotonic()
+        while self._pool and self._waiting:
+            self._give_locked(self._pool.pop(), now)
+        room = self._max_size - self._size_locked()
+        new = self._growth.plan_new(waiters=len(self._waiting), room=room)
+        return new + self._growth.stranded()
+
     def _stats_locked(self, now: float) -> PoolStats:
         ledger = self._ledger
-        state = (
-            "closed"
-            if self._closed and self._opened
-            else "paused"
-            if self._paused_until
-            else "open"
-        )
+        state = "closed" if self.ended else "paused" if self._paused() else "open"
         return PoolStats(
             name=self.name,
             aliases=self.aliases,

@@ -48,6 +48,8 @@ class Statements:
         residue = self._rules.residue(text) if text is not None else "unparsed"
         if residue is not None:
             lease.mark_dirty(residue)
+            if text is None or "prepare" in text.lower():
+                lease.prepares = True
         if residue in _OPAQUE or text is None or not _READS.match(text):
             if connection._autocommit and reset.at_rest(connection):
                 lease.committed = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
@@ -25,12 +26,19 @@ logger = logging.getLogger("django_poolkit.pool")
 _PREPARE_AFTER = 5  # uses of one text, psycopg's own default
 
 
+def _parsed(conninfo: str) -> Mapping[str, Any]:
+    try:
+        return conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        # libpq's message quotes from it, which may be the password.
+        raise psycopg.ProgrammingError("the connection string cannot be parsed") from None
+
+
 class Upkeep(Acquire):
     """Runs in worker threads. `ConnectionPool` is the whole."""
 
     _connector: Connector
     _failing_since: float
-    _secret = ""  # the password of the newest connect, so that it can be struck out of texts
 
     # -- connecting
 
@@ -38,13 +46,11 @@ class Upkeep(Acquire):
         """Make one connect, if it is still wanted, and hand the connection to the first waiter."""
         if not self._admit(attempt):
             return
+        secrets: list[str] = []
         try:
-            connection = self._connect()
-        except Exception as error:
-            self._attempt_failed(attempt, error)
-        except BaseException:
-            self._give_up(attempt)
-            raise
+            connection = self._connect(secrets)
+        except BaseException as error:  # also SystemExit, from a user's callable
+            self._attempt_failed(attempt, error, secrets)
         else:
             self._attempt_succeeded(attempt, connection)
 
@@ -54,12 +60,11 @@ class Upkeep(Acquire):
         short = self._size_locked() <= self._min_size
         return self._growth.admit(attempt, waiters=len(self._waiting), short=short)
 
-    @critical
-    def _give_up(self, attempt: Attempt) -> None:
-        self._growth.failed(attempt, wanted=False)
+    def _connect(self, secrets: list[str]) -> PoolConnection:  # type: ignore[override]
+        """Return a new connection, configured and idle. Raises psycopg.Error.
 
-    def _connect(self, timeout: float | None = None) -> PoolConnection:
-        """Return a new connection, configured and idle. Raises psycopg.Error."""
+        Puts into `secrets` what must not appear in the text of an error.
+        """
         generation = self._generation  # read first: what is recycled meanwhile is old at birth
         guards = self.config.guards or {}
         kwargs: dict[str, Any] = {key: guards[key] for key in LIBPQ_GUARDS if key in guards}
@@ -68,10 +73,7 @@ class Upkeep(Acquire):
             # Off, as Django has it: poolers before PgBouncer 1.21 mix up prepared statements.
             kwargs["prepare_threshold"] = _PREPARE_AFTER if self.config.prepare else None
         conninfo = self._resolve_conninfo()
-        password = kwargs.get("password") or conninfo_to_dict(conninfo).get("password")
-        self._secret = str(password or "")
-        if timeout:
-            kwargs["connect_timeout"] = max(2, round(timeout))
+        secrets += [str(kwargs.get("password") or ""), str(_parsed(conninfo).get("password") or "")]
         connection = self._connector.connect(conninfo, kwargs)
         try:
             if self._configure is not None:
@@ -118,17 +120,17 @@ class Upkeep(Acquire):
             self._give_locked(connection, now)
         return reason, starts + self._plan_locked()
 
-    def _attempt_failed(self, attempt: Attempt, error: Exception) -> None:
-        text = summarise(error, self._secret)
-        pause, tired = self._enter_failure(attempt, text)
+    def _attempt_failed(self, attempt: Attempt, error: BaseException, secrets: list[str]) -> None:
+        text = summarise(error, *secrets)
+        pause, nap, tired = self._enter_failure(attempt, text)
         logger.warning("pool=%s event=connect_failed error=%s", self.name, text)
         if pause is not None:
-            self.schedule_task(Job(self, "wake_attempt", attempt), pause)
+            self.schedule_task(Job(self, "wake_attempt", attempt, nap), pause)
         if tired:
             self.reconnect_failed()
 
     @critical
-    def _enter_failure(self, attempt: Attempt, text: str) -> tuple[float | None, bool]:
+    def _enter_failure(self, attempt: Attempt, text: str) -> tuple[float | None, int, bool]:
         now = monotonic()
         self._ledger.connect_errors += 1
         self._ledger.last_connect_error = text
@@ -138,16 +140,16 @@ class Upkeep(Acquire):
             self._failing_since = math.inf  # once an outage: until a connect succeeds
         short = self._size_locked() <= self._min_size
         wanted = not self._closed and (short or len(self._waiting) > 0)
-        return self._growth.failed(attempt, wanted=wanted), tired
+        return self._growth.failed(attempt, wanted=wanted), attempt.nap, tired
 
-    def wake_attempt(self, attempt: Attempt) -> None:
-        """Try again: the pause of a failed connect is over."""
-        if self._is_due(attempt):
+    def wake_attempt(self, attempt: Attempt, nap: int) -> None:
+        """Try again: that pause of a failed connect is over."""
+        if self._is_due(attempt, nap):
             self.run_attempt(attempt)
 
     @critical
-    def _is_due(self, attempt: Attempt) -> bool:
-        return self._growth.due(attempt)
+    def _is_due(self, attempt: Attempt, nap: int) -> bool:
+        return self._growth.due(attempt, nap)
 
     # -- keeping house
 
@@ -180,6 +182,7 @@ class Upkeep(Acquire):
         gone = self._take_idle_locked(found.retire)
         to_probe = found.probe + [c for c in self._pool if not probe.quiet(c)]
         starts = self._growth.add(found.replace, replaces=True)
+        starts += self._growth.stranded()
         return gone, to_probe, starts + self._plan_locked()
 
     def _take_idle_locked(self, retire: list[tuple[PoolConnection, str]]) -> list[PoolConnection]:
@@ -235,12 +238,14 @@ class Upkeep(Acquire):
         after = self.config.leak_after
         if after is None:
             return
-        with self._lock:
-            overdue = self._ledger.overdue_locked(after, monotonic())
-        for lease in overdue:
+        for lease in self._overdue(after):
             where = "\n  ".join(format_stack(lease.stack))
             logger.warning(
                 "pool=%s event=overdue seconds=%.1f thread=%s, acquired at:\n  %s",
                 self.name, lease.seconds(), lease.thread, where,
             )  # fmt: skip
             self._ledger.tell("overdue", pool=self.name, seconds=lease.seconds())
+
+    @critical
+    def _overdue(self, after: float) -> list[Lease]:
+        return self._ledger.overdue_locked(after, monotonic())

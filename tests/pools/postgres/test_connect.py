@@ -196,7 +196,7 @@ class TestSummaries:
             'connection failed: connection to server at "db.internal" (10.1.2.3), port 5433 failed:'
             " FATAL:  something about hunter2\nand more\nof it"
         )
-        assert summarise(error, "hunter2") == "OperationalError: FATAL:  something about ***"
+        assert summarise(error, ["hunter2", ""]) == "OperationalError: FATAL:  something about ***"
 
     def test_it_is_short(self):
         assert len(summarise(ValueError("x" * 10_000))) < 300

@@ -136,8 +136,29 @@ class TestPauses:
         attempts = make()
         [one] = attempts.plan(waiters=1, room=1)
         self.fail(attempts, one)
-        assert attempts.due(one)
-        assert not attempts.due(one)
+        assert attempts.due(one, one.nap)
+        assert not attempts.due(one, one.nap)
+
+    def test_the_clock_of_one_pause_does_not_end_the_next(self):
+        attempts = make()
+        [one] = attempts.plan(waiters=1, room=1)
+        self.fail(attempts, one)
+        first = one.nap
+        attempts.due(one, first)
+        self.fail(attempts, one)
+        assert not attempts.due(one, first)
+        assert attempts.due(one, one.nap)
+
+    def test_what_nobody_begins_is_handed_out_again(self, monkeypatch):
+        attempts = make()
+        [one] = attempts.plan(waiters=1, room=1)
+        assert attempts.stranded() == []
+        one.planned -= 2 * growth.STRANDED
+        assert attempts.stranded() == [one]
+        assert attempts.stranded() == []
+        one.planned -= 2 * growth.STRANDED
+        attempts.admit(one, waiters=1, short=False)
+        assert attempts.stranded() == []
 
     def test_the_oldest_that_runs(self):
         attempts = make()

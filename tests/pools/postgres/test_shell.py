@@ -53,7 +53,7 @@ class TestThreads:
         gate = threading.Event()
         pool = make_pool(max_size=9, num_workers=2, configure=lambda c: gate.wait(10.0))
         calls = [queue_up(pool, pool.acquire) for _ in range(6)]
-        assert len([t for t in threads_of(pool) if "worker" in t.name]) == 2
+        wait_until(lambda: len([t for t in threads_of(pool) if "worker" in t.name]) == 2)
         gate.set()
         for call in calls:
             call.result().release()

@@ -1,0 +1,22 @@
+"""`manage.py dbshell`, with a password that may be a function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.db.backends.postgresql import client
+
+
+class DatabaseClient(client.DatabaseClient):
+    """Django's psql client, which calls PASSWORD where the pool would."""
+
+    @classmethod
+    def settings_to_cmd_args_env(
+        cls, settings_dict: dict[str, Any], parameters: Iterable[str]
+    ) -> tuple[list[str], dict[str, str] | None]:
+        """Return the command line of psql and its environment."""
+        password = settings_dict.get("PASSWORD")
+        if callable(password):
+            settings_dict = {**settings_dict, "PASSWORD": password()}
+        return super().settings_to_cmd_args_env(settings_dict, parameters)
