@@ -117,7 +117,7 @@ def verdicts(results: Mapping[str, Measures], shape: Shape) -> list[Verdict]:
     failed = killed.failures.total()
     return [
         Verdict(
-            f"{len(calm.latencies):,} of {calm.requests:,} requests were answered well: all of them",
+            f"{len(calm.latencies):,} of {calm.requests:,} requests were answered well, so all",
             bool(calm.requests) and not calm.failures,
         ),
         Verdict(
