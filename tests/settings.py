@@ -15,6 +15,7 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django_poolkit",
     "tests.app",
+    "example_project.shop",
 ]
 
 DATABASES: dict[str, dict[str, Any]] = {

@@ -84,6 +84,19 @@ class Ledger:
                 overdue.append(lease)
         return overdue
 
+    def purge_locked(self) -> int:
+        """Strike out leases that died without a word, as when a signal hits their finalizer.
+
+        Their connections have died with them. Returns how many there were.
+        """
+        dead = [key for key, reference in list(self.live.items()) if reference() is None]
+        for key in dead:
+            self.live.pop(key, None)
+            self.reported.discard(key)
+        self.closed["lost"] += len(dead)
+        self.leaks += len(dead)
+        return len(dead)
+
     def leases_locked(self) -> list[Lease]:
         """Return the live leases, oldest first."""
         return [lease for reference in self.live.values() if (lease := reference()) is not None]

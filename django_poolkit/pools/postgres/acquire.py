@@ -100,8 +100,9 @@ class Acquire(Release):
         connection: PoolConnection = lease.connection
         # The caller holds the connection and nothing else: so it owns the lease, not the
         # other way round, or neither would ever be missed.
-        connection._owned_lease = lease
+        # In this order: an interrupt in between must leave no cycle that hides both.
         lease._connection = weakref.ref(connection)
+        connection._owned_lease = lease
         return connection
 
     def putconn(self, conn: PoolConnection) -> None:

@@ -104,13 +104,15 @@ class State(Shell):
     def look_after_waiters(self) -> list[Attempt]:
         """Return what a waiter finds undone: attempts that nobody began, or that are missing.
 
-        Serves the queue, too, where a pause has run out and nobody has noticed.
+        Frees the slots of leases that died without a word, and serves the queue where a pause
+        has run out and nobody has noticed.
         """
         if self._closed or self._paused():
             return []
         now = monotonic()
         while self._pool and self._waiting:
             self._give_locked(self._pool.pop(), now)
+        self._ledger.purge_locked()
         room = self._max_size - self._size_locked()
         new = self._growth.plan_new(waiters=len(self._waiting), room=room)
         return new + self._growth.stranded()

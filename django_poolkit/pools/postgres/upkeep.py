@@ -169,6 +169,7 @@ class Upkeep(Acquire):
     def _make_round(
         self,
     ) -> tuple[list[PoolConnection], list[PoolConnection], list[Attempt]]:
+        self._ledger.purge_locked()
         size = self._size_locked()
         found = housekeeper.inspect(
             list(self._pool),

@@ -43,7 +43,7 @@ class TestStartUpOptions:
         for _ in range(3):
             with pool.acquire() as connection:
                 assert shown(connection) == ["Asia/Tokyo", "pg_read_all_data", "30s"]
-                connection.execute("SET TIME ZONE 'UTC'; SET statement_timeout = 0; RESET ROLE")
+                connection.execute("SET TIME ZONE 'UTC'; SET statement_timeout = 0; SET ROLE NONE")
                 connection.commit()
         assert pool.stats().resets == 3
         assert pool.stats().connects == 1
@@ -132,7 +132,7 @@ class TestPoolers:
         for _ in range(3):
             with pool.acquire() as connection:
                 assert shown(connection) == ["Asia/Tokyo", "pg_read_all_data", "30s"]
-                connection.execute("SET TIME ZONE 'UTC'; RESET ROLE")
+                connection.execute("SET TIME ZONE 'UTC'; SET ROLE NONE")
                 connection.commit()
         assert pool.stats().connects == 1
         assert pool.stats().closed == {}
@@ -196,7 +196,7 @@ class TestSummaries:
             'connection failed: connection to server at "db.internal" (10.1.2.3), port 5433 failed:'
             " FATAL:  something about hunter2\nand more\nof it"
         )
-        assert summarise(error, ["hunter2", ""]) == "OperationalError: FATAL:  something about ***"
+        assert summarise(error, "hunter2", "") == "OperationalError: FATAL:  something about ***"
 
     def test_it_is_short(self):
         assert len(summarise(ValueError("x" * 10_000))) < 300
