@@ -17,7 +17,6 @@ from django.db import DatabaseError, OperationalError, connection, connections, 
 from django.http import HttpResponse
 from django.test import override_settings
 from django.urls import path
-from psycopg.rows import dict_row
 
 from django_poolkit import registry
 from django_poolkit.asgi import Poolkit
@@ -26,7 +25,6 @@ from django_poolkit.testing.waiting import wait_until
 from tests.app.models import Item
 from tests.scenarios.conftest import NAME
 from tests.scenarios.crowd import Crowd, in_a_fork
-from tests.scenarios.sessions import ATTRIBUTES, RESIDUES, UNTOUCHED, facts
 
 pytestmark = pytest.mark.core
 
@@ -333,76 +331,3 @@ def test_a_full_queue_refuses_without_waiting(pooled):
     lease.release()
     waiting.result(10.0).release()
     waiter.shutdown()
-
-
-# -- 12: session state of one request in the next
-
-
-def same_backend_next(pid: int) -> Any:
-    """End the request, begin the next, and return its connection, which must be the same."""
-    connection.close()
-    assert backend() == pid
-    return connection.connection
-
-
-@pytest.mark.parametrize("residue", sorted(RESIDUES))
-@pytest.mark.parametrize("way", ["autocommit", "atomic", "unfinished"])
-def test_what_a_request_sets_never_reaches_the_next(pooled, residue, way):
-    pool = pooled(max_size=1)
-    pid = backend()
-    match way:
-        case "autocommit":
-            with connection.cursor() as cursor:
-                RESIDUES[residue](cursor)
-        case "atomic":
-            with transaction.atomic(), connection.cursor() as cursor:
-                RESIDUES[residue](cursor)
-        case "unfinished":
-            transaction.set_autocommit(False)
-            with connection.cursor() as cursor:
-                RESIDUES[residue](cursor)
-    # LISTEN alone begins with the COMMIT that never comes.
-    assert facts(connection.connection) != UNTOUCHED or (residue, way) == ("listen", "unfinished")
-    assert facts(same_backend_next(pid)) == UNTOUCHED
-    Item.objects.create(name="works")
-    assert pool.stats().resets == 1
-
-
-@pytest.mark.parametrize("name", sorted(ATTRIBUTES))
-def test_what_a_request_does_to_the_driver_never_reaches_the_next(pooled, name):
-    pooled(max_size=1)
-    pid = backend()
-    new = getattr(connection.connection, name)
-    value, plain = ATTRIBUTES[name]
-    setattr(connection.connection, name, not new if name == "autocommit" else value)
-    raw = same_backend_next(pid)
-    assert getattr(raw, name) == new == (True if name == "autocommit" else plain)
-    Item.objects.create(name="works")
-
-
-def test_listeners_and_adapters_of_a_request_never_reach_the_next(pooled):
-    pooled(max_size=1)
-    pid = backend()
-    heard: list[Any] = []
-    raw = connection.connection
-    raw.add_notify_handler(heard.append)
-    raw.row_factory = dict_row
-    raw.adapters.register_dumper(int, raw.adapters.get_dumper(str, "t"))
-    with connection.cursor() as cursor:
-        cursor.execute("LISTEN news")
-    raw = same_backend_next(pid)
-    with connection.cursor() as cursor:
-        cursor.execute("NOTIFY news")
-        cursor.execute("SELECT %s + 1", (41,))
-        assert cursor.fetchone() == (42,)
-    assert heard == []
-
-
-def test_a_request_that_needs_no_reset_pays_none(pooled):
-    pool = pooled(max_size=1)
-    for _ in range(5):
-        with transaction.atomic():
-            Item.objects.create(name="x")
-        assert Item.objects.exists()
-        connection.close()
-    assert pool.stats().resets == 0
