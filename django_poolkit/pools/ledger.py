@@ -93,7 +93,8 @@ class Ledger:
         for key in dead:
             self.live.pop(key, None)
             self.reported.discard(key)
-        self.closed["lost"] += len(dead)
+        if dead:
+            self.closed["lost"] += len(dead)
         self.leaks += len(dead)
         return len(dead)
 
