@@ -104,7 +104,7 @@ class TestQueue:
 
     def test_the_age_of_the_first(self):
         waiters, members = make_waiters(2)
-        assert waiters.oldest(members[0].since + 5.0) == 5.0
+        assert waiters.oldest(members[0].since + 5.0) == pytest.approx(5.0)
         assert Waiters().oldest(1.0) == 0.0
 
 
