@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +134,12 @@ def test_clients_that_go_away(site: Site) -> None:
 
 
 def test_an_exhausted_pool(site: Site) -> None:
-    sleepers = [site.ask("/sleep/?seconds=1.5") for _ in range(2)]
-    wait_until(lambda: site.stats()["used"] == 2)
-    status, body = site.get("/count/")
-    assert status == 503
-    assert b"The server is busy" in body
-    for sleeper in sleepers:
-        assert sleeper.recv(65536).startswith(b"HTTP/1.1 200")
-        sleeper.close()
+    with ExitStack() as clients:
+        sleepers = [clients.enter_context(site.ask("/sleep/?seconds=1.5")) for _ in range(2)]
+        wait_until(lambda: site.stats()["used"] == 2)
+        status, body = site.get("/count/")
+        assert status == 503
+        assert b"The server is busy" in body
+        for sleeper in sleepers:
+            assert sleeper.recv(65536).startswith(b"HTTP/1.1 200")
     is_home(site)
