@@ -23,7 +23,8 @@ RESET: Final = (
     b"SELECT pg_catalog.pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; "
     b"RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; DISCARD SEQUENCES; DISCARD TEMP"
 )
-# Only after a PREPARE as text, since psycopg's own go with it.
+# After a PREPARE as text, or where psycopg has none of its own that would go with it: one may
+# have been hidden in a function.
 _DEALLOCATE: Final = b"DEALLOCATE ALL"
 # A reset is a few catalogue look-ups. A server that takes longer is in no state to be used.
 TIMEOUT: Final = 5.0
@@ -71,7 +72,8 @@ def clean(connection: PoolConnection, *, full: bool, prepared: bool) -> bool:
         statements.append(b"ROLLBACK")
     if full:
         statements.append(RESET)
-        if prepared:
+        own = connection._prepared
+        if prepared or not (own._names or own._to_flush):
             statements.append(_DEALLOCATE)
             connection.forget_prepared()
         if connection._restore_sql:

@@ -42,9 +42,11 @@ class Statements:
         lease.ran = True
         if not lease.foreign and self._policy == "request":
             lease.foreign = self.foreign()
-        if lease.dirty is not None and lease.committed:
-            return
         text = text_of(query, connection)
+        if lease.dirty is not None and lease.committed:
+            # Nothing is left to be learnt but this.
+            lease.prepares = lease.prepares or text is None or "prepare" in text.lower()
+            return
         residue = self._rules.residue(text) if text is not None else "unparsed"
         if residue is not None:
             lease.mark_dirty(residue)
