@@ -6,6 +6,7 @@ import gc
 import itertools
 import sys
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -102,6 +103,9 @@ class PoolModel(RuleBasedStateMachine):
             return
         if sys.exception() is not None:  # a step has failed: no more is promised
             self.pool.close()
+            for held in self.all_held:
+                with suppress(Exception):
+                    self.give_back(held)
             return
         self.close_pool()
 

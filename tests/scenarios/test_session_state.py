@@ -88,3 +88,31 @@ def test_a_request_that_needs_no_reset_pays_none(pooled):
         assert Item.objects.exists()
         connection.close()
     assert pool.stats().resets == 0
+
+
+HIDDEN = "DO $$ BEGIN EXECUTE 'PRE' || 'PARE residue AS SELECT 1'; END $$"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "statement"),
+    [
+        (False, "PREPARE residue AS SELECT 1"),
+        (True, "PREPARE residue AS SELECT 1"),
+        (True, "/* now */ prepare residue as select 1"),
+        # With psycopg's own beside it, only what the text shows can be told from them.
+        (False, HIDDEN),
+    ],
+    ids=["off", "on", "comment", "hidden"],
+)
+def test_what_was_prepared_after_other_residues_goes_with_them(pooled, prepare, statement):
+    pooled(max_size=1, prepare=prepare)
+    pid = backend()
+    for _ in range(8):
+        Item.objects.exists()  # psycopg prepares some of its own
+    with connection.cursor() as cursor:
+        cursor.execute("DO $$ BEGIN END $$")
+        cursor.execute("SET statement_timeout = '77s'")
+        cursor.execute(statement)
+    assert facts(same_backend_next(pid)) == UNTOUCHED
+    for _ in range(8):
+        assert not Item.objects.exists()

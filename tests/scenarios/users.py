@@ -49,7 +49,7 @@ def assert_untouched(raw: Any) -> None:
     except AssertionError:
         # Killed since it was acquired: that is no bleeding.
         raise psycopg.OperationalError("the backend is gone") from None
-    assert seen == UNTOUCHED
+    assert seen == UNTOUCHED, f"{seen}: not as new"
 
 
 class PoolCrowd:
