@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import select
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -84,6 +85,13 @@ def fill(pool: ConnectionPool, count: int) -> list[int]:
 def idle_pids(pool: ConnectionPool) -> list[int]:
     """Return the server processes of the idle connections, longest idle first."""
     return [connection.info.backend_pid for connection in pool._pool]
+
+
+def wait_for_the_end(connection: Any) -> None:
+    """Wait until the other end of a connection's socket has closed, and not only spoken."""
+    poller = select.poll()
+    poller.register(connection.pgconn.socket, select.POLLRDHUP)
+    wait_until(lambda: poller.poll(0), message="the server does not close the connection")
 
 
 def unique(prefix: str = "pool") -> str:

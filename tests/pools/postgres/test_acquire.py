@@ -22,6 +22,7 @@ from tests.pools.support import (
     idle_pids,
     pid,
     queue_up,
+    wait_for_the_end,
 )
 
 
@@ -124,6 +125,8 @@ class TestDeadConnections:
         pool = make_pool(max_size=8, kwargs={"application_name": app})
         dead = fill(pool, 8)
         assert primary.kill_backends(app) == 8
+        for connection in pool._pool:
+            wait_for_the_end(connection)
         close = Mock(wraps=pool._close_connection)
         monkeypatch.setattr(pool, "_close_connection", close)
         monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"slept for {seconds} s"))

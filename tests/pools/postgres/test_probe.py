@@ -12,7 +12,7 @@ import pytest
 from django_poolkit.pools.postgres import probe
 from django_poolkit.pools.postgres.probe import State
 from django_poolkit.testing.waiting import wait_until
-from tests.pools.support import fill
+from tests.pools.support import fill, wait_for_the_end
 
 pytestmark = pytest.mark.core
 
@@ -42,7 +42,7 @@ def test_a_killed_one_is_found_without_a_question(idle, primary, monkeypatch):
     ask = Mock(wraps=probe.execute)
     monkeypatch.setattr(probe, "execute", ask)
     primary.kill_backend(idle.info.backend_pid)
-    readable(idle)
+    wait_for_the_end(idle)
     assert look(idle) is State.DEAD
     assert ask.call_count == 0
 
