@@ -85,6 +85,7 @@ class ConnectionPool(Upkeep):
         self.config = config
         self._ledger = Ledger()
         self._orphans = deque()
+        self._adopting = False
         self._inside = 0
         self._generation = 0
         self._paused_until = 0.0
@@ -147,7 +148,10 @@ class ConnectionPool(Upkeep):
             super().wait(timeout)
         except psycopg_pool.PoolTimeout:
             stats = self.stats()
-            text = f"pool {self.name!r}: not filled within {timeout:.2f} s ({stats.summary()})"
+            text = (
+                f"pool {self.name!r}: its min_size of {self._min_size} was not reached within "
+                f"{timeout:.2f} s ({stats.summary()})"
+            )
             error = PoolTimeout(text, pool=self.name, stats=stats)
             error.waited = monotonic() - started
             raise error from None
@@ -239,6 +243,7 @@ class ConnectionPool(Upkeep):
             self._close_connection(connection)
         me = threading.current_thread()
         gather(*(thread for thread in threads if thread is not me), timeout=timeout)
+        self._adopt_orphans()  # which a worker would have done
         logger.info("pool=%s event=close", self.name)
 
     @critical
@@ -286,6 +291,7 @@ class ConnectionPool(Upkeep):
         self._lock = threading.RLock()
         self._pool = deque()
         self._orphans = deque()
+        self._adopting = False
         self._waiting = Waiters()
         self._growth = Growth(workers=self.num_workers, cap=self.config.reconnect_cap)
         self._inside = 0

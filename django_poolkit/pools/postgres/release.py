@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Literal
+from typing import Any
 
 from django_poolkit.pools.errors import PoolWarning
 from django_poolkit.pools.lease import Lease, format_stack
@@ -18,7 +18,7 @@ from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.growth import Attempt
 from django_poolkit.pools.postgres.shell import Job, critical
-from django_poolkit.pools.postgres.state import State
+from django_poolkit.pools.postgres.state import Orphan, State
 
 logger = logging.getLogger("django_poolkit.pool")
 
@@ -90,8 +90,8 @@ class Release(State):
         self._ledger.closed[reason] += 1
 
     @critical
-    def _count_leak(self) -> None:
-        self._ledger.leaks += 1
+    def _count_leaks(self, count: int) -> None:
+        self._ledger.leaks += count
 
     def _clean(self, lease: Lease, connection: PoolConnection, *, full: bool) -> str | None:
         """Bring the connection to rest; return the reason to close it where that failed."""
@@ -164,40 +164,54 @@ class Release(State):
     def _strike(self, attempt: Attempt) -> None:
         self._growth.attempts.discard(attempt)
 
+    def adopt_orphans(self) -> None:
+        """Take back what finalizers could only report. Blocks for the resets it takes."""
+        self._adopting = False
+        self._adopt_orphans()
+
     def _adopt_orphans(self, *, patient: bool = True) -> None:
         """Take back what finalizers could only report, and warn of what was leaked.
 
         Who is not patient, as one who acquires, leaves to a worker what needs a round trip.
         """
-        leaked = []
+        leaked: list[tuple[Lease, float]] = []
+        left: list[Orphan] = []
         while self._orphans:
             try:
-                lease, cause = self._orphans.popleft()
+                lease, cause = orphan = self._orphans.popleft()
             except IndexError:  # another thread was faster
                 break
             if lease._connection is None:
                 continue  # it has ended as it should
             if cause == "leak" and not lease.released:
                 leaked.append((lease, lease.seconds()))
-                self._count_leak()
             if not patient and self._needs_work(lease):
-                self.run_task(Job(self, "adopt", lease, cause))
+                left.append((lease, "release" if cause == "leak" else cause))
                 continue
             try:
                 self._adopt(lease, cause)
-            except LeaseReleased:
-                # An interrupt hit `_end_lease` half way: the ledger knows the lease no more,
-                # and nobody else its connection.
-                self._forsake(lease)
             except BaseException:
-                if (
-                    lease._connection is not None
-                ):  # a finalizer runs once: nobody would say it again
-                    self._orphans.append((lease, cause))
+                # A finalizer runs once: nobody would say it again.
+                self._orphans.extend([*left, orphan])
                 raise
+        if left:
+            self._orphans.extend(left)
+            self._call_adopter()
+        self._count_leaks(len(leaked))
         # Last, because a filter may turn a warning into an exception.
         for lease, seconds in leaked:
             self._warn_of_leak(lease, seconds)
+
+    def _call_adopter(self) -> None:
+        """Have a worker take back what is left."""
+        if self._closed:  # meanwhile, and its workers have gone
+            self.adopt_orphans()
+        elif not self._adopting:
+            self._adopting = True
+            try:
+                self.run_task(Job(self, "adopt_orphans"))
+            except RuntimeError:  # the system gives no thread
+                self.adopt_orphans()
 
     def _needs_work(self, lease: Lease) -> bool:
         connection = lease.connection
@@ -205,21 +219,21 @@ class Release(State):
             return False
         return not reset.at_rest(connection) or reset.due(lease, connection, self.config.reset)
 
-    def adopt(self, lease: Lease, cause: Literal["leak", "release", "discard"]) -> None:
-        """Take back one lease that a finalizer reported. Blocks for a reset."""
-        self._orphans.append((lease, "release" if cause == "leak" else cause))
-        self._adopt_orphans()
-
     def _adopt(self, lease: Lease, cause: str) -> None:
-        if lease.released:  # an interrupt hit its release half way
-            self._settle(lease, lease.connection, "interrupted")
-        elif lease.connection is None:  # it died with its owner, and closed itself
-            self._claim(lease)
-            self._settle(lease, None, "lost")
-        elif cause == "discard" or self._closed:
-            self.discard(lease)
-        else:
-            self.release(lease)
+        try:
+            if lease.released:  # an interrupt hit its release half way
+                self._settle(lease, lease.connection, "interrupted")
+            elif lease.connection is None:  # it died with its owner, and closed itself
+                self._claim(lease)
+                self._settle(lease, None, "lost")
+            elif cause == "discard" or self._closed:
+                self.discard(lease)
+            else:
+                self.release(lease)
+        except LeaseReleased:
+            # An interrupt hit `_end_lease` half way: the ledger knows the lease no more, and
+            # nobody else its connection.
+            self._forsake(lease)
 
     def _forsake(self, lease: Lease) -> None:
         connection = lease.connection

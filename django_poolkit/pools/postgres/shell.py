@@ -21,7 +21,7 @@ from psycopg_pool.pool import MaintenanceTask, StopWorker
 
 from django_poolkit.pools.ledger import Ledger
 from django_poolkit.pools.postgres.connection import PoolConnection
-from django_poolkit.pools.postgres.errors import PoolClosed, PoolTimeout
+from django_poolkit.pools.postgres.errors import PoolClosed
 
 _S = TypeVar("_S", bound="Shell")
 _P = ParamSpec("_P")
@@ -139,21 +139,6 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
         return self._closed and self._opened
 
     # -- refusals, in our own words
-
-    def wait(self, timeout: float = 30.0) -> None:
-        """Wait until `min_size` connections are there. Closes the pool where they are not.
-
-        Blocks for `timeout` seconds at most. Raises PoolTimeout.
-        """
-        try:
-            super().wait(timeout)
-        except psycopg_pool.PoolTimeout:
-            cause = self._ledger.last_connect_error or "no connect has been answered"
-            raise PoolTimeout(
-                f"pool {self.name!r}: its min_size of {self._min_size} connections was not "
-                f"reached within {timeout:.2f} s; last connect error: {cause}",
-                pool=self.name,
-            ) from None
 
     def _check_open(self) -> None:
         if self.ended:

@@ -26,6 +26,9 @@ from django_poolkit.pools.postgres.statements import Statements
 from django_poolkit.pools.postgres.waiters import Waiters
 from django_poolkit.pools.stats import PoolStats
 
+Orphan = tuple[Lease, Literal["leak", "release", "discard"]]
+"""A lease that a finalizer could only report, and what it wanted."""
+
 
 class State(Shell):
     """The state of a pool. All that ends in `_locked` is called under the lock."""
@@ -36,7 +39,9 @@ class State(Shell):
     """What is taken note of as a statement begins."""
     _waiting: Waiters  # type: ignore[assignment]
     _growth: Growth
-    _orphans: deque[tuple[Lease, Literal["leak", "release", "discard"]]]
+    _orphans: deque[Orphan]
+    _adopting: bool
+    """Whether a worker has been told of orphans, and has not come to it."""
     _generation: int
     _paused_until: float
 

@@ -60,10 +60,12 @@ class TestRelease:
     def test_the_first_waiter_gets_it(self, make_pool):
         pool = make_pool(max_size=1)
         lease = pool.acquire()
-        waiter = queue_up(pool, lambda: pid(pool.acquire()))
+        waiter = queue_up(pool, pool.acquire)
         expected = pid(lease)
         lease.release()
-        assert waiter.result(1.0) == expected
+        next_lease = waiter.result(1.0)
+        assert pid(next_lease) == expected
+        next_lease.release()
 
     def test_a_clean_one_sends_nothing(self, far_pool, proxy):
         pool = far_pool(max_size=1)
@@ -112,9 +114,11 @@ class TestDiscard:
         pool = make_pool(max_size=1)
         lease = pool.acquire()
         old = pid(lease)
-        waiter = queue_up(pool, lambda: pid(pool.acquire()))
+        waiter = queue_up(pool, pool.acquire)
         lease.discard()
-        assert waiter.result() != old
+        next_lease = waiter.result()
+        assert pid(next_lease) != old
+        next_lease.release()
 
 
 class TestDropped:
@@ -376,6 +380,36 @@ class TestClosedPool:
         lease, connection = pool.acquire(), pool.getconn()
         pool.close()
         del lease, connection
+        wait_until(lambda: not primary.sessions(app), 3.0, "a session outlives its pool")
+
+    def test_what_was_left_to_a_worker_is_closed_too(self, make_pool, primary, app):
+        gate, hold = threading.Event(), threading.Event()
+        gate.set()
+
+        def configure(connection):
+            hold.set()
+            assert gate.wait(30.0)
+
+        where = {"application_name": app}
+        pool = make_pool(max_size=3, num_workers=1, configure=configure, kwargs=where)
+        lost, kept = pool.acquire(), pool.acquire()
+        lost.connection.execute("BEGIN")
+        gate.clear()
+        hold.clear()
+        waiting = queue_up(pool, pool.acquire)
+        try:
+            assert hold.wait(10.0)
+            kept.release()
+            waiting.result().release()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", PoolWarning)
+                del lost
+                pool.acquire().release()  # sees the lost one, and has no time for it
+            assert pool.stats().used == 1
+            pool.close(timeout=0.1)
+            assert pool.stats().used == 0
+        finally:
+            gate.set()
         wait_until(lambda: not primary.sessions(app), 3.0, "a session outlives its pool")
 
 

@@ -116,11 +116,13 @@ def test_who_has_gone_is_passed_over(make_pool):
     with pool._lock:
         pool._waiting.append(gone)
         gone.fail(ValueError())
-    call = Call(lambda: pid(pool.acquire()))
+    call = Call(pool.acquire)
     wait_until(lambda: pool.stats().waiters == 2)
     expected = pid(held)
     held.release()
-    assert call.result() == expected
+    lease = call.result()
+    assert pid(lease) == expected
+    lease.release()
     assert gone.connection is None
 
 
