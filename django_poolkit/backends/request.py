@@ -18,7 +18,7 @@ from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import Lease
 
 if TYPE_CHECKING:
-    from django_poolkit.backends.postgresql.leasing import PooledDatabaseWrapperMixin
+    from django_poolkit.backends.postgresql.leasing import LeasingMixin
 
 KEY: Final = "django_poolkit.request"
 """Where a scope stands in a WSGI environ, an ASGI scope or `request.META`.
@@ -31,7 +31,7 @@ request, or a view a background task, in a copy of the context of one that is ov
 class Held(NamedTuple):
     """Who holds a lease in the course of a request."""
 
-    wrapper: PooledDatabaseWrapperMixin
+    wrapper: LeasingMixin
     thread: threading.Thread | None
     """The only thread that may touch the connection while it runs. None: it has let go."""
     late: bool
@@ -62,12 +62,12 @@ class RequestScope:
         """Whether it has been answered with a 503 of ours."""
         self.committed = False
         """Whether a lease that has ended may have committed something."""
-        self.wrappers: WeakSet[PooledDatabaseWrapperMixin] = WeakSet()
+        self.wrappers: WeakSet[LeasingMixin] = WeakSet()
         """The database wrappers that were used in it."""
         self.leases: dict[Lease, Held] = {}
         """The leases taken in it that have not ended. Who removes one has to release it."""
 
-    def add(self, wrapper: PooledDatabaseWrapperMixin, lease: Lease) -> None:
+    def add(self, wrapper: LeasingMixin, lease: Lease) -> None:
         """Enter a lease that the calling thread has just taken."""
         if self.owned:
             thread = threading.current_thread()

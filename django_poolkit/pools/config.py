@@ -15,7 +15,8 @@ from typing import Any, Final, Literal, get_args
 from django_poolkit.pools.errors import PoolConfigError
 
 ResetPolicy = Literal["dirty", "request", "always"]
-Mode = Literal["session"]
+Mode = Literal["session", "transaction"]
+AtomicLease = Literal["lazy", "eager"]
 
 # Guards that PostgreSQL or libpq keep for us, by their own names.
 # PostgreSQL's are sent as start-up options, libpq's as connection parameters.
@@ -42,7 +43,16 @@ class PoolConfig:
     """How one pool behaves. Durations are seconds."""
 
     mode: Mode = "session"
-    """When a lease ends: with the request (`session`)."""
+    """When a lease ends: with the request (`session`), or with the statement, inside `atomic()`
+    with the block (`transaction`). For Django's connections; a bare pool has no mode."""
+    atomic_lease: AtomicLease = "lazy"
+    """In transaction mode: whether `atomic()` acquires at its first statement (`lazy`), or at
+    once, before the side effects of the block (`eager`)."""
+    observe: bool = False
+    """In session mode: count by call site what transaction mode would pin, and save."""
+    verify_state: bool = False
+    """For tests: ask the server at each release for session state that no text showed. A round
+    trip; raises SessionStateLeft."""
     min_size: int = 0
     """Connections kept open although nobody needs them."""
     max_size: int = 10
@@ -71,7 +81,8 @@ class PoolConfig:
     """Probe connections that have been idle for so long; 0 means never."""
     reset: ResetPolicy = "request"
     """Whether a returned connection is reset: after a statement that left session state
-    behind (`dirty`), after any statement that the ORM did not write (`request`), or `always`."""
+    behind (`dirty`, the default in transaction mode), after any statement that the ORM did not
+    write (`request`), or `always`."""
     reset_callback: Callable[[Any], None] | None = None
     """psycopg_pool's `reset` callable, run inline on each return."""
     check: Callable[[Any], None] | None = None
@@ -116,6 +127,8 @@ class PoolConfig:
         for key in ("trusted_modules", "harmless_functions"):
             if key in values:
                 values[key] = _names(values[key], key, path)
+        if values.get("mode") == "transaction" and "reset" not in options:
+            values["reset"] = "dirty"  # what may leave state behind is pinned, and so told apart
         known = {f.name for f in fields(cls)} - {"guards", "reset_callback"}
         for key in values.keys() - known - {"reset_callback"}:
             raise PoolConfigError(_unknown(key, known, path))
@@ -160,7 +173,7 @@ _SECONDS: Final = {
 }  # fmt: skip
 _POSITIVE_SECONDS: Final = ("max_lifetime", "max_idle", "reconnect_cap", "probe_timeout")
 _CALLABLES: Final = ("reconnect_failed", "reset_callback", "check", "configure")
-_FLAGS: Final = ("prepare", "close_returns")
+_FLAGS: Final = ("prepare", "close_returns", "observe", "verify_state")
 
 
 def _check(config: PoolConfig) -> None:
@@ -186,6 +199,11 @@ def _check(config: PoolConfig) -> None:
             raise PoolConfigError(_bad(key, getattr(config, key), "must be True or False"))
     _check_choice("mode", config.mode, get_args(Mode))
     _check_choice("reset", config.reset, get_args(ResetPolicy))
+    _check_choice("atomic_lease", config.atomic_lease, get_args(AtomicLease))
+    if config.atomic_lease == "eager" and config.mode != "transaction":
+        raise PoolConfigError("['atomic_lease'] 'eager' needs ['mode'] 'transaction'")
+    if config.observe and config.mode != "session":
+        raise PoolConfigError("['observe'] needs ['mode'] 'session': it tells what a change brings")
     if config.name is not None and not (isinstance(config.name, str) and config.name):
         raise PoolConfigError(_bad("name", config.name, "must be a name, or absent"))
     _check_guards(config.guards or {})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from time import monotonic
 from types import CodeType
 from typing import Any, Final, Protocol
@@ -20,10 +22,25 @@ class Home(Protocol):
 
     name: str
     statements: Any
+    greeting: object
 
     def release(self, lease: Lease) -> None: ...
     def discard(self, lease: Lease) -> None: ...
     def lost(self, lease: Lease) -> None: ...
+    def adrift(self, lease: Lease) -> None: ...
+    def count_pin(self, reason: str) -> None: ...
+
+
+class Keeper(Protocol):
+    """Who holds a lease for no longer than somebody has a cursor open on it, or pins it."""
+
+    def on_idle(self, lease: Lease) -> None:
+        """Give the lease back if nothing else needs it: its last cursor has been closed."""
+        ...
+
+    def on_adrift(self, lease: Lease) -> None:
+        """Do the same in another thread than the one that uses the lease."""
+        ...
 
 
 def capture_stack(depth: int = STACK_DEPTH, skip: int = 1) -> Stack:
@@ -61,8 +78,28 @@ class Lease:
     """
 
     __slots__ = (
-        "__weakref__", "_connection", "committed", "dirty", "foreign", "holds", "key", "lost",
-        "pool", "prepares", "ran", "released", "since", "stack", "thread", "wrote",
+        "__weakref__",
+        "_connection",
+        "committed",
+        "cursors",
+        "dirty",
+        "foreign",
+        "gone",
+        "holds",
+        "keeper",
+        "key",
+        "lost",
+        "new_types",
+        "owner",
+        "pinned",
+        "pool",
+        "prepares",
+        "ran",
+        "released",
+        "since",
+        "stack",
+        "thread",
+        "wrote",
     )  # fmt: skip
 
     def __init__(self, pool: Home, key: int, stack: Stack) -> None:
@@ -71,6 +108,8 @@ class Lease:
         """Identifies the lease in its pool's ledger."""
         self.stack = stack
         self.thread = threading.current_thread().name
+        self.owner = _thread.get_ident()
+        """Identifies the thread that uses it."""
         self.since = 0.0
         """When it was acquired, on the monotonic clock."""
         self.ran = False
@@ -87,8 +126,18 @@ class Lease:
         """Whether something written may have been committed."""
         self.prepares = False
         """Whether a statement may have prepared others by name."""
+        self.new_types = False
+        """Whether a statement made types that receivers of a new connection may look for."""
         self.lost = False
         """Whether it was dropped instead of being released, and waits to be taken back."""
+        self.keeper: Callable[[], Keeper | None] | None = None
+        """Leads to who gives it back as soon as it is idle; None for one that is held on to."""
+        self.cursors = 0
+        """Open cursors, less those in `gone`. Counted for a keeper, by the owner alone."""
+        self.gone: list[None] = []
+        """One entry for each cursor that another thread closed, as its garbage collector may."""
+        self.pinned: str | None = None
+        """Why it is held until its keeper closes, None while it is not."""
         self._connection: Any = None
         self.released = False  # last: without it the finalizer does nothing
 
@@ -103,9 +152,37 @@ class Lease:
         return monotonic() - self.since
 
     def mark_dirty(self, reason: str) -> None:
-        """Have the connection reset when it is released."""
+        """Have the connection reset when it is released, and held by a keeper until it closes."""
         if self.dirty is None:
             self.dirty = reason
+        if self.keeper is not None:
+            self.pin(reason)
+
+    def pin(self, reason: str) -> None:
+        """Have a keeper hold the lease until it closes. The first reason is the one counted."""
+        if self.pinned is None:
+            self.pinned = reason
+            self.pool.count_pin(reason)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a cursor is open on it."""
+        return self.cursors > len(self.gone)
+
+    def cursor_closed(self) -> None:
+        """Count a cursor out; the last one's keeper gives the lease back, or a passer-by does.
+
+        Also called by finalizers, on any thread.
+        """
+        if self.owner != _thread.get_ident():
+            # The owner may be about to use the lease: whoever passes looks whether it is.
+            self.gone.append(None)
+            if not self.busy and not self.released:
+                self.pool.adrift(self)
+            return
+        self.cursors -= 1
+        if not self.busy and self.keeper is not None and (keeper := self.keeper()) is not None:
+            keeper.on_idle(self)
 
     def release(self) -> None:
         """Give the connection back. A second call raises LeaseReleased."""

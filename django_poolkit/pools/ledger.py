@@ -34,6 +34,7 @@ class Ledger:
         self.acquired = self.waited = self.timeouts = self.too_many_waiters = 0
         self.connects = self.connect_errors = self.resets = self.leaks = 0
         self.closed: Counter[str] = Counter()
+        self.pins: Counter[str] = Counter()
         self.wait, self.use, self.connect = Histogram(), Histogram(), Histogram()
         self.last_connect_error: str | None = None
         self.last_check_error: str | None = None

@@ -116,6 +116,8 @@ class PoolStats:
     closed: Mapping[str, int] = field(default_factory=dict)
     """Connections closed, by reason."""
     resets: int
+    pins: Mapping[str, int] = field(default_factory=dict)
+    """Leases that had to be held on to in transaction mode, by reason."""
     leaks: int
     """Leases that were lost and taken back."""
     last_connect_error: str | None

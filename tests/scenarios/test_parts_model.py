@@ -32,10 +32,13 @@ class FakePool:
 
     name = "model"
     statements: Any = None
+    greeting: object = None
 
     def __init__(self) -> None:
         self.lost_keys: list[int] = []
 
+    def adrift(self, lease: Lease) -> None: ...
+    def count_pin(self, reason: str) -> None: ...
     def release(self, lease: Lease) -> None: ...
     def discard(self, lease: Lease) -> None: ...
     def lost(self, lease: Lease) -> None:

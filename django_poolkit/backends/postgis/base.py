@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.contrib.gis.db.backends.postgis import base
 
-from django_poolkit.backends.postgresql.leasing import PooledDatabaseWrapperMixin
+from django_poolkit.backends.postgresql.transaction_mode import PooledDatabaseWrapperMixin
 
 
 class DatabaseWrapper(PooledDatabaseWrapperMixin, base.DatabaseWrapper):

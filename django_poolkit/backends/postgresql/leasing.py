@@ -7,8 +7,9 @@ Django calls at the end of a request. Everything else here is for those who neve
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from django.db.backends.postgresql.base import TIMESTAMPTZ_OID, ServerSideCursor
@@ -20,21 +21,21 @@ from django_poolkit.backends import request, request_end
 from django_poolkit.backends.postgresql.client import DatabaseClient
 from django_poolkit.backends.postgresql.errors import EXHAUSTED, ErrorWrapper
 from django_poolkit.backends.postgresql.pooling import PoolChoiceMixin
+from django_poolkit.backends.request import RequestScope
 from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.cursor import leased
 
+T = TypeVar("T")
 
-class PooledDatabaseWrapperMixin(PoolChoiceMixin):
-    """Gives a PostgreSQL database wrapper leases from a pool of the process.
 
-    Put it in front of Django's wrapper, or of one derived from it:
-    `class DatabaseWrapper(PooledDatabaseWrapperMixin, TheirWrapper)`.
-    """
+class LeasingMixin(PoolChoiceMixin):
+    """Takes, ends and loses the leases of a database wrapper."""
 
     _lease: Lease | None = None
-    _scope: request.RequestScope | None = None  # in which the present lease was taken
+    _scope: RequestScope | None = None  # in which the present lease was taken
     _on_net = False
     client_class = DatabaseClient
 
@@ -52,14 +53,34 @@ class PooledDatabaseWrapperMixin(PoolChoiceMixin):
         adapters or an instrumented cursor class, sees each connection as it would see it from
         Django's pool.
         """
+        connect = super().get_new_connection
+
+        def through_all(pool: ConnectionPool | None) -> Any:
+            password = conn_params.get("password")
+            if pool is None and callable(password):
+                return connect({**conn_params, "password": password()})
+            return connect(conn_params)
+
+        connection = self._acquired(through_all)
+        if isinstance(connection, PoolConnection) and connection._owned_lease is not None:
+            # getconn() left it there: from now on it is the wrapper's.
+            lease, connection._owned_lease = connection._owned_lease, None
+            lease._connection = connection
+            self._take_over(lease)
+        return connection
+
+    def _acquired(
+        self, acquire: Callable[[ConnectionPool | None], T], known: ConnectionPool | None = None
+    ) -> T:
+        """Return what `acquire(pool)` does, also where the pool is closed meanwhile.
+
+        `known` is the pool of the present settings, where that has been found out.
+        """
         deadline: float | None = None
         while True:
-            pool = self.pool
-            if pool is None and callable(password := conn_params.get("password")):
-                conn_params = {**conn_params, "password": password()}
+            pool, known = known or self.pool, None
             try:
-                connection = super().get_new_connection(conn_params)
-                break
+                return acquire(pool)
             except PoolClosed:
                 # close_pool() swaps the table first, so the next look-up finds another pool.
                 # That may be closed as well, where somebody closes without end.
@@ -72,16 +93,9 @@ class PooledDatabaseWrapperMixin(PoolChoiceMixin):
                 if scope is not None and scope.exhausted is None:
                     scope.exhausted = error
                 raise
-        if isinstance(connection, PoolConnection):
-            self._take_over(connection)
-        return connection
 
-    def _take_over(self, connection: PoolConnection) -> None:
-        """Make the wrapper the owner of the lease that `getconn()` left with the connection."""
-        lease = connection._owned_lease
-        assert lease is not None
-        connection._owned_lease = None
-        lease._connection = connection
+    def _take_over(self, lease: Lease) -> None:
+        """Make the wrapper the owner of a lease."""
         self._lease = lease
         if not self._on_net:
             self._on_net = True
@@ -90,7 +104,7 @@ class PooledDatabaseWrapperMixin(PoolChoiceMixin):
         if (scope := request.current()) is not None:
             self._enter(scope, lease)
 
-    def _enter(self, scope: request.RequestScope, lease: Lease) -> None:
+    def _enter(self, scope: RequestScope, lease: Lease) -> None:
         scope.wrappers.add(self)
         # One shared between threads is ended by whoever shares it.
         if not self.allow_thread_sharing:
@@ -126,9 +140,21 @@ class PooledDatabaseWrapperMixin(PoolChoiceMixin):
         if lease is None:
             super()._close()  # type: ignore[misc]
             return
-        self._lease = None
         self.connection = None
+        self._give_back(lease)
+
+    def _give_back(self, lease: Lease) -> None:
+        """End the present lease."""
+        self._end(lease, self._detach())
+
+    def _detach(self) -> RequestScope | None:
+        """Make the wrapper one without a lease; return the request in which it was taken."""
+        self._lease = None
         scope, self._scope = self._scope, None
+        return scope
+
+    def _end(self, lease: Lease, scope: RequestScope | None) -> None:
+        """End a lease that has been detached, unless somebody else is about to."""
         if (scope is None or scope.claim(lease)) and not lease.released:
             scope = scope or request.current()
             if scope is not None:
@@ -185,7 +211,7 @@ class PooledDatabaseWrapperMixin(PoolChoiceMixin):
         elif (here := request.current()) is not (scope := self._scope) or (scope and scope.over):
             self._cross(lease, here)
 
-    def _cross(self, lease: Lease, here: request.RequestScope | None) -> None:
+    def _cross(self, lease: Lease, here: RequestScope | None) -> None:
         """Use a lease that another request took, or one of a request that is over."""
         if here is not None:
             here.wrappers.add(self)
@@ -202,7 +228,7 @@ class _ThreadNet:
     """Takes back the leases of a thread that ends without closing its connections."""
 
     def __init__(self) -> None:
-        self.wrappers: WeakSet[PooledDatabaseWrapperMixin] = WeakSet()
+        self.wrappers: WeakSet[LeasingMixin] = WeakSet()
 
     def __del__(self) -> None:
         for wrapper in list(self.wrappers):

@@ -29,12 +29,16 @@ class PoolChoiceMixin(_Base):
     """Finds or makes the pool of a database wrapper."""
 
     _seen: tuple[Any, ...] | None = None
+    # Stands for the pool while a connection that is leased already goes through Django's code.
+    _handed: ConnectionPool | None = None
 
     @property
     def pool(self) -> ConnectionPool | None:
         """The pool of the present settings, None where they ask for none."""
         if self.alias == NO_DB_ALIAS:
             return None
+        if self._handed is not None:
+            return self._handed
         # Settings are mutable, and tests do change them; to compare is cheaper than to freeze.
         now = (self.settings_dict, self.timezone_name)
         if self._seen is not None and self._seen[0] == now:
@@ -83,6 +87,7 @@ class PoolChoiceMixin(_Base):
             # The probe at each acquire is the health check; who asks the pool finds it named.
             pool._check = probe.looked_at
         pool.statements.foreign = origin.foreign_statement(config.trusted_modules)
+        pool.statements.outside = origin.outsider(config.trusted_modules)
         return pool
 
     def _session_defaults(self, config: PoolConfig) -> SessionDefaults:

@@ -50,6 +50,8 @@ class PoolConnection(psycopg.Connection[Any]):
     _baseline: Baseline
     _poller: select.poll | None = None
     _owned_lease: Lease | None = None
+    _introduced = False  # whether every class of database wrapper in between has seen it
+    _greeted: object = None  # the pool's `greeting` at the last connection_created
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         """Return a cursor that is refused once the lease has ended. Raises LeaseReleased."""

@@ -6,7 +6,8 @@ named ones, COPY, and those of instrumentation that wraps its own class around.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import sys
+from collections.abc import Callable, Generator
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -27,7 +28,11 @@ def leased(factory: type[Any]) -> type[Any]:
     if (known := _mixed.get(factory)) is not None and (cls := known()) is not None:
         return cls
     mixin = _ServerCursor if hasattr(factory, "_declare_gen") else _ClientCursor
-    names = {"__module__": factory.__module__, "__qualname__": factory.__qualname__}
+    names = {
+        "__module__": factory.__module__,
+        "__qualname__": factory.__qualname__,
+        "_poolkit_finalize": getattr(factory, "__del__", None),
+    }
     cls = type(factory.__name__, (mixin, factory), names)
     _mixed[factory] = ref(cls)
     return cls
@@ -46,11 +51,41 @@ def text_of(query: Any, connection: psycopg.Connection[Any]) -> str | None:
 
 class _ClientCursor:
     _poolkit_lease: Lease | None = None
+    _poolkit_counted = False
+    _poolkit_finalize: Callable[[], None] | None = None
+    """The finalizer of the class that was mixed into."""
     _conn: Any
 
     def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
-        self._poolkit_lease = connection._lease_ref()
+        lease = self._poolkit_lease = connection._lease_ref()
+        if lease is not None and lease.keeper is not None:
+            lease.cursors += 1
+            self._poolkit_counted = True
         super().__init__(connection, *args, **kwargs)  # type: ignore[call-arg]
+
+    def close(self) -> None:
+        """Close the cursor, as psycopg does. The lease may end with its last one."""
+        try:
+            super().close()  # type: ignore[misc]
+        finally:
+            if self._poolkit_counted:
+                self._poolkit_counted = False
+                self._poolkit_lease.cursor_closed()  # type: ignore[union-attr]
+
+    def __del__(self) -> None:
+        if self._poolkit_finalize is not None:
+            self._poolkit_finalize()
+        if self._poolkit_counted:
+            self._poolkit_counted = False
+            self._poolkit_lease.cursor_closed()  # type: ignore[union-attr]
+
+    @property
+    def connection(self) -> Any:
+        """The psycopg connection. Whoever takes hold of it from outside pins its lease."""
+        lease = self._poolkit_lease
+        if lease is not None and lease.keeper is not None and lease.pinned is None:
+            lease.pool.statements.raw_access(lease, sys._getframe(1))
+        return self._conn
 
     def _poolkit_note(self, query: Any) -> None:
         lease = self._poolkit_lease

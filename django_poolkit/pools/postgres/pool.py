@@ -56,6 +56,16 @@ def _of_the_pool(connection_class: type[psycopg.Connection[Any]]) -> type[PoolCo
     return type(connection_class.__name__, (PoolConnection, connection_class), {})
 
 
+def _of_a_bare_pool(options: Mapping[str, Any]) -> PoolConfig:
+    config = PoolConfig.from_options({"reset": "dirty", **options}, path="ConnectionPool")
+    if config.mode != "session" or config.observe:
+        raise PoolConfigError(
+            "ConnectionPool: mode and observe are for the connections of Django; the leases of a "
+            "bare pool end when their owner says so"
+        )
+    return config
+
+
 class ConnectionPool(Upkeep):
     """A pool of psycopg connections.
 
@@ -78,7 +88,7 @@ class ConnectionPool(Upkeep):
         **options: Any,
     ) -> None:
         if config is None:
-            config = PoolConfig.from_options({"reset": "dirty", **options}, path="ConnectionPool")
+            config = _of_a_bare_pool(options)
         elif options:
             raise PoolConfigError("pass either config= or single options, not both")
         pool_class = _of_the_pool(connection_class)
@@ -88,6 +98,7 @@ class ConnectionPool(Upkeep):
         self._adopting = False
         self._inside = 0
         self._generation = 0
+        self.greeting = object()
         self._paused_until = 0.0
         self._failing_since = 0.0
         self._growth = Growth(workers=config.num_workers, cap=config.reconnect_cap)

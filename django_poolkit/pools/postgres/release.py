@@ -75,6 +75,15 @@ class Release(State):
             self._lock.release()
             self._adopt_orphans()
 
+    def adrift(self, lease: Lease) -> None:
+        """Have a passer-by give back a lease that may be idle. Called by finalizers."""
+        self._orphans.append((lease, "idle"))
+
+    @critical
+    def count_pin(self, reason: str) -> None:
+        """Count a lease that is held until its keeper closes, by the reason."""
+        self._ledger.pins[reason] += 1
+
     @critical
     def _claim(self, lease: Lease) -> None:
         if lease.released:
@@ -106,6 +115,7 @@ class Release(State):
         connection._baseline.restore(connection)
         if full:
             connection._baseline.read_parameters(connection)
+            connection._greeted = None  # what receivers had SET is gone
             self._count_reset()
         callback = self.config.reset_callback
         if callback is not None and not self._calls(callback, connection):
@@ -220,6 +230,10 @@ class Release(State):
         return not reset.at_rest(connection) or reset.due(lease, connection, self.config.reset)
 
     def _adopt(self, lease: Lease, cause: str) -> None:
+        if cause == "idle":
+            if lease.keeper is not None and (keeper := lease.keeper()) is not None:
+                keeper.on_adrift(lease)
+            return
         try:
             if lease.released:  # an interrupt hit its release half way
                 self._settle(lease, lease.connection, "interrupted")

@@ -26,7 +26,7 @@ from django_poolkit.pools.postgres.statements import Statements
 from django_poolkit.pools.postgres.waiters import Waiters
 from django_poolkit.pools.stats import PoolStats
 
-Orphan = tuple[Lease, Literal["leak", "release", "discard"]]
+Orphan = tuple[Lease, Literal["leak", "release", "discard", "idle"]]
 """A lease that a finalizer could only report, and what it wanted."""
 
 
@@ -43,6 +43,8 @@ class State(Shell):
     _adopting: bool
     """Whether a worker has been told of orphans, and has not come to it."""
     _generation: int
+    greeting: object
+    """Another one when each connection is to be shown again to those who prepare new ones."""
     _paused_until: float
 
     def _lend_locked(self, lease: Lease, connection: PoolConnection, now: float) -> None:
@@ -146,6 +148,7 @@ class State(Shell):
             connect_errors=ledger.connect_errors,
             closed=dict(ledger.closed),
             resets=ledger.resets,
+            pins=dict(ledger.pins),
             leaks=ledger.leaks,
             last_connect_error=ledger.last_connect_error or ledger.last_check_error,
             wait=ledger.wait.snapshot(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from types import FrameType
 from typing import Any, Final
 
 from django_poolkit.pools.config import ResetPolicy
@@ -20,11 +21,17 @@ _READS: Final = re.compile(
     r"|with(?!.*\b(insert|update|delete|merge)\b))\b",
     re.IGNORECASE | re.DOTALL,
 )
+_NEW_TYPES: Final = re.compile(r"\s*create\s+(extension|type)\b", re.IGNORECASE)
 _OPAQUE: Final = ("function", "call", "do", "execute", "unparsed")
 
 
 def everything_is_foreign() -> bool:
     """Tell of each statement that no ORM wrote it: a bare pool knows none."""
+    return True
+
+
+def everyone_is_outside(frame: FrameType) -> bool:
+    """Tell of each caller that it may do anything with a connection."""
     return True
 
 
@@ -36,6 +43,8 @@ class Statements:
         self._rules = StatementRules(harmless_functions)
         self.foreign: Callable[[], bool] = everything_is_foreign
         """Called as a statement begins: whether it is not the ORM's own."""
+        self.outside: Callable[[FrameType], bool] = everyone_is_outside
+        """Called with the frame that takes hold of a connection: whether it is not trusted."""
 
     def note(self, lease: Lease, query: Any, connection: PoolConnection) -> None:
         """Take note of a statement about to run under `lease`."""
@@ -52,8 +61,16 @@ class Statements:
             lease.mark_dirty(residue)
             if text is None or "prepare" in text.lower():
                 lease.prepares = True
+        if _NEW_TYPES.match(text or ""):
+            lease.new_types = True
         if residue in _OPAQUE or text is None or not _READS.match(text):
             if connection._autocommit and reset.at_rest(connection):
                 lease.committed = True
             else:
                 lease.wrote = True
+
+    def raw_access(self, lease: Lease, frame: FrameType) -> None:
+        """Take note that `frame` takes hold of the connection under `lease`."""
+        if self.outside(frame):
+            lease.pin("raw")
+            lease.mark_dirty("raw")

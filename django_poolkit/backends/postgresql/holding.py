@@ -1,0 +1,242 @@
+"""When a lease of transaction mode is taken, and when nothing needs it any more.
+
+A wrapper is *open* from its first use to `close()`, as in session mode. What comes and goes
+meanwhile is the lease: taken where Django opens a cursor, given back where the last cursor is
+closed, if nothing else needs it. The cursors are counted on the lease, by the psycopg cursor
+class, since everybody's cursors pass there.
+
+Threads. A wrapper belongs to one thread. Another one can only count a cursor out, which its
+garbage collector may do. If that was the last, a passer-by ends the lease: it decides behind
+`_gate`, and the owner passes the gate before it uses a lease that has lost cursors that way.
+The owner first says that it uses the lease, and then looks whether cursors are gone; the other
+does it the other way round. So one of them sees the other.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+from django.db.backends.postgresql.psycopg_any import IsolationLevel
+from django.db.utils import ProgrammingError
+from psycopg.pq import TransactionStatus
+
+from django_poolkit.backends.postgresql.greeting import GreetingMixin
+from django_poolkit.backends.request import RequestScope
+from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.postgres import ConnectionPool
+
+_IDLE = TransactionStatus.IDLE
+_UNKNOWN = TransactionStatus.UNKNOWN
+
+# Reentrant, for finalizers.
+_gate = threading.RLock()
+
+
+class HoldingMixin(GreetingMixin):
+    """Takes a lease when it is needed, and gives it back when it is not."""
+
+    # All of it is written by the thread that the wrapper belongs to.
+    _opened = False  # in transaction mode; in session mode there is a connection, or none
+    _met = False  # whether Django's own ensure_connection() has been passed since it was opened
+    _wanted = False  # whether who connects goes on to use the lease
+    _by_hand = 0  # depth of pinned()
+    _steady: ConnectionPool | None = None
+    _me: weakref.ref[HoldingMixin] | None = None
+    _outside: Callable[[FrameType], bool]
+
+    # -- open, with or without a lease
+
+    def _by_statement(self) -> bool:
+        if self._opened:
+            return True
+        if self._raw is not None:
+            return False
+        pool = self.pool
+        return pool is not None and pool.config.mode == "transaction"
+
+    @property
+    def connection(self) -> Any:
+        """psycopg's connection, None where there is none.
+
+        In transaction mode Django's own modules see the one leased at the moment. Others get
+        one as long as the wrapper is open, and it is held from then on: who knows what for.
+        """
+        if self._opened and self._outside(sys._getframe(1)):
+            return self._exposed()
+        return self._raw
+
+    @connection.setter
+    def connection(self, value: Any) -> None:
+        self._raw = value
+        if value is None:
+            self._opened = False
+
+    def _exposed(self) -> Any:
+        owner: int = self._thread_ident  # type: ignore[attr-defined]
+        if owner != threading.get_ident() and not self.allow_thread_sharing:
+            return self._raw
+        lease = self._hold()
+        lease.mark_dirty("raw")
+        lease.cursor_closed()
+        return self._raw
+
+    def _open(self) -> None:
+        # As Django's connect() has it, but for what needs a connection.
+        self.check_settings()
+        self._steady = pool = self.pool
+        assert pool is not None
+        self._outside = pool.statements.outside
+        self.isolation_level = self._chosen_isolation_level() or IsolationLevel.READ_COMMITTED
+        self.in_atomic_block = False
+        self.savepoint_ids = []
+        self.atomic_blocks = []
+        self.needs_rollback = False
+        self.health_check_enabled = self.settings_dict["CONN_HEALTH_CHECKS"]
+        self.health_check_done = True
+        self.close_at = monotonic()
+        self.closed_in_transaction = False
+        self.errors_occurred = False
+        self.autocommit = self.settings_dict["AUTOCOMMIT"]
+        self.run_on_commit = []
+        self._me = self._me or weakref.ref(self)
+        self._met = False
+        self._opened = True
+
+    def _ensure_open(self) -> None:
+        if not self._opened:
+            self._refuse_closed_in_transaction()
+            with self.wrap_database_errors:
+                self._open()
+
+    def _refuse_closed_in_transaction(self) -> None:
+        if self.in_atomic_block and self.closed_in_transaction:
+            raise ProgrammingError("Cannot open a new connection in an atomic block.")
+
+    # -- taking and ending a lease
+
+    def _hold(self) -> Lease:
+        """Return a lease that stays until its `cursor_closed()`, the present one or a new one."""
+        if (lease := self._present()) is not None:
+            return lease
+        if self._opened and self._met:
+            with self.wrap_database_errors:
+                lease = self._take()
+        else:
+            # By Django's own method, which its test cases guard. It calls connect().
+            self._wanted = True
+            try:
+                super().ensure_connection()
+            finally:
+                self._wanted = False
+            lease = self._lease or self._take()
+        lease.cursors += 1
+        return lease
+
+    def _present(self) -> Lease | None:
+        """Return the present lease, held as by `_hold()`, None if there is none."""
+        if self._lease is not None:
+            self.close_if_health_check_failed()  # it may be one of a request that is over
+        if (lease := self._lease) is not None:
+            lease.cursors += 1
+            if not lease.gone:
+                return lease
+            with _gate:
+                if self._lease is lease:
+                    return lease
+        return None
+
+    def _take(self) -> Lease:
+        known, self._steady = self._steady, None  # the settings may change before a second try
+        lease = self._acquired(_acquire, known)
+        self._steady = lease.pool  # type: ignore[assignment]
+        lease.keeper = self._me
+        self._take_over(lease)
+        raw = self._raw = lease.connection
+        self.errors_occurred = False
+        if raw._greeted is not lease.pool.greeting:
+            self._greet(lease, raw)
+        raw._autocommit = self.autocommit  # at rest: psycopg's setter would ask the server's state
+        if self._by_hand:
+            lease.pin("pinned")
+        return lease
+
+    def on_idle(self, lease: Lease) -> None:
+        """Give the lease back, if it is the present one, and nothing needs it any more."""
+        if lease is self._lease and self._idle(lease):
+            self._give_back(lease)
+
+    def on_adrift(self, lease: Lease) -> None:
+        """Do the same in another thread than the wrapper's."""
+        with _gate:
+            if self._lease is not lease or not self._idle(lease):
+                return
+            scope = self._detach()
+        self._end(lease, scope)
+
+    def _idle(self, lease: Lease) -> bool:
+        if lease.pinned is not None or not self._at_rest(lease):
+            return False
+        connection = lease.connection
+        if lease.ran and lease.dirty is None and connection._baseline.reported_change(connection):
+            lease.mark_dirty("parameter")  # set where no text shows it
+            return False
+        return True
+
+    def _at_rest(self, lease: Lease) -> bool:
+        """Return whether no cursor, transaction, pipeline or COPY is open under the lease."""
+        if lease.busy or not self.autocommit or not self.settings_dict["AUTOCOMMIT"]:
+            return False
+        connection = lease.connection
+        if connection is None:
+            return False
+        status = connection.pgconn.transaction_status
+        if status != _IDLE:
+            return bool(status == _UNKNOWN)  # it is lost, and the pool closes it
+        return not (connection._pipeline or connection._num_transactions or connection._tpc)
+
+    def _end(self, lease: Lease, scope: RequestScope | None) -> None:
+        lease.keeper = None
+        if lease.new_types:
+            lease.pool.greeting = object()
+        super()._end(lease, scope)
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Hold one connection for the length of a `with` block, from its first statement on.
+
+        At the end it is reset, if it has to be, and given back, unless it was held before. In
+        session mode it is held anyhow.
+        """
+        self._by_hand += 1
+        if self._lease is not None and self._opened:
+            self._lease.pin("pinned")
+        try:
+            yield
+        finally:
+            self._by_hand -= 1
+            lease = self._lease
+            if not self._by_hand and lease is not None and lease.pinned == "pinned":
+                lease.pinned = None
+                if self._at_rest(lease):
+                    self._give_back(lease)
+
+
+def _acquire(pool: ConnectionPool | None) -> Lease:
+    assert pool is not None
+    return pool.acquire()
+
+
+def _after_fork() -> None:
+    global _gate
+    _gate = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,168 @@
+"""Transaction mode: Django's verbs on a wrapper that may be open without a connection.
+
+Outside a transaction a lease lasts for a statement, inside `atomic()` from the first statement
+to the end of the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db.backends.utils import debug_transaction
+from django.db.utils import Error
+from django.utils.asyncio import async_unsafe
+
+from django_poolkit.backends.postgresql.holding import HoldingMixin
+
+
+class PooledDatabaseWrapperMixin(HoldingMixin):
+    """Gives a PostgreSQL database wrapper leases from a pool of the process.
+
+    Put it in front of Django's wrapper, or of one derived from it:
+    `class DatabaseWrapper(PooledDatabaseWrapperMixin, TheirWrapper)`.
+    """
+
+    # -- opening and closing, with or without a lease
+
+    @async_unsafe
+    def connect(self) -> None:
+        """Open the wrapper, and connect for real; in transaction mode the lease ends at once."""
+        if not self._by_statement():
+            super().connect()
+            return
+        if not self._opened:
+            self._open()
+        self._met = True
+        lease = self._lease or self._take()
+        if not self._wanted:
+            self.on_idle(lease)
+
+    @async_unsafe
+    def ensure_connection(self) -> None:
+        """Make sure that the server can be reached: connect, or probe."""
+        if not self._by_statement():
+            super().ensure_connection()
+        elif self._lease is None or self._lease.released:
+            self._refuse_closed_in_transaction()
+            with self.wrap_database_errors:
+                self.connect()
+
+    @async_unsafe
+    def close(self) -> None:
+        """End the lease, if there is one, with its pins, and all that was open."""
+        if not self._opened:
+            super().close()
+            return
+        self.validate_thread_sharing()
+        self.run_on_commit = []
+        try:
+            self._close()
+        finally:
+            if self.in_atomic_block:
+                self.closed_in_transaction = True
+                self.needs_rollback = True
+
+    def _close(self) -> None:
+        try:
+            super()._close()
+        finally:
+            if self._opened:
+                self.connection = None  # also where nothing was leased
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        if self._opened:
+            self.close()  # a pool allows no CONN_MAX_AGE: a request's end is the end
+        else:
+            super().close_if_unusable_or_obsolete()
+
+    def ensure_timezone(self) -> bool:
+        self._steady = None  # another zone is another pool
+        return super().ensure_timezone()
+
+    # -- what Django does with a connection
+
+    def _cursor(self, name: str | None = None) -> Any:
+        if not self._by_statement():
+            return super()._cursor(name)  # type: ignore[misc]
+        lease = self._hold()
+        try:
+            return super()._cursor(name)  # type: ignore[misc]
+        finally:
+            lease.cursor_closed()
+
+    def get_autocommit(self) -> bool:
+        if not self._by_statement():
+            return super().get_autocommit()
+        self._ensure_open()
+        return self.autocommit
+
+    def set_autocommit(
+        self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
+    ) -> None:
+        """Begin or end what is not autocommit. Takes no lease, unless `atomic_lease` is eager."""
+        if not self._by_statement():
+            super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
+            return
+        self.validate_no_atomic_block()
+        self._ensure_open()
+        lease = self._present()
+        self._ensure_open()  # the lease may have been that of a request that is over
+        if lease is None and not autocommit and self._eager():
+            lease = self._hold()
+        try:
+            if autocommit:
+                self._set_autocommit(True)
+            else:
+                with debug_transaction(self, "BEGIN"):
+                    self._set_autocommit(False)
+            self.autocommit = autocommit
+        finally:
+            if lease is not None:
+                lease.cursor_closed()  # which ends it before the hooks run
+        if autocommit and self.run_commit_hooks_on_set_autocommit_on:
+            self.run_and_clear_commit_hooks()
+            self.run_commit_hooks_on_set_autocommit_on = False
+
+    def _eager(self) -> bool:
+        return self.pool is not None and self.pool.config.atomic_lease == "eager"
+
+    def _set_autocommit(self, autocommit: bool) -> None:
+        if not self._opened or self._raw is not None:
+            super()._set_autocommit(autocommit)  # type: ignore[misc]
+
+    def _commit(self) -> None:
+        if self._opened and self._lease is None:
+            with debug_transaction(self, "COMMIT"):
+                return  # nothing has been begun
+        super()._commit()
+
+    def _rollback(self) -> None:
+        if self._opened and self._lease is None:
+            with debug_transaction(self, "ROLLBACK"):
+                return
+        super()._rollback()
+
+    def is_usable(self) -> bool:
+        if not self._opened:
+            return super().is_usable()
+        try:
+            lease = self._hold()
+        except Error:
+            return False
+        try:
+            return super().is_usable()
+        finally:
+            lease.cursor_closed()
+
+    @contextmanager
+    def temporary_connection(self) -> Iterator[Any]:
+        """Provide a cursor, and close afterwards what was not open before."""
+        must_close = not self._opened and self._raw is None
+        try:
+            with self.cursor() as cursor:
+                yield cursor
+        finally:
+            if must_close:
+                self.close()
