@@ -16,9 +16,11 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import get_commands, load_command_class
 from django.db import connections
+from django.db.backends.postgresql.base import DatabaseWrapper as DjangosWrapper
 
 import django_poolkit
 from django_poolkit import registry
+from django_poolkit.backends.postgresql.base import PooledDatabaseWrapperMixin
 from django_poolkit.pools import errors
 from django_poolkit.pools.config import LIBPQ_GUARDS, SERVER_GUARDS, PoolConfig
 from django_poolkit.pools.lease import Lease
@@ -320,8 +322,24 @@ def test_python_api_md_has_every_public_name() -> None:
     # Called by its own threads, and by leases.
     inner = {"run_attempt", "run_task", "job_done", "keep_house", "wake_attempt", "end_pause"}
     inner |= {"forget", "lost", "statements", "adopt_orphans", "look_after_waiters"}
+    # Called by leases of transaction mode, and told by its database wrappers.
+    inner |= {"adrift", "count_pin", "greeting"}
     assert pool - inner <= named
     lease = {name for name in vars(Lease) if not name.startswith("_")}
     inner = {"key", "pool", "stack", "ran", "foreign", "holds", "wrote", "committed", "lost"}
-    inner |= {"prepares"}  # what a release has to know
+    inner |= {"prepares", "new_types"}  # what a release has to know
+    # By these a database wrapper holds it in transaction mode, and a bare pool has none.
+    inner |= {"keeper", "cursors", "gone", "owner", "pin", "pinned", "busy", "cursor_closed"}
     assert lease - inner <= named
+    wrapper = {
+        name
+        for kind in PooledDatabaseWrapperMixin.__mro__
+        if kind.__module__.startswith("django_poolkit.")
+        for name in vars(kind)
+        if not name.startswith("_") and not hasattr(DjangosWrapper, name)
+    }
+    # Called by leases, and at the end of a request.
+    inner = {"on_idle", "on_adrift", "holds", "may_have_committed"}
+    assert "pinned" in wrapper
+    # An attribute of each instance of Django's.
+    assert wrapper - inner - {"connection"} <= named
