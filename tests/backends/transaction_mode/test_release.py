@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from django.contrib.auth.models import Group, Permission, User
-from django.db import DatabaseError, IntegrityError, OperationalError, connections, models
+from django.db import DatabaseError, IntegrityError, OperationalError, models
 from django.db.models import Count
 from django.test.utils import CaptureQueriesContext, isolate_apps
 
@@ -262,4 +262,3 @@ def test_two_aliases_hold_nothing_for_each_other(pooled):
         assert used(pool) == 0
     finally:
         other.close()
-    assert "default" in connections
