@@ -15,6 +15,7 @@ from django_poolkit.pools.errors import (
     PoolPaused,
     PoolTimeout,
     PoolWarning,
+    SessionStateLeft,
     TooManyWaiters,
     WrongLoop,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "PoolStats",
     "PoolTimeout",
     "PoolWarning",
+    "SessionStateLeft",
     "TooManyWaiters",
     "WrongLoop",
     "__version__",

@@ -69,6 +69,16 @@ class LeaseReleased(PoolError):
     """A cursor or connection was used after its lease had been given back."""
 
 
+class SessionStateLeft(PoolError):
+    """A lease left session state behind that the text of none of its statements shows.
+
+    Raised by the release, where `verify_state` is on. The connection has been reset by then.
+    """
+
+    left: tuple[str, ...] = ()
+    """Kind and name of each thing that was left, never a value."""
+
+
 class PoolConfigError(PoolError, ValueError):
     """An option of a pool has a value that cannot be honoured."""
 

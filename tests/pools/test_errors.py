@@ -15,6 +15,7 @@ pytestmark = pytest.mark.core
 KINDS = [
     errors.PoolError, errors.PoolClosed, errors.PoolTimeout, errors.PoolPaused,
     errors.TooManyWaiters, errors.WrongLoop, errors.LeaseReleased, errors.PoolConfigError,
+    errors.SessionStateLeft,
 ]  # fmt: skip
 
 

@@ -52,6 +52,9 @@ class PoolConnection(psycopg.Connection[Any]):
     _owned_lease: Lease | None = None
     _introduced = False  # whether every class of database wrapper in between has seen it
     _greeted: object = None  # the pool's `greeting` at the last connection_created
+    # Asks the server for its session state, where the pool verifies it.
+    _look: Callable[[PoolConnection], frozenset[tuple[str, str, str]]] | None = None
+    _ground_state: frozenset[tuple[str, str, str]] = frozenset()  # which every lease begins with
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         """Return a cursor that is refused once the lease has ended. Raises LeaseReleased."""
@@ -100,12 +103,21 @@ class PoolConnection(psycopg.Connection[Any]):
     def settle(self) -> None:
         """Take the present attributes as those that every lease begins with.
 
-        Called once, when the connection has been configured.
+        Called when the connection has been configured, and when receivers have seen it.
         """
         self.cursor_factory = leased(self.cursor_factory)
         self.server_cursor_factory = leased(self.server_cursor_factory)
         self._adapters = AdaptersMap(self.adapters)
         self._baseline = Baseline(self)
+        self.read_ground_state()
+
+    def read_ground_state(self) -> None:
+        """Take what the server says now as the state that every lease begins with.
+
+        Sends nothing where the pool does not verify it. Raises psycopg.Error.
+        """
+        if self._look is not None:
+            self._ground_state = self._look(self)
 
 
 class Baseline:

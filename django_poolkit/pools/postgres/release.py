@@ -8,12 +8,15 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from django_poolkit.pools.errors import PoolWarning
+import psycopg
+
+from django_poolkit.pools.errors import PoolWarning, SessionStateLeft
 from django_poolkit.pools.lease import Lease, format_stack
-from django_poolkit.pools.postgres import reset
+from django_poolkit.pools.postgres import reset, verify
 from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.growth import Attempt
@@ -30,7 +33,8 @@ class Release(State):
         """Give a connection back.
 
         Rolls back what is open, and resets the session where `reset` asks for it; blocks for
-        that round trip only. Raises LeaseReleased where it has been given back already.
+        that round trip only. Raises LeaseReleased where it has been given back already, and
+        SessionStateLeft as `verify_state` asks for it.
         """
         if self._inside == _thread.get_ident():
             self._orphans.append((lease, "release"))
@@ -41,18 +45,25 @@ class Release(State):
         reason = "pool_closed" if self._closed else reset.hopeless(connection, lease)
         full = reason is None and reset.due(lease, connection, self.config.reset)
         idle = reason is None and not full and reset.at_rest(connection)
-        if idle and self.config.reset_callback is None:
+        # What a reset clears away reaches nobody.
+        verifies = self.config.verify_state and not full
+        if idle and self.config.reset_callback is None and not verifies:
             connection._baseline.restore(connection)
             self._settle(lease, connection, None)
             return
+        left: tuple[str, ...] = ()
         self._claim(lease)
         try:
             if reason is None:
                 reason = self._clean(lease, connection, full=full)
+            if reason is None and verifies:
+                reason, left = self._verify(lease, connection)
         except BaseException:
             self._settle(lease, connection, "interrupted")
             raise
         self._settle(lease, connection, reason)
+        if left:
+            raise verify.error(self.name, left)
 
     def discard(self, lease: Lease) -> None:
         """Give the slot back and close the connection. Raises LeaseReleased, as `release()`."""
@@ -120,7 +131,31 @@ class Release(State):
         callback = self.config.reset_callback
         if callback is not None and not self._calls(callback, connection):
             return "reset_failed"
+        if full:
+            try:
+                connection.read_ground_state()
+            except (psycopg.Error, OSError):
+                return "reset_failed"
         return None
+
+    def _verify(
+        self, lease: Lease, connection: PoolConnection
+    ) -> tuple[str | None, tuple[str, ...]]:
+        """Clear away what nobody has seen; return a reason to close, and what it was."""
+        left: tuple[str, ...] = ()
+        try:
+            left = verify.left(connection)
+            if not left:
+                return None, ()
+            # Also for those who give back where nobody can catch an error, as a finalizer.
+            logger.warning("pool=%s event=state_left left=%s", self.name, "; ".join(left))
+        except (psycopg.Error, OSError) as error:
+            name = type(error).__name__
+            logger.warning("pool=%s event=verify_failed error=%s", self.name, name)
+            if (reason := reset.hopeless(connection, lease)) is not None:
+                return reason, ()
+        lease.prepares = True  # by what, is not known
+        return self._clean(lease, connection, full=True), left
 
     def _calls(self, callback: Callable[[Any], None], connection: PoolConnection) -> bool:
         """Return whether a user's callable ran well and left the connection at rest."""
@@ -199,7 +234,9 @@ class Release(State):
                 left.append((lease, "release" if cause == "leak" else cause))
                 continue
             try:
-                self._adopt(lease, cause)
+                # Said in the log: whoever passes has nothing to do with it.
+                with suppress(SessionStateLeft):
+                    self._adopt(lease, cause)
             except BaseException:
                 # A finalizer runs once: nobody would say it again.
                 self._orphans.extend([*left, orphan])
@@ -227,7 +264,9 @@ class Release(State):
         connection = lease.connection
         if connection is None or lease.released or self._closed:
             return False
-        return not reset.at_rest(connection) or reset.due(lease, connection, self.config.reset)
+        if self.config.verify_state or not reset.at_rest(connection):
+            return True
+        return reset.due(lease, connection, self.config.reset)
 
     def _adopt(self, lease: Lease, cause: str) -> None:
         if cause == "idle":

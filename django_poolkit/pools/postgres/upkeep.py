@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.config import LIBPQ_GUARDS
 from django_poolkit.pools.lease import Lease, format_stack
-from django_poolkit.pools.postgres import housekeeper, probe
+from django_poolkit.pools.postgres import housekeeper, probe, verify
 from django_poolkit.pools.postgres.acquire import Acquire
 from django_poolkit.pools.postgres.connect import Connector, summarise
 from django_poolkit.pools.postgres.connection import PoolConnection
@@ -75,6 +75,8 @@ class Upkeep(Acquire):
         conninfo = self._resolve_conninfo()
         secrets += [str(kwargs.get("password") or ""), str(_parsed(conninfo).get("password") or "")]
         connection = self._connector.connect(conninfo, kwargs)
+        if self.config.verify_state:
+            connection._look = verify.look
         try:
             if self._configure is not None:
                 self._configure(connection)
