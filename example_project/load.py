@@ -6,17 +6,15 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
 from example_project.measures import Measures
+from example_project.runs import EVERYDAY_MIX
 
 CLIENT_TIMEOUT = 30.0
-
-MIX = {"product": 40, "orders": 15, "latest": 8, "order": 15, "quote": 20, "report": 2}
-"""Of a hundred requests: two kinds of page, a list, a write, a slow one, a heavy one."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class Plan:
     url: str
     seconds: float
     in_flight: int
+    mix: Mapping[str, int] = field(default_factory=lambda: EVERYDAY_MIX)
     seed: int = 2
     products: int = 1_000
     customers: int = 5_000
@@ -44,7 +43,7 @@ class Plan:
     def calls(self, client: int) -> Callable[[], Call]:
         """Return a function that gives a client's next call; the same ones for every run."""
         chance = random.Random(f"{self.seed}-{client}")
-        kinds, weights = list(MIX), list(MIX.values())
+        kinds, weights = list(self.mix), list(self.mix.values())
 
         def sku() -> str:
             return f"p{chance.randint(1, self.products):05}"
@@ -84,12 +83,15 @@ async def drive(
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     timeout = aiohttp.ClientTimeout(total=CLIENT_TIMEOUT)
     async with aiohttp.ClientSession(plan.url, connector=connector, timeout=timeout) as session:
-        async with asyncio.TaskGroup() as group:
-            for client in range(plan.in_flight):
-                group.create_task(_client(session, plan.calls(client), measures, end))
-            if at_half_time is not None:
-                group.create_task(_later(plan.seconds / 2, at_half_time))
-            group.create_task(_clock(measures, started, end))
+        clock = asyncio.create_task(_clock(measures, started))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for client in range(plan.in_flight):
+                    group.create_task(_client(session, plan.calls(client), measures, end))
+                if at_half_time is not None:
+                    group.create_task(_later(plan.seconds / 2, at_half_time))
+        finally:
+            clock.cancel()
         measures.seconds = time.monotonic() - started
 
 
@@ -110,11 +112,11 @@ async def _later(seconds: float, action: Callable[[], Coroutine[None, None, None
     await action()
 
 
-async def _clock(measures: Measures, started: float, end: float) -> None:
+async def _clock(measures: Measures, started: float) -> None:
     """Keep the elapsed time of a run that is being watched."""
-    while (now := time.monotonic()) < end:
-        measures.seconds = now - started
-        await asyncio.sleep(min(0.1, end - now))
+    while True:
+        measures.seconds = time.monotonic() - started
+        await asyncio.sleep(0.1)
 
 
 async def _client(

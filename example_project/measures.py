@@ -15,7 +15,7 @@ RECOVERY_REQUESTS = 100
 
 _IN_JSON = (
     "seconds", "requests", "throughput", "kinds", "failures", "timeouts", "errors", "recovered",
-    "peak_in_flight", "peak_connections", "killed", "alone", "alone_failed",
+    "peak_in_flight", "peak_at_supplier", "peak_connections", "killed", "alone", "alone_failed",
 )  # fmt: skip
 
 
@@ -34,6 +34,8 @@ class Measures:
     """Requests since the last failure."""
     in_flight: int = 0
     peak_in_flight: int = 0
+    peak_at_supplier: int = 0
+    """Requests that waited for the supplier at once, as it counts them itself."""
     connections: int = 0
     peak_connections: int = 0
     """Client connections to the primary, as it counts them itself."""
@@ -99,6 +101,10 @@ class Measures:
         """Count the connections that the server shows."""
         self.connections = count
         self.peak_connections = max(self.peak_connections, count)
+
+    def saw_at_supplier(self, count: int) -> None:
+        """Count the requests that waited for the supplier at once, as it says."""
+        self.peak_at_supplier = max(self.peak_at_supplier, count)
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the single latencies, for a file."""

@@ -1,52 +1,29 @@
-"""Show runs side by side, and say whether they were as promised."""
+"""Show runs side by side, and what they come to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.table import Table
 
 from example_project.measures import Measures
+from example_project.runs import Load, runs_of
 from example_project.serving import Shape
 
+_KILLED = """\
+Every backend was terminated in mid-run, and once more when nothing was under way; then a few
+requests came one by one."""
 
-@dataclass(frozen=True)
-class Run:
-    """One column: which engine serves, and what is done to it."""
-
-    key: str
-    title: str
-    backend: str
-    kill: bool = False
-
-
-RUNS = (
-    Run("poolkit", "poolkit", "poolkit"),
-    Run("django", "Django's", "django"),
-    Run("poolkit_killed", "poolkit,\nkilled", "poolkit", kill=True),
-    Run("django_killed", "Django's,\nkilled", "django", kill=True),
-)
-"""In the order in which they are run. All have the same load, pool size and options."""
-
-
-_LEGEND = """\
-Django's: the same site on Django's own engine and pool, with the same options.
-killed: every backend was terminated in mid-run, and once more when nothing was under way;
-then a few requests came one by one."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One promise, and whether the measurements bear it out."""
-
-    sentence: str
-    kept: bool
+_Row = tuple[str, Callable[[Measures], str]]
 
 
 def milliseconds(seconds: float) -> str:
     """Write a duration for a person."""
     return f"{seconds * 1000:,.0f} ms"
+
+
+def _percentile(share: float) -> Callable[[Measures], str]:
+    return lambda measures: milliseconds(measures.percentile(share))
 
 
 def _alone(measures: Measures) -> str:
@@ -56,47 +33,50 @@ def _alone(measures: Measures) -> str:
     return f"{within}\n{measures.alone_failed or 'none'} failed"
 
 
-def rows(measures: Measures) -> list[tuple[str, str]]:
-    """Return the lines of one column: what it is called, and how much of it there was."""
-    return [
-        ("requests", f"{measures.requests:,}"),
-        ("answered well a second", f"{measures.throughput:,.0f}"),
-        ("p50: half within", milliseconds(measures.percentile(0.5))),
-        ("p99: 99 of 100 within", milliseconds(measures.percentile(0.99))),
-        ("slowest", milliseconds(measures.percentile(1.0))),
-        ("requests in flight, peak", f"{measures.peak_in_flight:,}"),
-        ("connections, peak", f"{measures.peak_connections:,}"),
-        ("backends killed", f"{measures.killed:,}" if measures.killed else "-"),
-        ("timeouts (503 or 500)", f"{measures.timeouts:,}"),
-        ("other errors", f"{measures.errors:,}"),
-        ("after a kill when idle", _alone(measures)),
-        ("at the end", "all well" if measures.recovered else "still failing"),
-    ]
+def _rows(load: Load) -> Iterator[_Row]:
+    """Yield the lines of a load's table: what is shown, and how it is read."""
+    yield "requests", lambda measures: f"{measures.requests:,}"
+    yield "answered well a second", lambda measures: f"{measures.throughput:,.0f}"
+    yield "p50: half within", _percentile(0.5)
+    yield "p99: 99 of 100 within", _percentile(0.99)
+    yield "slowest", _percentile(1.0)
+    yield "requests in flight, peak", lambda measures: f"{measures.peak_in_flight:,}"
+    yield "waiting for the supplier, peak", lambda measures: f"{measures.peak_at_supplier:,}"
+    yield "connections, peak", lambda measures: f"{measures.peak_connections:,}"
+    if load.kill:
+        yield "backends killed", lambda measures: f"{measures.killed:,}"
+    yield "timeouts (503 or 500)", lambda measures: f"{measures.timeouts:,}"
+    yield "other errors", lambda measures: f"{measures.errors:,}"
+    if load.kill:
+        yield "after a kill when idle", _alone
+        yield "answered well since the last failure", lambda measures: f"{measures.faultless:,}"
 
 
-def table(results: Mapping[str, Measures], shape: Shape, runs: Sequence[Run] = RUNS) -> Table:
-    """Return the runs that have been made, or are being made, side by side."""
-    made = [run for run in runs if run.key in results]
-    title = f"The same load on at most {shape.connections} connections"
+def table(results: Mapping[str, Measures], shape: Shape, load: Load) -> Table:
+    """Return the runs of a load that have been made, or are being made, side by side."""
+    made = [run for run in runs_of(load) if run.key in results]
+    title = (
+        f"{load.title[0].upper()}{load.title[1:]}: {load.in_flight} requests in flight,"
+        f" at most {shape.connections} connections"
+    )
     view = Table(title=title, title_justify="left", title_style="bold")
-    view.add_column("")
+    view.add_column("", min_width=36)
     for run in made:
-        view.add_column(run.title, justify="right")
-    columns = [rows(results[run.key]) for run in made]
-    for line in zip(*columns, strict=True):
-        view.add_row(line[0][0], *(value for _, value in line))
+        view.add_column(run.engine.title, justify="right")
+    for label, value in _rows(load):
+        view.add_row(label, *(value(results[run.key]) for run in made))
     return view
 
 
-def legend(results: Mapping[str, Measures], runs: Sequence[Run] = RUNS) -> str:
+def legend(results: Mapping[str, Measures], load: Load) -> str:
     """Return what the table leaves unsaid: what "killed" means, and the kinds of failure."""
-    lines = [_LEGEND]
-    for run in runs:
+    lines = [_KILLED] if load.kill else []
+    for run in runs_of(load):
         failures = results[run.key].failures if run.key in results else None
         if failures:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in failures.most_common())
-            lines.append(f"Failed with {' '.join(run.title.split())}: {kinds}.")
-    return "\n".join(lines)
+            lines.append(f"Failed with {run.engine.title}: {kinds}.")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def line(measures: Measures) -> str:
@@ -111,31 +91,39 @@ def line(measures: Measures) -> str:
     )
 
 
-def verdicts(results: Mapping[str, Measures], shape: Shape) -> list[Verdict]:
-    """Hold the measurements of our own runs against what is promised of them."""
-    calm, killed = results["poolkit"], results["poolkit_killed"]
-    failed = killed.failures.total()
-    return [
-        Verdict(
-            f"{len(calm.latencies):,} of {calm.requests:,} requests were answered well, so all",
-            bool(calm.requests) and not calm.failures,
-        ),
-        Verdict(
-            f"{calm.peak_in_flight} requests in flight took {calm.peak_connections} connections"
-            f" at most, of {shape.connections} allowed",
-            0 < calm.peak_connections <= shape.connections,
-        ),
-        Verdict(
-            f"killing all {killed.killed} backends failed {failed} requests:"
-            " no more than one a backend",
-            killed.killed > 0 and failed <= killed.killed,
-        ),
-        Verdict(
-            f"killed in a quiet hour, the next {len(killed.alone)} requests were answered well",
-            bool(killed.alone) and not killed.alone_failed,
-        ),
-        Verdict(
-            f"the site recovered: the last {killed.faultless:,} requests were answered well",
-            killed.recovered,
-        ),
+def conclusion(
+    results: Mapping[str, Measures], shape: Shape, loads: tuple[Load, Load, Load]
+) -> str:
+    """Return in a few lines what all runs came to, in their own figures."""
+    everyday, crowd, outage = loads
+
+    def each(load: Load, value: Callable[[Measures], str]) -> str:
+        return ", ".join(f"{run.engine.title} {value(results[run.key])}" for run in runs_of(load))
+
+    def failed(measures: Measures) -> str:
+        return f"{measures.failures.total():,} of {measures.requests:,}"
+
+    def failed_alone(measures: Measures) -> str:
+        return f"{measures.alone_failed} of {len(measures.alone)}"
+
+    title = f"{crowd.in_flight} requests in flight, {crowd.title}, at most {shape.connections}"
+    lines = [f"{title} connections:"]
+    lines += [f"  {run.engine.title:18}{_in_a_crowd(results[run.key])}" for run in runs_of(crowd)]
+    lines += [
+        f"{everyday.in_flight} requests in flight on an ordinary day, answered well a second:",
+        f"  {each(everyday, lambda measures: f'{measures.throughput:,.0f}')}",
+        f"{outage.in_flight} requests in flight, every backend killed; failed:",
+        f"  {each(outage, failed)}",
+        "Every backend killed in a quiet hour; failed of the next few requests:",
+        f"  {each(outage, failed_alone)}",
     ]
+    return "\n".join(lines)
+
+
+def _in_a_crowd(measures: Measures) -> str:
+    return (
+        f"{measures.throughput:5,.0f} answered well a second,"
+        f" {measures.failures.total():,} of {measures.requests:,} failed;"
+        f" {measures.peak_at_supplier} at the supplier at once on"
+        f" {measures.peak_connections} connections"
+    )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import socket
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,9 +17,10 @@ from pathlib import Path
 
 from django_poolkit.testing import Node
 from example_project.processes import Child, ChildFailed, listen, url_of
+from example_project.runs import UPSTREAM_SECONDS
+from example_project.upstream import PEAK
 
 WORKERS = 2
-UPSTREAM_SECONDS = 0.15
 START_SECONDS = 60.0
 
 
@@ -51,12 +54,12 @@ def database_environment(primary: Node, replica: Node, name: str) -> dict[str, s
 
 
 @contextlib.contextmanager
-def upstream(folder: Path) -> Iterator[str]:
-    """Run the slow supplier; yield its URL."""
+def upstream(folder: Path, seconds: float = UPSTREAM_SECONDS) -> Iterator[str]:
+    """Run a supplier that takes so many seconds for an answer; yield its URL."""
     listener = listen()
     command = [sys.executable, "-m", "example_project.upstream"]
-    command += [str(listener.fileno()), str(UPSTREAM_SECONDS)]
-    log = folder / "upstream.log"
+    command += [str(listener.fileno()), str(seconds)]
+    log = folder / f"upstream-{seconds:g}.log"
     with listener:
         child = Child(
             "the upstream", command, log=log, environment={}, pass_fds=[listener.fileno()]
@@ -65,6 +68,16 @@ def upstream(folder: Path) -> Iterator[str]:
             yield url_of(listener)
         finally:
             child.stop()
+
+
+def take_peak(upstream_url: str) -> int:
+    """Return how many requests waited for a supplier at once since this was last asked.
+
+    Blocks until it answers.
+    """
+    url = urllib.parse.urljoin(upstream_url, PEAK)
+    with urllib.request.urlopen(url, timeout=START_SECONDS) as answer:
+        return int(json.load(answer)["peak"])
 
 
 @contextlib.contextmanager

@@ -15,6 +15,9 @@ _environment = {**saved_environment(), **os.environ}
 
 # "poolkit", or "django" for the same site on Django's own engine and pool.
 BACKEND = _environment.get("SHOP_BACKEND", "poolkit")
+# "transaction": a request holds a connection only while a statement or a transaction runs.
+# "session": from its first query to its end, as on Django's own pool.
+POOL_MODE = _environment.get("SHOP_POOL_MODE", "transaction")
 UPSTREAM_URL = _environment.get("SHOP_UPSTREAM_URL", "http://127.0.0.1:8901/")
 
 SECRET_KEY = "of an example: keep yours out of the repository"
@@ -29,20 +32,22 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = ["example_project.shop"]
 MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
 
-# One line to move in: the options below are Django's own, and mean the same to both engines.
+_pool_size = int(_environment.get("SHOP_POOL_SIZE", "4"))
+POOL: dict[str, Any] = {
+    "min_size": min(2, _pool_size),
+    "max_size": _pool_size,
+    "timeout": float(_environment.get("SHOP_POOL_TIMEOUT", "3")),
+}
+
+# One line to move in: POOL's options are Django's own, and mean the same to both engines.
 ENGINE = "django.db.backends.postgresql"
 if BACKEND == "poolkit":
     ENGINE = "django_poolkit.backends.postgresql"
     INSTALLED_APPS = ["django_poolkit", *INSTALLED_APPS]
     # Outermost: it turns an exhausted pool into a 503, wherever that was noticed.
     MIDDLEWARE = ["django_poolkit.middleware.PoolkitMiddleware", *MIDDLEWARE]
-
-_pool_size = int(_environment.get("SHOP_POOL_SIZE", "8"))
-POOL = {
-    "min_size": min(2, _pool_size),
-    "max_size": _pool_size,
-    "timeout": float(_environment.get("SHOP_POOL_TIMEOUT", "3")),
-}
+    # And one word for small pools. Django's own pool knows no such option.
+    POOL["mode"] = POOL_MODE
 
 
 def _database(node: str) -> dict[str, Any]:

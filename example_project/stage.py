@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -24,61 +25,28 @@ from django_poolkit.testing import Cluster
 from django_poolkit.testing.errors import ClusterError
 from example_project import places, report
 from example_project.bootstrap import ROOT
-from example_project.load import MIX, Plan, drive, drive_alone
+from example_project.load import Plan, drive, drive_alone
 from example_project.measures import Measures
+from example_project.options import parse
 from example_project.processes import ChildFailed, listen, url_of
-from example_project.report import RUNS, Run
+from example_project.runs import EVERYDAY_MIX, Run, loads, runs_of
 from example_project.sampling import Sampler
-from example_project.serving import Shape, database_environment, site, upstream
+from example_project.serving import (
+    WORKERS,
+    Shape,
+    database_environment,
+    site,
+    take_peak,
+    upstream,
+)
+from example_project.verdicts import verdicts
 
 DATABASE = "shop"
 ORDERS = 50_000
-PORT = 8000
 WARM_UP_SECONDS = 1.0
 ALONE_REQUESTS = 6
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python3 -m example_project",
-        description="Run the example shop on a local PostgreSQL, put load on it, and serve on. "
-        "`manage COMMAND` runs one of Django's commands on it from another shell. "
-        "`--python PATH_OR_VERSION` and `--django VERSION` choose what it runs on.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--check", action="store_true", help="end with status 0 or 1, serve not on")
-    parser.add_argument("--serve", action="store_true", help="serve at once, without any load")
-    parser.add_argument("--seconds", type=_seconds, default=12.0, help="of each run")
-    parser.add_argument("--requests-in-flight", type=_count, default=48)
-    parser.add_argument("--pool-size", type=_count, default=8, help="of each worker")
-    parser.add_argument("--port", type=_port, default=PORT, help="of the site; else a free one")
-    parser.add_argument("--json", type=Path, help="write the measurements to this file")
-    options = parser.parse_args(list(arguments))
-    if options.check and options.serve:
-        parser.error("--check has no result without load: leave --serve away")
-    return options
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 86_400:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and below a day")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 0 < value <= 1_000:
-        raise argparse.ArgumentTypeError(f"{text} is not within 1 and 1000")
-    return value
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65_535:
-        raise argparse.ArgumentTypeError(f"{text} is not within 0 and 65535")
-    return value
+# Whatever the supplier does, the site warms up on pages without it.
+_WARM_UP_MIX = {kind: share for kind, share in EVERYDAY_MIX.items() if kind != "quote"}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -116,10 +84,11 @@ class Stage:
     def __init__(self, options: argparse.Namespace, stack: contextlib.ExitStack) -> None:
         self._options = options
         self._stack = stack
+        self._loads = loads(options.requests_in_flight, options.crowd)
         self._shape = Shape(
             pool_size=options.pool_size,
-            # Either worker may get all of it: no request waits for a thread.
-            threads=options.requests_in_flight,
+            # Either worker may get all of any load: no request waits for a thread.
+            threads=max(load.in_flight for load in self._loads),
         )
         self._console = Console(width=None if sys.stdout.isatty() else 110)
         self._results: dict[str, Measures] = {}
@@ -133,7 +102,12 @@ class Stage:
         self._environment = database_environment(
             self._cluster.primary, self._cluster.replicas[0], DATABASE
         )
-        self._environment["SHOP_UPSTREAM_URL"] = self._stack.enter_context(upstream(self._home))
+        self._suppliers = {
+            seconds: self._stack.enter_context(upstream(self._home, seconds))
+            for seconds in {load.supplier_seconds for load in self._loads}
+        }
+        everyday, *_ = self._loads
+        self._environment["SHOP_UPSTREAM_URL"] = self._suppliers[everyday.supplier_seconds]
         places.save_environment(self._environment)
         self._stack.callback(places.forget_environment)
         self._fill()
@@ -173,38 +147,45 @@ class Stage:
     def _measure(self, listener: socket.socket) -> None:
         options = self._options
         print(
-            f"Load: {options.requests_in_flight} requests in flight for {options.seconds:g} s a run"
-            f" ({', '.join(f'{share} % {kind}' for kind, share in MIX.items())}).\n"
-            f"The site: 2 workers with a pool of {options.pool_size} each, on {url_of(listener)}\n"
+            f"The site: {WORKERS} workers with a pool of {options.pool_size} connections each,"
+            f" on {url_of(listener)}\n"
+            f"{len(self._loads)} kinds of load, each in transaction mode, in session mode and on"
+            f" Django's own pool, {options.seconds:g} s a run.\n",
+            flush=True,
         )
-        for run in RUNS:
-            with site(listener, self._shape, self._run_environment(run), self._log(run)):
-                plan = Plan(url_of(listener), options.seconds, options.requests_in_flight)
-                asyncio.run(self._watched(run, plan))
-        self._console.print(report.table(self._results, self._shape))
-        print(report.legend(self._results) + "\n")
+        for load in self._loads:
+            mix = ", ".join(f"{share} % {kind}" for kind, share in load.mix.items())
+            print(f"{load.in_flight} requests in flight, {load.title}: {mix}", flush=True)
+            for run in runs_of(load):
+                self._run(run, listener)
+            self._console.print(report.table(self._results, self._shape, load))
+            print(report.legend(self._results, load), flush=True)
         if options.json is not None:
             self._write(options.json)
 
-    def _run_environment(self, run: Run) -> dict[str, str]:
-        return {**self._environment, "SHOP_BACKEND": run.backend}
-
-    def _log(self, run: Run) -> Path:
-        return self._home / f"site-{run.key}.log"
+    def _run(self, run: Run, listener: socket.socket) -> None:
+        load, supplier = run.load, self._suppliers[run.load.supplier_seconds]
+        variables = {**self._environment, **run.engine.variables, "SHOP_UPSTREAM_URL": supplier}
+        with site(listener, self._shape, variables, self._home / f"site-{run.key}.log"):
+            plan = Plan(url_of(listener), self._options.seconds, load.in_flight, load.mix)
+            take_peak(supplier)  # and so that of an earlier run is gone
+            asyncio.run(self._watched(run, plan))
 
     async def _watched(self, run: Run, plan: Plan) -> None:
         """Drive one run with its figures on show."""
         # The first requests import, compile templates and connect; in no run do they count.
-        await drive(Plan(plan.url, WARM_UP_SECONDS, plan.in_flight, seed=1), Measures())
+        warm_up = dataclasses.replace(plan, seconds=WARM_UP_SECONDS, mix=_WARM_UP_MIX, seed=1)
+        await drive(warm_up, Measures())
         measures = self._results[run.key] = Measures()
         with Sampler(self._cluster.primary, DATABASE, measures):
             load = asyncio.create_task(drive(plan, measures, self._killer(run, measures)))
             if self._console.is_terminal:
-                await self._show_table(load)
+                await self._show_table(run, load)
             else:
                 await self._show_lines(run, load, measures)
             await load
-        if run.kill:
+        await self._ask_supplier(run)
+        if run.load.kill:
             # Once more while nothing is under way: all that died now lies idle in the pools.
             await self._kill_all()
             await drive_alone(plan, measures, ALONE_REQUESTS)
@@ -212,7 +193,7 @@ class Stage:
     def _killer(
         self, run: Run, measures: Measures
     ) -> Callable[[], Coroutine[None, None, None]] | None:
-        if not run.kill:
+        if not run.load.kill:
             return None
 
         async def kill() -> None:
@@ -225,35 +206,41 @@ class Stage:
         counts = [await asyncio.to_thread(node.kill_backends) for node in self._cluster.nodes]
         return sum(counts)
 
-    async def _show_table(self, load: asyncio.Task[None]) -> None:
+    async def _ask_supplier(self, run: Run) -> None:
+        peak = await asyncio.to_thread(take_peak, self._suppliers[run.load.supplier_seconds])
+        self._results[run.key].saw_at_supplier(peak)
+
+    async def _show_table(self, run: Run, load: asyncio.Task[None]) -> None:
         def view() -> Table:
-            return report.table(self._results, self._shape)
+            return report.table(self._results, self._shape, run.load)
 
         with Live(view(), console=self._console, auto_refresh=False, transient=True) as live:
             while not load.done():
                 await asyncio.wait([load], timeout=0.5)
+                await self._ask_supplier(run)
                 live.update(view(), refresh=True)
 
     async def _show_lines(self, run: Run, load: asyncio.Task[None], measures: Measures) -> None:
-        print(" ".join(run.title.split()), flush=True)
+        print(f"  {run.engine.title}", flush=True)
         while not load.done():
-            await asyncio.wait([load], timeout=2.0)
+            await asyncio.wait([load], timeout=4.0)
             print(report.line(measures), flush=True)
 
     def _judge(self) -> bool:
-        verdicts = report.verdicts(self._results, self._shape)
-        for verdict in verdicts:
-            print(f"  {'ok  ' if verdict.kept else 'FAIL'}  {verdict.sentence}")
-        return all(verdict.kept for verdict in verdicts)
+        print(report.conclusion(self._results, self._shape, self._loads) + "\n\nWhat is promised:")
+        found = verdicts(self._results, self._shape, self._loads)
+        for verdict in found:
+            print(f"  {'ok  ' if verdict.kept else 'FAIL'}  {verdict.sentence}", flush=True)
+        return all(verdict.kept for verdict in found)
 
     def _write(self, path: Path) -> None:
         runs: Mapping[str, object] = {key: run.as_json() for key, run in self._results.items()}
-        path.write_text(json.dumps({"shape": vars(self._shape), "runs": runs}, indent=1) + "\n")
+        shape = {**vars(self._shape), "connections": self._shape.connections}
+        path.write_text(json.dumps({"shape": shape, "runs": runs}, indent=1) + "\n")
 
     def _serve(self, listener: socket.socket) -> None:
         url, primary = url_of(listener), self._cluster.primary
-        environment = {**self._environment, "SHOP_BACKEND": "poolkit"}
-        with site(listener, self._shape, environment, self._home / "site.log") as child:
+        with site(listener, self._shape, self._environment, self._home / "site.log") as child:
             print(
                 f"\nThe shop is open. Try:\n"
                 f"  {url}                          what there is to see\n"

@@ -33,6 +33,7 @@ def index(request: HttpRequest) -> HttpResponse:
     """Show what there is to try."""
     context = {
         "backend": BACKEND,
+        "mode": POOL.get("mode", "session"),
         "pool": POOL,
         "product": Product.objects.order_by("pk").first(),
         "customer": Customer.objects.order_by("pk").first(),
