@@ -6,7 +6,7 @@ a reader does not see, speak to the tests:
 
 `<!-- setup: ... -->`  Python that runs at this place of the page.
 `<!-- output -->`      in front of a text block: what the last snippet printed. Numbers and folders
-                       may differ.
+                       may differ; behind `<!-- output: exact -->` nothing may.
 
 A snippet that sets `DATABASES` is checked as settings, and connected by them, to the test server.
 Functions called `test_...` are called, with pytest's fixtures by the names of their parameters.
@@ -29,6 +29,7 @@ from typing import Any
 import psycopg
 import psycopg_pool
 from django.apps import AppConfig
+from django.db import connections
 from django.db.utils import ConnectionHandler
 from django.utils.module_loading import import_string
 
@@ -53,7 +54,8 @@ class Block:
     line: int
     language: str
     text: str
-    is_output: bool = False
+    output: str = ""
+    """`output` or `exact` for what a snippet printed, else empty."""
 
 
 def pages() -> list[Path]:
@@ -73,19 +75,19 @@ def blocks(page: Path) -> list[Block]:
     """
     found: list[Block] = []
     lines = iter(enumerate(page.read_text().splitlines(), start=1))
-    is_output = False
+    output = ""
     for number, line in lines:
         if line.startswith("<!--"):
             comment = _comment(line, lines)
             if match := _COMMENT.match(comment):
-                is_output = match[1] == "output"
+                output = (match[2].strip() or "output") if match[1] == "output" else ""
                 if match[1] == "setup":
                     found.append(Block(page, number, "setup", textwrap.dedent(match[2])))
         elif match := _FENCE.match(line):
             text = "\n".join(_until(match[2], lines, page, number))
-            block = Block(page, number + 1, match[3], textwrap.dedent(text), is_output)
+            block = Block(page, number + 1, match[3], textwrap.dedent(text), output)
             found.append(block)
-            is_output = False
+            output = ""
     return found
 
 
@@ -137,8 +139,9 @@ class Runner:
                 self.ran += 1
                 self.printed = out.getvalue()
                 self._look_at(new)
-        elif block.is_output:
-            assert normal(block.text) == normal(self.printed), (
+        elif block.output:
+            as_shown = str.strip if block.output == "exact" else normal
+            assert as_shown(block.text) == as_shown(self.printed), (
                 f"{name_of(block.page)}:{block.line}: printed was\n{self.printed}"
             )
 
@@ -158,6 +161,12 @@ class Runner:
         for value in self.namespace.values():
             if isinstance(value, (psycopg.Connection, psycopg_pool.ConnectionPool)):
                 value.close()
+
+
+def use_pool(**options: Any) -> None:
+    """Give the alias `default` these pool options, and the default size of the tests."""
+    connections["default"].close()
+    connections.settings["default"]["OPTIONS"]["pool"] = {"max_size": 8, **options}
 
 
 def normal(text: str) -> str:

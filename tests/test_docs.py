@@ -25,6 +25,7 @@ from django_poolkit.pools import errors
 from django_poolkit.pools.config import LIBPQ_GUARDS, SERVER_GUARDS, PoolConfig
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.pools.session_state import Residue
 from django_poolkit.pools.stats import HistogramStats, LeaseStats, PoolStats
 from django_poolkit.testing import Node
 from tests import docs_support as docs
@@ -55,8 +56,11 @@ def clean_pools() -> Iterator[None]:
     """Have a page begin and end with pools of its own."""
     connections.close_all()
     registry.pools.close_all()
+    options = connections.settings["default"]["OPTIONS"]
+    before = {**options["pool"]}
     yield
     connections.close_all()
+    options["pool"] = before
     leased = sum(pool.stats().used for pool in registry.pools)
     registry.pools.close_all()
     assert leased == 0
@@ -110,6 +114,20 @@ def test_a_snippet_that_prints_something_else_is_found(tmp_path: Path, primary: 
     assert (runner.ran, docs.count_python(page)) == (1, 1)
     with pytest.raises(AssertionError, match=r"page\.md:7: printed was\ntwo"):
         runner.run(output)
+
+
+def test_a_number_counts_where_a_page_says_so(tmp_path: Path, primary: Node) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\nprint(2)\n```\n\n<!-- output -->\n```text\n3\n```\n"
+        "<!-- output: exact -->\n```text\n3\n```\n"
+    )
+    runner = docs.Runner(primary, pytest.fail)
+    code, loose, exact = docs.blocks(page)
+    runner.run(code)
+    runner.run(loose)
+    with pytest.raises(AssertionError, match=r"page\.md:11: printed was\n2"):
+        runner.run(exact)
 
 
 def test_settings_that_cannot_be_honoured_are_found(tmp_path: Path, primary: Node) -> None:
@@ -294,6 +312,16 @@ def test_statistics_md_has_every_reason_to_close() -> None:
 
 def code_of(name: str) -> str:
     return (ROOT / "django_poolkit/pools/postgres" / name).read_text()
+
+
+def test_transaction_mode_md_has_every_reason_to_pin() -> None:
+    text = page_named("explanation/transaction-mode.md").read_text()
+    section = text.split("\n## What pins\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    found = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    by_hand = set(re.findall(r'\.(?:mark_dirty|pin)\("(\w+)"\)', sources("")))
+    assert {"raw", "parameter", "pinned"} <= by_hand
+    assert found == set(Residue) | by_hand
 
 
 def test_logging_md_has_every_event() -> None:
