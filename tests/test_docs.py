@@ -25,6 +25,7 @@ from django_poolkit.pools import errors
 from django_poolkit.pools.config import LIBPQ_GUARDS, SERVER_GUARDS, PoolConfig
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.pools.postgres.connection import _REPORTED
 from django_poolkit.pools.session_state import Residue
 from django_poolkit.pools.stats import HistogramStats, LeaseStats, PoolStats
 from django_poolkit.testing import Node
@@ -268,6 +269,14 @@ def test_settings_md_has_every_option_with_its_default() -> None:
             assert (shown, type(shown)) == (default, type(default)), name
 
 
+def test_settings_md_has_the_default_that_depends_on_the_mode() -> None:
+    text = page_named("reference/settings.md").read_text()
+    [row] = [line for line in text.splitlines() if line.startswith("| `reset` | `")]
+    shown = re.search(r'In transaction mode the default is `"(\w+)"`', row)
+    assert shown is not None
+    assert shown[1] == PoolConfig.from_options({"mode": "transaction"}).reset
+
+
 def test_errors_md_has_every_error() -> None:
     text = page_named("reference/errors.md").read_text()
     public = {
@@ -322,6 +331,13 @@ def test_transaction_mode_md_has_every_reason_to_pin() -> None:
     by_hand = set(re.findall(r'\.(?:mark_dirty|pin)\("(\w+)"\)', sources("")))
     assert {"raw", "parameter", "pinned"} <= by_hand
     assert found == set(Residue) | by_hand
+
+
+def test_transaction_mode_md_has_every_setting_that_the_server_reports() -> None:
+    text = page_named("explanation/transaction-mode.md").read_text()
+    section = text.split("\n### What no text shows\n")[1].split("\n```")[0]
+    for name in _REPORTED:
+        assert f"`{name.decode()}`" in section
 
 
 def test_logging_md_has_every_event() -> None:
