@@ -88,25 +88,48 @@ def serving(home: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
 def test_a_check_measures_and_judges(home, tmp_path):
     measurements = tmp_path / "measurements.json"
     process = start(
-        home, "--check", "--seconds", "3", "--requests-in-flight", "24", "--pool-size", "4",
-        "--port", "0", "--json", str(measurements),
+        home, "--check", "--seconds", "2", "--requests-in-flight", "24", "--crowd", "60",
+        "--pool-size", "3", "--port", "0", "--json", str(measurements),
     )  # fmt: skip
     output, _ = process.communicate(timeout=380)
 
     assert process.returncode == 0, output
     assert re.match(r"Python \S+, Django \S+, PostgreSQL \S+\n", output)
-    assert output.count("  ok    ") == 5
+    assert output.count("  ok    ") == 9
     assert "FAIL" not in output
-    for row in ("requests in flight, peak", "connections, peak", "timeouts", "p99"):
-        assert row in output
+    for row in ("requests in flight, peak", "connections, peak", "timeouts (", "p99:"):
+        assert output.count(row) == 3
     written = json.loads(measurements.read_text())
-    assert set(written["runs"]) == {"poolkit", "django", "poolkit_killed", "django_killed"}
-    calm = written["runs"]["poolkit"]
-    assert calm["requests"] > 0
-    assert calm["peak_in_flight"] == 24
-    assert 0 < calm["peak_connections"] <= 8
-    assert {"product", "orders", "order", "quote"} <= set(calm["kinds"])
+    assert written["shape"]["connections"] == 6
+    runs = written["runs"]
+    engines = ("transaction", "session", "django")
+    assert set(runs) == {f"{load}_{engine}" for load in ("everyday", "crowd", "outage")
+                         for engine in engines}  # fmt: skip
+    for engine in engines:
+        everyday, crowd, outage = (
+            runs[f"{load}_{engine}"] for load in ("everyday", "crowd", "outage")
+        )
+        assert everyday["peak_in_flight"] == outage["peak_in_flight"] == 24
+        assert {"product", "orders", "order", "quote"} <= set(everyday["kinds"])
+        assert crowd["peak_in_flight"] == 60
+        assert set(crowd["kinds"]) == {"product", "order", "quote"}
+        assert 0 < crowd["peak_connections"] <= 6
+        assert outage["killed"] > 0
+        assert len(outage["alone"]) == 6
     assert leftovers(home) == []
+    # The cause: a request that waits for the supplier holds a connection, or it does not.
+    served = runs["crowd_transaction"]
+    assert served["requests"] >= 60
+    assert served["failures"] == {}
+    assert served["peak_at_supplier"] > served["peak_connections"]
+    for engine in ("session", "django"):
+        queued = runs[f"crowd_{engine}"]
+        assert 0 < queued["peak_at_supplier"] <= queued["peak_connections"]
+        assert queued["timeouts"] > 0
+        assert queued["errors"] == 0
+        # What was measured is what is said.
+        said = f"{queued['timeouts']:,} of {queued['requests']:,} failed"
+        assert said in output
 
 
 def test_a_second_start_reuses_what_is_there_and_serves(home):
@@ -127,7 +150,7 @@ def test_a_second_start_reuses_what_is_there_and_serves(home):
         rest, _ = process.communicate(timeout=60)
         assert not written.exists()
 
-    if home.joinpath("site-poolkit.log").exists():
+    if home.joinpath("site-everyday_transaction.log").exists():
         # The check has run before: its orders are still there.
         assert "50,000 orders or more are there" in text
     assert process.returncode == 130
@@ -205,6 +228,7 @@ def test_a_second_one_at_the_same_place_says_so_and_ends(home):
         (["--pool-size", "-1"], "--pool-size: -1 is not within 1 and 1000"),
         (["--pool-size", "many"], "--pool-size: invalid"),
         (["--requests-in-flight", "0"], "--requests-in-flight: 0 is not within"),
+        (["--crowd", "15"], "--crowd: 15 requests are no crowd for 8 connections; make it 16"),
         (["--check", "--serve"], "--check has no result without load"),
         (["--port", "70000"], "--port: 70000 is not within 0 and 65535"),
         (["--sec", "3"], "unrecognized arguments: --sec 3"),

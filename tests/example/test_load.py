@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 from aiohttp import web
 
-from example_project.load import MIX, Plan, drive, drive_alone
+from example_project.load import Plan, drive, drive_alone
 from example_project.measures import Measures
+from example_project.runs import CROWD_MIX, EVERYDAY_MIX
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -63,7 +64,7 @@ def test_answers_are_counted_by_kind_with_their_times():
     measures = run_load(well)
 
     assert measures.requests == len(measures.latencies) == measures.kinds.total() > 0
-    assert set(measures.kinds) <= set(MIX)
+    assert set(measures.kinds) <= set(EVERYDAY_MIX)
     assert not measures.failures
     assert measures.recovered
     assert 0 < measures.percentile(0.5) <= measures.percentile(0.99) <= measures.percentile(1.0)
@@ -129,7 +130,33 @@ def test_every_run_of_a_plan_asks_for_the_same():
     assert asked_for(1, 0) == asked_for(1, 0)
     assert asked_for(1, 0) != asked_for(1, 1)
     assert asked_for(1, 0) != asked_for(2, 0)
-    assert {call.kind for call in asked_for(1, 0)} == set(MIX)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("mix", [EVERYDAY_MIX, CROWD_MIX])
+def test_a_plan_asks_for_what_its_mix_has_in_it(mix):
+    next_call = Plan("http://x/", 1.0, 1, mix).calls(0)
+
+    assert {next_call().kind for _ in range(500)} == set(mix)
+
+
+def test_the_clock_of_a_run_goes_on_until_its_last_answer():
+    seconds: list[float] = []
+    measures = Measures()
+
+    async def slow(request: web.Request) -> web.Response:
+        started = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < started + 0.6:
+            await asyncio.sleep(0.01)
+            seconds.append(measures.seconds)
+        return await well(request)
+
+    async def use(url: str) -> None:
+        await drive(Plan(url, 0.1, 1), measures)
+
+    asyncio.run(serving(slow, use))
+
+    assert max(seconds) > 0.2
+    assert measures.seconds >= max(seconds)
 
 
 def test_requests_one_by_one_are_noted_apart():
