@@ -11,6 +11,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
+from django_poolkit.pools.observe import line_of
+
 # Between a statement and its author: cursors, their wrappers, and those who watch them.
 _PASSED: Final = (
     "django.db.backends.utils", "django.db.backends.base.schema",
@@ -21,6 +23,8 @@ _PASSED: Final = (
 # Django's, but the text is the project's: Manager.raw() and the RunSQL operation.
 _QUOTING: Final = ("django.db.models.sql.query", "django.db.migrations.operations.special")
 _DEPTH: Final = 24
+# Through which a request or a command enters Django: what is further out is a server.
+_ENTRIES: Final = ("django.core.handlers.", "django.core.management.")
 # Those who look at a connection, and change nothing about it that lasts.
 _HARMLESS: Final = (
     "django.", "django_poolkit.", "psycopg.", "psycopg_c.", "psycopg_binary.", "debug_toolbar.",
@@ -71,3 +75,42 @@ def foreign_statement(trusted: tuple[str, ...] = ()) -> Callable[[], bool]:
         return True
 
     return foreign
+
+
+def call_site(trusted: tuple[str, ...] = ()) -> Callable[[FrameType], str]:
+    """Return a function that gives the line of a project's code above a frame, `module:line`.
+
+    Where there is none, as in a view of Django's, it is the line above Django's database code.
+    `trusted` names packages that are passed by as Django is.
+    """
+    passed = (*_HARMLESS, *_PASSED, "asgiref.")
+    as_django = ("django.", *(f"{name}." for name in trusted))
+    kinds: dict[str, str] = dict.fromkeys(trusted, "django")
+
+    def kind_of(name: str) -> str:
+        if name.startswith(_ENTRIES):
+            return "entry"
+        if name.startswith(("django.db.", "django.utils.")):
+            return "database"
+        if name.startswith(as_django):
+            return "django"
+        if name.startswith(passed) or name.partition(".")[0] in sys.stdlib_module_names:
+            return "database"
+        return "user"
+
+    def site(frame: FrameType) -> str:
+        here: FrameType | None = frame
+        best: FrameType | None = None
+        while here is not None:
+            name = here.f_globals.get("__name__", "")
+            kind = kinds.get(name) or kinds.setdefault(name, kind_of(name))
+            if kind == "user":
+                return line_of(here)
+            if kind == "entry":
+                break
+            if kind == "django" and best is None:
+                best = here
+            here = here.f_back
+        return line_of(best or here or frame)
+
+    return site

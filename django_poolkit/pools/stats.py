@@ -117,7 +117,8 @@ class PoolStats:
     """Connections closed, by reason."""
     resets: int
     pins: Mapping[str, int] = field(default_factory=dict)
-    """Leases that had to be held on to in transaction mode, by reason."""
+    """Leases that had to be held on to in transaction mode, by the first reason; in session mode
+    with `observe`, those that would have to be."""
     leaks: int
     """Leases that were lost and taken back."""
     last_connect_error: str | None

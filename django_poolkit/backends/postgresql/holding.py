@@ -47,7 +47,6 @@ class HoldingMixin(GreetingMixin):
     _opened = False  # in transaction mode; in session mode there is a connection, or none
     _met = False  # whether Django's own ensure_connection() has been passed since it was opened
     _wanted = False  # whether who connects goes on to use the lease
-    _by_hand = 0  # depth of pinned()
     _steady: ConnectionPool | None = None
     _me: weakref.ref[HoldingMixin] | None = None
     _outside: Callable[[FrameType], bool]
@@ -71,6 +70,8 @@ class HoldingMixin(GreetingMixin):
         """
         if self._opened and self._outside(sys._getframe(1)):
             return self._exposed()
+        if self._watch is not None:
+            self._note_access(sys._getframe(1))
         return self._raw
 
     @connection.setter

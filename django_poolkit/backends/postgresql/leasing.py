@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from time import monotonic
+from types import FrameType
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -18,12 +19,14 @@ from django.utils.functional import cached_property
 from psycopg.pq import Format
 
 from django_poolkit.backends import request, request_end
+from django_poolkit.backends.postgresql import observing
 from django_poolkit.backends.postgresql.client import DatabaseClient
 from django_poolkit.backends.postgresql.errors import EXHAUSTED, ErrorWrapper
 from django_poolkit.backends.postgresql.pooling import PoolChoiceMixin
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.observe import Watch
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.cursor import leased
@@ -37,9 +40,20 @@ class LeasingMixin(PoolChoiceMixin):
     _lease: Lease | None = None
     _scope: RequestScope | None = None  # in which the present lease was taken
     _on_net = False
+    _by_hand = 0  # depth of pinned()
+    _watch: Watch | None = None  # of the present lease, where it is observed
     client_class = DatabaseClient
 
     # -- taking a lease
+
+    def connect(self) -> None:
+        """Connect, as Django does, and watch the lease where the pool observes."""
+        super().connect()
+        lease = self._lease
+        if lease is not None and (recorder := lease.pool.statements.recorder) is not None:
+            self._watch = observing.watch(self, lease, recorder)
+        elif self._watch is not None:
+            self._watch = None
 
     def get_connection_params(self) -> dict[str, Any]:
         params: dict[str, Any] = super().get_connection_params()
@@ -114,6 +128,8 @@ class LeasingMixin(PoolChoiceMixin):
                 request_end.watch(scope)
 
     def create_cursor(self, name: str | None = None) -> Any:
+        if self._watch is not None:
+            self._watch.resumed()
         options = self.settings_dict["OPTIONS"]
         if name is None or self._lease is None or options.get("server_side_binding") is True:
             return super().create_cursor(name)
@@ -132,6 +148,11 @@ class LeasingMixin(PoolChoiceMixin):
     def wrap_database_errors(self) -> ErrorWrapper:
         """Turn the driver's errors into Django's, and the pool's into both."""
         return ErrorWrapper(self)
+
+    def _note_access(self, frame: FrameType) -> None:
+        """Take note that somebody takes hold of the connection of an observed lease."""
+        if (lease := self._lease) is not None and not lease.released:
+            lease.pool.statements.raw_access(lease, frame)
 
     # -- ending it
 
@@ -159,8 +180,11 @@ class LeasingMixin(PoolChoiceMixin):
             scope = scope or request.current()
             if scope is not None:
                 scope.note_end(lease)
-            with self.wrap_database_errors:
+            try:
                 lease.release()
+            except Exception:
+                with self.wrap_database_errors:
+                    raise
 
     def holds(self, lease: Lease) -> bool:
         """Return whether this is the wrapper's present lease."""
@@ -175,6 +199,11 @@ class LeasingMixin(PoolChoiceMixin):
         super()._commit()  # type: ignore[misc]
         if (lease := self._lease) is not None and lease.wrote:
             lease.committed = True
+
+    def _set_autocommit(self, autocommit: bool) -> None:
+        super()._set_autocommit(autocommit)  # type: ignore[misc]
+        if self._watch is not None and self._lease is not None:
+            self._watch.on_idle(self._lease)
 
     def _rollback(self) -> None:
         super()._rollback()  # type: ignore[misc]

@@ -88,6 +88,8 @@ class PoolChoiceMixin(_Base):
             pool._check = probe.looked_at
         pool.statements.foreign = origin.foreign_statement(config.trusted_modules)
         pool.statements.outside = origin.outsider(config.trusted_modules)
+        if pool.statements.recorder is not None:
+            pool.statements.recorder.site = origin.call_site(config.trusted_modules)
         return pool
 
     def _session_defaults(self, config: PoolConfig) -> SessionDefaults:

@@ -130,7 +130,7 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
 
     def _set_autocommit(self, autocommit: bool) -> None:
         if not self._opened or self._raw is not None:
-            super()._set_autocommit(autocommit)  # type: ignore[misc]
+            super()._set_autocommit(autocommit)
 
     def _commit(self) -> None:
         if self._opened and self._lease is None:

@@ -32,6 +32,12 @@ _REPORTED = (
 )  # fmt: skip
 
 
+def reported(connection: PoolConnection) -> list[bytes | None]:
+    """Return the session's settings as far as the server reports them. Sends nothing."""
+    read = connection.pgconn.parameter_status
+    return [read(name) for name in _REPORTED]
+
+
 def no_lease() -> None:
     """Stand for the lease of a connection that nobody holds."""
     return
@@ -137,8 +143,7 @@ class Baseline:
 
     def read_parameters(self, connection: PoolConnection) -> None:
         """Take what the server reports now as the ground state."""
-        read = connection.pgconn.parameter_status
-        self._parameters = [read(name) for name in _REPORTED]
+        self._parameters = reported(connection)
 
     def reported_change(self, connection: PoolConnection) -> bool:
         """Return whether the server has reported another value of a session parameter."""

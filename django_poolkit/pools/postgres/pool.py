@@ -17,6 +17,7 @@ from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.errors import PoolConfigError
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.ledger import Ledger, Observer, describe
+from django_poolkit.pools.observe import Recorder
 from django_poolkit.pools.postgres import contract, fork, housekeeper
 from django_poolkit.pools.postgres.connect import Connector, SessionDefaults
 from django_poolkit.pools.postgres.connection import PoolConnection
@@ -102,7 +103,8 @@ class ConnectionPool(Upkeep):
         self._paused_until = 0.0
         self._failing_since = 0.0
         self._growth = Growth(workers=config.num_workers, cap=config.reconnect_cap)
-        self.statements = Statements(config.reset, config.harmless_functions)
+        recorder = Recorder() if config.observe else None
+        self.statements = Statements(config.reset, config.harmless_functions, recorder=recorder)
         self._prepare_shell()
         super().__init__(
             conninfo,
@@ -299,6 +301,8 @@ class ConnectionPool(Upkeep):
         observer = self._ledger.observer
         self._ledger = Ledger()
         self._ledger.observer = observer
+        if self.statements.recorder is not None:
+            self.statements.recorder.forget()
         self._lock = threading.RLock()
         self._pool = deque()
         self._orphans = deque()

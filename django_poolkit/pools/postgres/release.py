@@ -7,26 +7,24 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-import psycopg
-
 from django_poolkit.pools.errors import PoolWarning, SessionStateLeft
 from django_poolkit.pools.lease import Lease, format_stack
 from django_poolkit.pools.postgres import reset, verify
-from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
+from django_poolkit.pools.postgres.cleaning import Cleaning
+from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.growth import Attempt
 from django_poolkit.pools.postgres.shell import Job, critical
-from django_poolkit.pools.postgres.state import Orphan, State
+from django_poolkit.pools.postgres.state import Orphan
 
 logger = logging.getLogger("django_poolkit.pool")
 
 
-class Release(State):
+class Release(Cleaning):
     """Takes connections home. `ConnectionPool` is the whole."""
 
     def release(self, lease: Lease) -> None:
@@ -102,10 +100,6 @@ class Release(State):
         lease.released = True
 
     @critical
-    def _count_reset(self) -> None:
-        self._ledger.resets += 1
-
-    @critical
     def _count_closed(self, reason: str) -> None:
         self._ledger.closed[reason] += 1
 
@@ -113,63 +107,11 @@ class Release(State):
     def _count_leaks(self, count: int) -> None:
         self._ledger.leaks += count
 
-    def _clean(self, lease: Lease, connection: PoolConnection, *, full: bool) -> str | None:
-        """Bring the connection to rest; return the reason to close it where that failed."""
-        if full or not reset.at_rest(connection):
-            if not full:
-                logger.warning("pool=%s event=rollback reason=open_transaction", self.name)
-            if not reset.clean(connection, full=full, prepared=lease.prepares):
-                return "reset_failed"
-        connection._lease_ref = no_lease  # it has ended, and would refuse the callbacks
-        if full and self._configure is not None and not self._calls(self._configure, connection):
-            return "reset_failed"  # what `configure` had SET is gone, and could not be again
-        connection._baseline.restore(connection)
-        if full:
-            connection._baseline.read_parameters(connection)
-            connection._greeted = None  # what receivers had SET is gone
-            self._count_reset()
-        callback = self.config.reset_callback
-        if callback is not None and not self._calls(callback, connection):
-            return "reset_failed"
-        if full:
-            try:
-                connection.read_ground_state()
-            except (psycopg.Error, OSError):
-                return "reset_failed"
-        return None
-
-    def _verify(
-        self, lease: Lease, connection: PoolConnection
-    ) -> tuple[str | None, tuple[str, ...]]:
-        """Clear away what nobody has seen; return a reason to close, and what it was."""
-        left: tuple[str, ...] = ()
-        try:
-            left = verify.left(connection)
-            if not left:
-                return None, ()
-            # Also for those who give back where nobody can catch an error, as a finalizer.
-            logger.warning("pool=%s event=state_left left=%s", self.name, "; ".join(left))
-        except (psycopg.Error, OSError) as error:
-            name = type(error).__name__
-            logger.warning("pool=%s event=verify_failed error=%s", self.name, name)
-            if (reason := reset.hopeless(connection, lease)) is not None:
-                return reason, ()
-        lease.prepares = True  # by what, is not known
-        return self._clean(lease, connection, full=True), left
-
-    def _calls(self, callback: Callable[[Any], None], connection: PoolConnection) -> bool:
-        """Return whether a user's callable ran well and left the connection at rest."""
-        try:
-            callback(connection)
-        except Exception as error:
-            name = type(error).__name__
-            logger.warning("pool=%s event=reset_failed error=%s", self.name, name)
-            return False
-        return reset.at_rest(connection)
-
     def _settle(self, lease: Lease, connection: Any, reason: str | None) -> None:
         """End a lease: its connection goes to a waiter, to idle, or, with a reason, away."""
         reason, starts = self._end_lease(lease, connection, reason)
+        if self.statements.recorder is not None:
+            self.statements.recorder.end(lease)
         if reason is not None and connection is not None:
             self._close_connection(connection)
         if starts:

@@ -18,7 +18,9 @@ from time import monotonic
 from typing import Literal
 
 from django_poolkit.pools.config import PoolConfig
+from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.observe import Observations
 from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
 from django_poolkit.pools.postgres.growth import Attempt, Growth
 from django_poolkit.pools.postgres.shell import Shell, critical
@@ -123,6 +125,20 @@ class State(Shell):
         room = self._max_size - self._size_locked()
         new = self._growth.plan_new(waiters=len(self._waiting), room=room)
         return new + self._growth.stranded()
+
+    def observations(self) -> Observations:
+        """Return what `observe` has found since the pool was made. Does not block.
+
+        Only the leases of Django's connections are observed. Raises PoolError where the pool
+        does not observe.
+        """
+        if self.statements.recorder is None:
+            raise PoolError(
+                f"pool {self.name!r} observes nothing: set its option `observe` to True, in "
+                "session mode",
+                pool=self.name,
+            )
+        return self.statements.recorder.snapshot()
 
     def _stats_locked(self, now: float) -> PoolStats:
         ledger = self._ledger

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Collection
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from django_poolkit.pools.config import ResetPolicy
 from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.observe import Recorder, Watch
 from django_poolkit.pools.postgres import reset
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.cursor import text_of
@@ -38,7 +40,15 @@ def everyone_is_outside(frame: FrameType) -> bool:
 class Statements:
     """Enters into a lease what its statements do. Called by the one thread that uses it."""
 
-    def __init__(self, policy: ResetPolicy, harmless_functions: Collection[str]) -> None:
+    def __init__(
+        self,
+        policy: ResetPolicy,
+        harmless_functions: Collection[str],
+        *,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.recorder = recorder
+        """Where it is observed what transaction mode would do, None where it is not."""
         self._policy = policy
         self._rules = StatementRules(harmless_functions)
         self.foreign: Callable[[], bool] = everything_is_foreign
@@ -52,6 +62,9 @@ class Statements:
         if not lease.foreign and self._policy == "request":
             lease.foreign = self.foreign()
         text = text_of(query, connection)
+        if self.recorder is not None and lease.keeper is not None:
+            residue = self._rules.residue(text) if text is not None else "unparsed"
+            cast(Watch, lease.keeper).statement(lease, residue, sys._getframe(1))
         if lease.dirty is not None and lease.committed:
             # Nothing is left to be learnt but this.
             lease.prepares = lease.prepares or text is None or "prepare" in text.lower()
@@ -71,6 +84,10 @@ class Statements:
 
     def raw_access(self, lease: Lease, frame: FrameType) -> None:
         """Take note that `frame` takes hold of the connection under `lease`."""
-        if self.outside(frame):
+        if not self.outside(frame):
+            return
+        if self.recorder is None:
             lease.pin("raw")
             lease.mark_dirty("raw")
+        elif lease.keeper is not None:
+            cast(Watch, lease.keeper).touched(lease, frame)
