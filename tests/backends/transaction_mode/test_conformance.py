@@ -39,6 +39,15 @@ def test_with_autocommit_off_by_settings_a_commit_keeps_what_was_written(pooled,
     assert used(pool) == 1
     transaction.commit()
     assert server.names == ["first", "second"]
+    # It is held between two transactions as well, and by those who turn autocommit on.
+    connection.cursor().close()
+    assert used(pool) == 1
+    transaction.set_autocommit(True)
+    create("third")
+    assert used(pool) == 1
+    connection.close()
+    assert used(pool) == 0
+    assert server.names == ["first", "second", "third"]
 
 
 def test_with_autocommit_off_by_settings_all_of_it_is_one_transaction(pooled, server, neighbour):
@@ -233,6 +242,7 @@ def test_autocommit_stays_off_beyond_the_first_commit(pooled, server, neighbour)
     assert server.names == ["committed"]
     mine = backend()
     transaction.rollback()
+    connection.cursor().close()
     assert neighbour.begins() != mine
     create("committed, too")
     neighbour.rolls_back()

@@ -219,6 +219,22 @@ def test_instrumentation_looks_and_holds_nothing(pooled, name):
     assert pins(pool) == {}
 
 
+def test_what_a_trusted_module_has_under_way_is_not_given_away(pooled):
+    pool = pooled(max_size=1, trusted_modules=["audit"])
+    audit = module("audit")
+    exec("def pipeline(cursor): return cursor.connection.pipeline()", audit.__dict__)
+    with connection.cursor() as cursor:
+        pipeline = audit.pipeline(cursor)
+        pipeline.__enter__()
+    assert used(pool) == 1
+    create("in the pipeline")
+    assert used(pool) == 1
+    pipeline.__exit__(None, None, None)
+    assert Item.objects.count() == 1
+    assert used(pool) == 0
+    assert pins(pool) == {}
+
+
 def test_django_sees_none_while_nothing_is_leased(pooled):
     pool = pooled(max_size=1)
     create("open")

@@ -154,7 +154,8 @@ def test_an_error_of_one_connection_is_not_held_against_the_next(pooled, neighbo
     pool = pooled(max_size=2)
     mine = backend()
     with pytest.raises(DatabaseError):
-        scalar("SELECT 1 / 0")
+        scalar("TABLE nowhere")
+    assert connection.errors_occurred
     assert neighbour.begins() == mine
     assert backend() != mine
     assert not connection.errors_occurred
