@@ -24,6 +24,7 @@ from django_poolkit.backends.postgresql.base import PooledDatabaseWrapperMixin
 from django_poolkit.pools import errors
 from django_poolkit.pools.config import LIBPQ_GUARDS, SERVER_GUARDS, PoolConfig
 from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.observe import Observation, Observations
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.connection import _REPORTED
 from django_poolkit.pools.session_state import Residue
@@ -290,7 +291,7 @@ def test_errors_md_has_every_error() -> None:
     assert public <= set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("kind", [PoolStats, HistogramStats, LeaseStats])
+@pytest.mark.parametrize("kind", [PoolStats, HistogramStats, LeaseStats, Observations, Observation])
 def test_statistics_md_has_every_figure(kind: type[Any]) -> None:
     text = page_named("reference/statistics.md").read_text()
     section = text.split(f"\n## {kind.__name__}\n")[1].split("\n## ")[0]
@@ -368,7 +369,7 @@ def test_python_api_md_has_every_public_name() -> None:
     inner = {"run_attempt", "run_task", "job_done", "keep_house", "wake_attempt", "end_pause"}
     inner |= {"forget", "lost", "statements", "adopt_orphans", "look_after_waiters"}
     # Called by leases of transaction mode, and told by its database wrappers.
-    inner |= {"adrift", "count_pin", "greeting"}
+    inner |= {"adrift", "count_pin", "greeting", "release_idle"}
     assert pool - inner <= named
     lease = {name for name in vars(Lease) if not name.startswith("_")}
     inner = {"key", "pool", "stack", "ran", "foreign", "holds", "wrote", "committed", "lost"}
