@@ -25,6 +25,7 @@ class Home(Protocol):
     greeting: object
 
     def release(self, lease: Lease) -> None: ...
+    def release_idle(self, lease: Lease) -> None: ...
     def discard(self, lease: Lease) -> None: ...
     def lost(self, lease: Lease) -> None: ...
     def adrift(self, lease: Lease) -> None: ...
@@ -77,30 +78,35 @@ class Lease:
     A lease that is dropped instead is taken back by its pool, with a warning.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_connection",
-        "committed",
-        "cursors",
-        "dirty",
-        "foreign",
-        "gone",
-        "holds",
-        "keeper",
-        "key",
-        "lost",
-        "new_types",
-        "owner",
-        "pinned",
-        "pool",
-        "prepares",
-        "ran",
-        "released",
-        "since",
-        "stack",
-        "thread",
-        "wrote",
-    )  # fmt: skip
+    # On the class, so that a lease costs no time for what does not happen under it.
+    since = 0.0
+    """When it was acquired, on the monotonic clock."""
+    ran = False
+    """Whether any statement ran."""
+    dirty: str | None = None
+    """Why the connection may carry session state, None while it cannot."""
+    foreign = False
+    """Whether a statement ran that the ORM did not write."""
+    holds = 0
+    """Open cursors WITH HOLD, which outlive their transaction."""
+    wrote = False
+    """Whether a statement ran in a transaction that may have written something."""
+    committed = False
+    """Whether something written may have been committed."""
+    prepares = False
+    """Whether a statement may have prepared others by name."""
+    new_types = False
+    """Whether a statement made types that receivers of a new connection may look for."""
+    lost = False
+    """Whether it was dropped instead of being released, and waits to be taken back."""
+    keeper: Callable[[], Keeper | None] | None = None
+    """Leads to who gives it back as soon as it is idle; None for one that is held on to."""
+    cursors = 0
+    """Open cursors, and those in `gone`. Counted for a keeper, by the owner alone."""
+    pinned: str | None = None
+    """Why it is held until its keeper closes, None while it is not."""
+    released = False
+    _connection: Any = None
 
     def __init__(self, pool: Home, key: int, stack: Stack) -> None:
         self.pool = pool
@@ -110,36 +116,8 @@ class Lease:
         self.thread = threading.current_thread().name
         self.owner = _thread.get_ident()
         """Identifies the thread that uses it."""
-        self.since = 0.0
-        """When it was acquired, on the monotonic clock."""
-        self.ran = False
-        """Whether any statement ran."""
-        self.dirty: str | None = None
-        """Why the connection may carry session state, None while it cannot."""
-        self.foreign = False
-        """Whether a statement ran that the ORM did not write."""
-        self.holds = 0
-        """Open cursors WITH HOLD, which outlive their transaction."""
-        self.wrote = False
-        """Whether a statement ran in a transaction that may have written something."""
-        self.committed = False
-        """Whether something written may have been committed."""
-        self.prepares = False
-        """Whether a statement may have prepared others by name."""
-        self.new_types = False
-        """Whether a statement made types that receivers of a new connection may look for."""
-        self.lost = False
-        """Whether it was dropped instead of being released, and waits to be taken back."""
-        self.keeper: Callable[[], Keeper | None] | None = None
-        """Leads to who gives it back as soon as it is idle; None for one that is held on to."""
-        self.cursors = 0
-        """Open cursors, less those in `gone`. Counted for a keeper, by the owner alone."""
         self.gone: list[None] = []
         """One entry for each cursor that another thread closed, as its garbage collector may."""
-        self.pinned: str | None = None
-        """Why it is held until its keeper closes, None while it is not."""
-        self._connection: Any = None
-        self.released = False  # last: without it the finalizer does nothing
 
     @property
     def connection(self) -> Any:
@@ -201,9 +179,9 @@ class Lease:
 
     def __del__(self) -> None:
         # Runs on any thread, at any bytecode, even inside the pool's critical section: so it
-        # only says that it is lost. `released` is absent if __init__ did not get that far.
-        # One that an interrupt hit half way home is released and has its connection still.
-        if getattr(self, "_connection", None) is not None:
+        # only says that it is lost. One that an interrupt hit half way home is released and has
+        # its connection still.
+        if self._connection is not None:
             self.lost = True
             self.pool.lost(self)
 

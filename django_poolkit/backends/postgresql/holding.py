@@ -28,13 +28,18 @@ from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from django.db.utils import ProgrammingError
 from psycopg.pq import TransactionStatus
 
+from django_poolkit.backends import request
 from django_poolkit.backends.postgresql.greeting import GreetingMixin
 from django_poolkit.backends.request import RequestScope
-from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.lease import Lease, capture_stack
 from django_poolkit.pools.postgres import ConnectionPool
 
 _IDLE = TransactionStatus.IDLE
 _UNKNOWN = TransactionStatus.UNKNOWN
+
+# A lease of a statement is short, and its stack is taken for each: so only where it matters.
+_DEPTH = 12
+_SKIPPED = 6
 
 # Reentrant, for finalizers.
 _gate = threading.RLock()
@@ -128,8 +133,11 @@ class HoldingMixin(GreetingMixin):
         if (lease := self._present()) is not None:
             return lease
         if self._opened and self._met:
-            with self.wrap_database_errors:
+            try:
                 lease = self._take()
+            except Exception:
+                with self.wrap_database_errors:
+                    raise
         else:
             # By Django's own method, which its test cases guard. It calls connect().
             self._wanted = True
@@ -160,7 +168,7 @@ class HoldingMixin(GreetingMixin):
         self._steady = lease.pool  # type: ignore[assignment]
         lease.keeper = self._me
         self._take_over(lease)
-        raw = self._raw = lease.connection
+        raw = self._raw = lease._connection
         self.errors_occurred = False
         if raw._greeted is not lease.pool.greeting:
             self._greet(lease, raw)
@@ -171,8 +179,22 @@ class HoldingMixin(GreetingMixin):
 
     def on_idle(self, lease: Lease) -> None:
         """Give the lease back, if it is the present one, and nothing needs it any more."""
-        if lease is self._lease and self._idle(lease):
-            self._give_back(lease)
+        if lease is not self._lease or not self._idle(lease):
+            return
+        self._lease = self._raw = None
+        scope, self._scope = self._scope, None
+        if scope is not None and not scope.claim(lease):
+            return  # the end of its request was faster
+        lease.keeper = None
+        if lease.new_types:
+            lease.pool.greeting = object()
+        if (scope := scope or request.current()) is not None:
+            scope.note_end(lease)
+        try:
+            lease.pool.release_idle(lease)
+        except Exception:
+            with self.wrap_database_errors:
+                raise
 
     def on_adrift(self, lease: Lease) -> None:
         """Do the same in another thread than the wrapper's."""
@@ -185,17 +207,19 @@ class HoldingMixin(GreetingMixin):
     def _idle(self, lease: Lease) -> bool:
         if lease.pinned is not None or not self._at_rest(lease):
             return False
-        connection = lease.connection
-        if lease.ran and lease.dirty is None and connection._baseline.reported_change(connection):
-            lease.mark_dirty("parameter")  # set where no text shows it
-            return False
+        if lease.ran and lease.dirty is None:
+            connection = lease._connection
+            if connection._baseline.reported_change(connection):
+                lease.mark_dirty("parameter")  # set where no text shows it
+                return False
+            lease.ran = False  # so that the release does not look again
         return True
 
     def _at_rest(self, lease: Lease) -> bool:
         """Return whether no cursor, transaction, pipeline or COPY is open under the lease."""
         if lease.busy or not self.autocommit or not self.settings_dict["AUTOCOMMIT"]:
             return False
-        connection = lease.connection
+        connection = lease._connection
         if connection is None:
             return False
         status = connection.pgconn.transaction_status
@@ -232,7 +256,8 @@ class HoldingMixin(GreetingMixin):
 
 def _acquire(pool: ConnectionPool | None) -> Lease:
     assert pool is not None
-    return pool.acquire()
+    # From the caller of Django's cursor() on, and no further than the ORM is deep.
+    return pool.acquire(stack=capture_stack(_DEPTH, _SKIPPED))
 
 
 def _after_fork() -> None:

@@ -39,15 +39,18 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
         if not self._wanted:
             self.on_idle(lease)
 
-    @async_unsafe
     def ensure_connection(self) -> None:
         """Make sure that the server can be reached: connect, or probe."""
         if not self._by_statement():
             super().ensure_connection()
         elif self._lease is None or self._lease.released:
-            self._refuse_closed_in_transaction()
-            with self.wrap_database_errors:
-                self.connect()
+            self._ensure_connected()
+
+    @async_unsafe
+    def _ensure_connected(self) -> None:
+        self._refuse_closed_in_transaction()
+        with self.wrap_database_errors:
+            self.connect()
 
     @async_unsafe
     def close(self) -> None:

@@ -50,7 +50,7 @@ class Acquire(Release):
             )
         started = monotonic()
         allowed = self.timeout if timeout is None else timeout
-        lease = Lease(self, self._ledger.new_key(), stack or capture_stack())
+        lease = Lease(self, self._ledger.new_key(), capture_stack() if stack is None else stack)
         again, pause = False, FIRST_PAUSE / 2
         try:
             while True:
@@ -143,8 +143,9 @@ class Acquire(Release):
     def _lend_or_queue(
         self, lease: Lease, started: float, allowed: float, again: bool
     ) -> tuple[PoolConnection, None, list[Attempt]] | tuple[None, ThreadWaiter, list[Attempt]]:
-        self._check_open_getconn()
-        if self._pool and not self._paused() and (again or not self._waiting):
+        if self._closed:
+            self._check_open_getconn()
+        if self._pool and (again or not self._waiting) and not self._paused():
             connection: PoolConnection = self._pool.pop()
             self._lend_locked(lease, connection, monotonic())
             return connection, None, []
@@ -195,14 +196,16 @@ class Acquire(Release):
 
     def _unusable(self, connection: PoolConnection, deadline: float) -> str | None:
         """Return None for a connection that can be handed out, else the reason to close it."""
-        left = deadline - monotonic()
-        timeout = min(self.config.probe_timeout, max(left, probe.SHORTEST))
-        found = probe.look(connection, bypass=self.config.bypass, timeout=timeout)
-        if found is not probe.State.ALIVE:
-            return str(found.value)
-        if self.config.check is not None:
+        config = self.config
+        if not probe.fresh(connection, config.bypass):
+            left = deadline - monotonic()
+            timeout = min(config.probe_timeout, max(left, probe.SHORTEST))
+            found = probe.look(connection, bypass=config.bypass, timeout=timeout)
+            if found is not probe.State.ALIVE:
+                return str(found.value)
+        if config.check is not None:
             try:
-                self.config.check(connection)
+                config.check(connection)
             except Exception as error:
                 name = type(error).__name__
                 logger.info("pool=%s event=check_failed error=%s", self.name, name)

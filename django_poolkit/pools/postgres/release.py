@@ -63,6 +63,27 @@ class Release(Cleaning):
         if left:
             raise verify.error(self.name, left)
 
+    def release_idle(self, lease: Lease) -> None:
+        """Give back a connection of which the owner has just seen that it is as it was.
+
+        The short way home, for a lease of one statement. Raises as `release()`.
+        """
+        config = self.config
+        if (
+            lease.dirty is not None
+            or lease.holds
+            or config.reset != "dirty"
+            or config.reset_callback is not None
+            or config.verify_state
+            or self._closed
+            or self._inside == _thread.get_ident()
+            or (connection := lease._connection) is None
+        ):
+            self.release(lease)
+            return
+        connection._baseline.restore(connection)
+        self._settle(lease, connection, None)
+
     def discard(self, lease: Lease) -> None:
         """Give the slot back and close the connection. Raises LeaseReleased, as `release()`."""
         if self._inside == _thread.get_ident():

@@ -217,6 +217,7 @@ class TestDeadConnections:
 
         calls = [queue_up(pool, take, number) for number in range(3)]
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(probe, "fresh", lambda connection, bypass: False)
             patch.setattr(probe, "look", dead_at_first)
             held.release()
             for call in calls:
