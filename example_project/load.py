@@ -15,6 +15,8 @@ from example_project.measures import Measures
 from example_project.runs import EVERYDAY_MIX
 
 CLIENT_TIMEOUT = 30.0
+RAMP_SHARE = 0.2
+"""Of a run's seconds: in so many its clients set out, one after the other, as visitors come."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ async def drive(
     measures: Measures,
     at_half_time: Callable[[], Coroutine[None, None, None]] | None = None,
 ) -> None:
-    """Keep `plan.in_flight` requests under way for `plan.seconds`; count them in `measures`.
+    """Bring `plan.in_flight` requests under way and keep them so; count them in `measures`.
 
+    No request sets out after `plan.seconds`.
     `at_half_time` is awaited in the middle, while the load goes on. Requests that are under
     way at the end are waited for.
     """
@@ -87,7 +90,9 @@ async def drive(
         try:
             async with asyncio.TaskGroup() as group:
                 for client in range(plan.in_flight):
-                    group.create_task(_client(session, plan.calls(client), measures, end))
+                    begin = started + plan.seconds * RAMP_SHARE * client / plan.in_flight
+                    calls = plan.calls(client)
+                    group.create_task(_client(session, calls, measures, begin, end))
                 if at_half_time is not None:
                     group.create_task(_later(plan.seconds / 2, at_half_time))
         finally:
@@ -120,8 +125,13 @@ async def _clock(measures: Measures, started: float) -> None:
 
 
 async def _client(
-    session: aiohttp.ClientSession, next_call: Callable[[], Call], measures: Measures, end: float
+    session: aiohttp.ClientSession,
+    next_call: Callable[[], Call],
+    measures: Measures,
+    begin: float,
+    end: float,
 ) -> None:
+    await asyncio.sleep(begin - time.monotonic())
     while time.monotonic() < end:
         call = next_call()
         started = time.monotonic()

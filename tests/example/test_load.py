@@ -60,6 +60,23 @@ def test_so_many_requests_are_under_way_as_were_asked_for():
     assert measures.in_flight == 0
 
 
+def test_they_set_out_one_after_the_other():
+    under_way: list[int] = []
+    measures = Measures()
+
+    async def handler(request: web.Request) -> web.Response:
+        under_way.append(measures.in_flight)
+        return await well(request)
+
+    async def use(url: str) -> None:
+        await drive(Plan(url, 2.5, 4), measures)
+
+    asyncio.run(serving(handler, use))
+
+    assert under_way[0] < 4
+    assert max(under_way) == measures.peak_in_flight == 4
+
+
 def test_answers_are_counted_by_kind_with_their_times():
     measures = run_load(well)
 
