@@ -174,7 +174,7 @@ class HoldingMixin(GreetingMixin):
             self._greet(lease, raw)
         raw._autocommit = self.autocommit  # at rest: psycopg's setter would ask the server's state
         if self._by_hand:
-            lease.pin("pinned")
+            lease.mark_dirty("pinned")
         return lease
 
     def on_idle(self, lease: Lease) -> None:
@@ -237,12 +237,12 @@ class HoldingMixin(GreetingMixin):
     def pinned(self) -> Iterator[None]:
         """Hold one connection for the length of a `with` block, from its first statement on.
 
-        At the end it is reset, if it has to be, and given back, unless it was held before. In
-        session mode it is held anyhow.
+        At the end it is reset, also of what no statement showed, and given back, unless it was
+        held before. In session mode it is held anyhow.
         """
         self._by_hand += 1
         if self._lease is not None and self._opened:
-            self._lease.pin("pinned")
+            self._lease.mark_dirty("pinned")
         try:
             yield
         finally:

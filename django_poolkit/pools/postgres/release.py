@@ -112,7 +112,7 @@ class Release(Cleaning):
     @critical
     def count_pin(self, reason: str) -> None:
         """Count a lease that is held until its keeper closes, by the reason."""
-        self._ledger.pins[reason] += 1
+        self._ledger.pins[str(reason)] += 1  # an enumeration's member would print as one
 
     @critical
     def _claim(self, lease: Lease) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection
 from types import FrameType
 from typing import Any, Final, cast
 
+import psycopg
+
 from django_poolkit.pools.config import ResetPolicy
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Recorder, Watch
@@ -24,6 +26,8 @@ _READS: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _NEW_TYPES: Final = re.compile(r"\s*create\s+(extension|type)\b", re.IGNORECASE)
+# What gives a sequence its present value, in the statement itself.
+_DRAWS: Final = re.compile(r"\b(nextval|setval|insert)\b", re.IGNORECASE)
 _OPAQUE: Final = ("function", "call", "do", "execute", "unparsed")
 
 
@@ -35,6 +39,18 @@ def everything_is_foreign() -> bool:
 def everyone_is_outside(frame: FrameType) -> bool:
     """Tell of each caller that it may do anything with a connection."""
     return True
+
+
+def _refuse_stray_currval(lease: Lease, text: str | None) -> None:
+    """Refuse what would silently answer with a number that somebody else has drawn."""
+    if lease.keeper is None or lease.pinned is not None or _DRAWS.search(text or ""):
+        return
+    lease.ran = False
+    raise psycopg.errors.ObjectNotInPrerequisiteState(
+        "currval() and lastval() read what this session drew before, and in transaction mode this "
+        "lease has drawn nothing: use RETURNING, or put both statements into one atomic() block, "
+        "or into `with connection.pinned()`"
+    )
 
 
 class Statements:
@@ -57,8 +73,12 @@ class Statements:
         """Called with the frame that takes hold of a connection: whether it is not trusted."""
 
     def note(self, lease: Lease, query: Any, connection: PoolConnection) -> None:
-        """Take note of a statement about to run under `lease`."""
-        lease.ran = True
+        """Take note of a statement about to run under `lease`.
+
+        Raises psycopg's ObjectNotInPrerequisiteState, as PostgreSQL would in a new session, for
+        `currval()` in the first statement of a lease that lasts no longer than a statement.
+        """
+        first, lease.ran = not lease.ran, True
         if not lease.foreign and self._policy == "request":
             lease.foreign = self.foreign()
         text = text_of(query, connection)
@@ -71,6 +91,8 @@ class Statements:
             return
         residue = self._rules.residue(text) if text is not None else "unparsed"
         if residue is not None:
+            if residue == "sequence" and first and self.recorder is None:
+                _refuse_stray_currval(lease, text)
             lease.mark_dirty(residue)
             if text is None or "prepare" in text.lower():
                 lease.prepares = True

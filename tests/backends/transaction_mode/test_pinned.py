@@ -99,7 +99,22 @@ def test_pinned_holds_one_connection_for_its_block(pooled, neighbour):
         neighbour.rolls_back()
     assert used(pool) == 0
     assert pins(pool) == {"pinned": 1}
-    assert pool.stats().resets == 0
+    assert pool.stats().resets == 1
+
+
+def test_what_no_text_showed_ends_with_the_pinned_block(pooled):
+    pool = pooled(max_size=1, harmless_functions=["quietly"])
+    scalar("SELECT 1")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE OR REPLACE FUNCTION quietly() RETURNS text LANGUAGE sql"
+            " AS $$ SELECT set_config('app.owner', 'somebody', false) $$"
+        )
+    with connection.pinned():
+        assert scalar("SELECT quietly()") == "somebody"
+        assert scalar("SHOW app.owner") == "somebody"
+    assert used(pool) == 0
+    assert next_lease(pool) == UNTOUCHED
 
 
 def test_pinned_without_a_statement_is_nothing(pooled):
