@@ -14,6 +14,7 @@ _KILLED = """\
 Every backend was terminated in mid-run, and once more when nothing was under way; then a few
 requests came one by one."""
 
+_COLUMN = 11  # so that three of them fit into a terminal of 80
 _Row = tuple[str, Callable[[Measures], str]]
 
 
@@ -29,7 +30,7 @@ def _percentile(share: float) -> Callable[[Measures], str]:
 def _alone(measures: Measures) -> str:
     if not measures.alone:
         return "-"
-    within = f"{len(measures.alone)} within {milliseconds(max(measures.alone))}"
+    within = f"{len(measures.alone)} within\n{milliseconds(max(measures.alone))}"
     return f"{within}\n{measures.alone_failed or 'none'} failed"
 
 
@@ -49,7 +50,7 @@ def _rows(load: Load) -> Iterator[_Row]:
     yield "other errors", lambda measures: f"{measures.errors:,}"
     if load.kill:
         yield "after a kill when idle", _alone
-        yield "answered well since the last failure", lambda measures: f"{measures.faultless:,}"
+        yield "well since the last failure", lambda measures: f"{measures.faultless:,}"
 
 
 def table(results: Mapping[str, Measures], shape: Shape, load: Load) -> Table:
@@ -60,9 +61,9 @@ def table(results: Mapping[str, Measures], shape: Shape, load: Load) -> Table:
         f" at most {shape.connections} connections"
     )
     view = Table(title=title, title_justify="left", title_style="bold")
-    view.add_column("", min_width=36)
+    view.add_column("")
     for run in made:
-        view.add_column(run.engine.title, justify="right")
+        view.add_column(run.engine.title, justify="right", max_width=_COLUMN)
     for label, value in _rows(load):
         view.add_row(label, *(value(results[run.key]) for run in made))
     return view
@@ -122,8 +123,6 @@ def conclusion(
 
 def _in_a_crowd(measures: Measures) -> str:
     return (
-        f"{measures.throughput:5,.0f} answered well a second,"
-        f" {measures.failures.total():,} of {measures.requests:,} failed;"
-        f" {measures.peak_at_supplier} at the supplier at once on"
-        f" {measures.peak_connections} connections"
+        f" {measures.peak_at_supplier:4} at the supplier on {measures.peak_connections}"
+        f" connections; {measures.failures.total():,} of {measures.requests:,} failed"
     )
