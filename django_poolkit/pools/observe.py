@@ -205,6 +205,7 @@ class Watch:
         self._pinned(lease, "raw")
 
     def _pinned(self, lease: Lease, reason: str) -> None:
+        reason = str(reason)  # an enumeration's member would print as one
         self._pin = self._pin or (self._site, reason)
         lease.pin(reason)
         self._recorder.add(self._site, reason, 1, 0.0, 0.0)

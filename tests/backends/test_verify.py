@@ -107,6 +107,16 @@ def test_in_transaction_mode_the_block_raises_it_and_has_committed(pooled):
 
 
 @with_trigger
+def test_a_pinned_block_is_the_remedy(pooled):
+    pool = pooled(mode="transaction")
+    with connection.pinned():
+        Item.objects.create(name="one")
+        assert last() == "one"
+    assert last() == ""
+    assert (pool.stats().used, pool.stats().closed) == (0, {})
+
+
+@with_trigger
 def test_what_was_rolled_back_is_not_raised(pooled):
     pool = pooled(mode="transaction")
     with transaction.atomic():

@@ -15,6 +15,7 @@ import pytest
 from django_poolkit.pools import observe
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Observation, Observations, Recorder, line_of
+from django_poolkit.pools.session_state import Residue
 
 pytestmark = pytest.mark.core
 
@@ -145,7 +146,7 @@ def test_a_pin_is_paid_for_by_the_line_that_made_it_first(scene):
     lease, watch = scene.lease()
     run(scene, lease, watch, "view:1")
     scene.passes(1.0)
-    run(scene, lease, watch, "middleware:7", "set")
+    run(scene, lease, watch, "middleware:7", Residue.SET)
     scene.passes(10.0)
     run(scene, lease, watch, "view:2")
     scene.passes(20.0)
@@ -157,6 +158,7 @@ def test_a_pin_is_paid_for_by_the_line_that_made_it_first(scene):
         ("view:1", "idle", 1, 1.0),
         ("view:3", "listen", 1, 0.0),
     ]
+    assert repr(scene.rows()[0][1]) == "'set'"  # a word, and no member of an enumeration
     assert scene.recorder.snapshot().idle == 1.0
     assert scene.home.pins == {"set": 1}
     assert lease.dirty is None  # it is only looked at

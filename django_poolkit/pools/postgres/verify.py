@@ -106,10 +106,10 @@ def error(pool: str, names: tuple[str, ...]) -> SessionStateLeft:
     found = SessionStateLeft(
         f"pool {pool!r}: a lease left session state behind that the text of none of its "
         f"statements shows: {'; '.join(names)}. The next lease would have met it; the connection "
-        "has been reset instead. It was set inside a function, trigger or view. Have a text show "
-        "it: take that function out of `harmless_functions`, or SET by a statement of your own, "
-        "and hold one connection for what relies on it, with `connection.pinned()`. Or stay in "
-        "session mode, with `reset` 'always'.",
+        "has been reset instead. It was set inside a function, trigger or view. Hold one "
+        "connection for what sets and needs it, with `connection.pinned()`; or have a text show "
+        "it: take that function out of `harmless_functions`, or SET by a statement of your own. "
+        "Or stay in session mode, with `reset` 'always'.",
         pool=pool,
     )
     found.left = names

@@ -6,6 +6,7 @@ import copy
 import gc
 import logging
 import pickle
+import threading
 import warnings
 
 import psycopg
@@ -127,6 +128,28 @@ def test_what_a_function_hides_is_named_and_reaches_nobody(trusting, hide, what)
     stats = pool.stats()
     assert (stats.used, stats.idle, stats.resets, stats.closed) == (0, 1, 1, {})
     use(pool, "SELECT 1")  # and is no more there
+
+
+def test_no_value_leaves_the_server(make_pool):
+    with make_pool(max_size=1).acquire() as connection:
+        connection.execute("SET work_mem TO '7777kB'")
+        connection.commit()
+        state = verify.look(connection)
+    assert ("setting", "work_mem") in {(kind, name) for kind, name, _ in state}
+    assert "7777" not in str(state)
+
+
+def test_a_hidden_prepare_goes_although_psycopg_has_prepared_others(trusting, hide):
+    hidden = hide("EXECUTE 'PREPARE mine AS SELECT 1'")
+    pool = trusting(hidden, prepare=True)
+    with pool.acquire() as connection:
+        for _ in range(6):
+            connection.execute("SELECT 1 AS often")
+        connection.commit()
+        assert connection._prepared._names
+    with pytest.raises(errors.SessionStateLeft, match="prepared statement mine"):
+        use(pool, f"SELECT {hidden}()")
+    use(pool, "SELECT 1")
 
 
 def test_what_is_found_is_all_of_it(trusting, hide):
@@ -348,6 +371,29 @@ class TestTrouble:
         with pytest.raises(errors.SessionStateLeft):
             lease.release()
         assert waiting.result() == before
+
+
+def test_who_acquires_leaves_the_question_to_a_worker(trusting, monkeypatch):
+    pool = trusting()
+    lease = pool.acquire()
+    lease.connection.execute("SELECT 1")
+    lease.connection.commit()
+    asked = []
+    ask = verify.left
+
+    def left(connection):
+        asked.append(threading.current_thread())
+        return ask(connection)
+
+    monkeypatch.setattr(verify, "left", left)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", errors.PoolWarning)
+        del lease
+        gc.collect()
+        Call(pool.acquire).result().release()
+        wait_until(lambda: pool.stats().idle == 1)
+        pool.adopt_orphans()
+    assert asked[0].name.startswith(f"{pool.name}-worker")
 
 
 @pytest.mark.parametrize("patient", [True, False])
