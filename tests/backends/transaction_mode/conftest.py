@@ -12,11 +12,18 @@ from django_poolkit import registry
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.testing import Node
 from django_poolkit.testing.faults import TCPProxy
-from tests.backends.transaction_mode.support import NAME, Neighbour, Server, connection
+from tests.backends.transaction_mode.support import Neighbour, Server, connection
+from tests.pools.support import unique
 
 
 @pytest.fixture
-def pooled(transactional_db: None) -> Iterator[Callable[..., ConnectionPool]]:
+def session_name() -> str:
+    """By which the server tells the connections of this test from those of others."""
+    return unique("transaction-mode")
+
+
+@pytest.fixture
+def pooled(transactional_db: None, session_name: str) -> Iterator[Callable[..., ConnectionPool]]:
     """Return a function that sets the options of the default alias, and returns its pool.
 
     Options are the pool's; those of the alias itself come by their own names in `entry`, and
@@ -32,7 +39,7 @@ def pooled(transactional_db: None) -> Iterator[Callable[..., ConnectionPool]]:
         connections.close_all()
         registry.pools.close_all()
         chosen = {"mode": "transaction", "timeout": 5.0, **pool}
-        alias["OPTIONS"] = {"pool": chosen, "application_name": NAME, **(options or {})}
+        alias["OPTIONS"] = {"pool": chosen, "application_name": session_name, **(options or {})}
         alias.update(entry or {})
         made: ConnectionPool = connection.pool
         pools.append(made)
@@ -53,11 +60,13 @@ def pooled(transactional_db: None) -> Iterator[Callable[..., ConnectionPool]]:
 
 
 @pytest.fixture
-def server(pooled: Callable[..., ConnectionPool], primary: Node) -> Iterator[Server]:
+def server(
+    pooled: Callable[..., ConnectionPool], session_name: str, primary: Node
+) -> Iterator[Server]:
     """The server, asked on a connection of its own."""
     database = connection.settings_dict["NAME"]
     with primary.connect(dbname=database, application_name="observer") as observer:
-        yield Server(observer)
+        yield Server(observer, session_name)
 
 
 @pytest.fixture

@@ -17,8 +17,6 @@ from tests.scenarios.sessions import facts
 # Typed by django-stubs as any backend's.
 connection: Any = default_connection
 
-NAME = "transaction-mode"
-"""The application_name of these connections, by which the server tells them from others."""
 PATIENCE = 20.0
 """Seconds after which something will not happen any more."""
 SOON = 0.3
@@ -34,8 +32,10 @@ class Broken(Exception):
 class Server:
     """What the server knows, asked on a connection that belongs to no pool."""
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], name: str) -> None:
         self._connection = connection
+        self._name = name
+        """The application_name of the connections under test."""
 
     def ask(self, query: Any, *parameters: Any) -> Any:
         """Return the first value of the answer, None where it has no row."""
@@ -63,7 +63,7 @@ class Server:
     def backends(self) -> dict[int, str]:
         """The backends of the pool under test, each with its state in pg_stat_activity."""
         rows = self._connection.execute(
-            "SELECT pid, state FROM pg_stat_activity WHERE application_name = %s", (NAME,)
+            "SELECT pid, state FROM pg_stat_activity WHERE application_name = %s", (self._name,)
         )
         return dict(rows.fetchall())
 

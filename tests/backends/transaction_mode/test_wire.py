@@ -83,7 +83,6 @@ def pinned() -> None:
         (hooked, 3),
         (nested, 5),
         (by_hand, 3),
-        (pinned, 3),
         (lambda: connection.get_autocommit(), 0),
         (lambda: transaction.on_commit(lambda: None), 0),
         (lambda: connection.ensure_connection(), 0),
@@ -94,12 +93,17 @@ def pinned() -> None:
     ],
     ids=[
         "count", "create", "ten", "empty block", "empty block undone", "block", "block of three",
-        "block undone", "hook", "nested", "by hand", "pinned", "get_autocommit", "on_commit",
+        "block undone", "hook", "nested", "by hand", "get_autocommit", "on_commit",
         "ensure_connection", "is_usable", "close", "next request", "cursor",
     ],
 )  # fmt: skip
 def test_round_trips(asked, act, round_trips):
     assert asked(act) == round_trips
+
+
+def test_a_pinned_block_costs_a_reset_at_its_end(asked):
+    reset = connection.pool.config.mode == "transaction"
+    assert asked(pinned) == 3 + reset
 
 
 def test_pg_version_is_asked_once(asked):
