@@ -147,9 +147,10 @@ def test_a_hidden_prepare_goes_although_psycopg_has_prepared_others(trusting, hi
             connection.execute("SELECT 1 AS often")
         connection.commit()
         assert connection._prepared._names
+    before = state_of(pool)
     with pytest.raises(errors.SessionStateLeft, match="prepared statement mine"):
         use(pool, f"SELECT {hidden}()")
-    use(pool, "SELECT 1")
+    assert state_of(pool) == before
 
 
 def test_what_is_found_is_all_of_it(trusting, hide):
