@@ -17,6 +17,8 @@ from django_poolkit.testing.waiting import wait_until
 from tests.app.models import Item
 from tests.scenarios.conftest import NAME
 from tests.scenarios.crowd import Crowd, Killer, jain
+from tests.scenarios.journal import watched
+from tests.scenarios.statement_misuse import StatementCrowd
 from tests.scenarios.users import LONG, SIZE, Broken, OrmCrowd, PoolCrowd, assert_untouched
 
 STEADY = 48
@@ -67,11 +69,14 @@ def assert_whole(pool: ConnectionPool, killer: Killer) -> None:
     assert pool.stats().idle == pool.stats().size == SIZE
 
 
-def unleash(crowd: Crowd, steps: PoolCrowd | OrmCrowd, killer: Killer, seconds: float) -> None:
+def unleash(
+    crowd: Crowd, steps: PoolCrowd, killer: Killer, seconds: float, share: float = 1.0
+) -> None:
     """Run the crowd, then look whether all of the well-behaved got their share."""
-    for index in range(STEADY):
+    steady, unruly = round(STEADY * share), round(UNRULY * share)
+    for index in range(steady):
         crowd.add(f"steady-{index}", steps.steady, backend_lost)
-    for index in range(UNRULY):
+    for index in range(unruly):
         crowd.add(f"unruly-{index}", steps.unruly, unruly_error)
     crowd.add("killer", partial(killer.strike, crowd))
     crowd.add("steer", steps.steer)
@@ -79,8 +84,8 @@ def unleash(crowd: Crowd, steps: PoolCrowd | OrmCrowd, killer: Killer, seconds: 
     crowd.run()
     assert killer.kills > seconds
     assert crowd.steps["fork"] > seconds / 4
-    counts = [crowd.steps[f"steady-{index}"] for index in range(STEADY)]
-    assert min(counts) > seconds  # all of them got somewhere
+    counts = [crowd.steps[f"steady-{index}"] for index in range(steady)]
+    assert min(counts) > seconds * share  # all of them got somewhere
     assert jain(counts) >= FAIR, counts
 
 
@@ -114,6 +119,25 @@ def orm_storm(pool: ConnectionPool, primary: Node, seconds: float) -> None:
         killer.close()
 
 
+def statement_storm(pool: ConnectionPool, primary: Node, seconds: float) -> None:
+    killer = Killer(primary, NAME)
+    crowd = Crowd(seconds)
+    steps = StatementCrowd(pool, crowd)
+    crowd.add("sweep", steps.sweep)
+    with watched(primary, connection.settings_dict["NAME"]) as observer:
+        try:
+            # A step of theirs is many statements: fewer of them keep the machine as busy.
+            unleash(crowd, steps, killer, seconds, share=0.5)
+            steps.attic.clear()
+            connection.close()
+            assert_whole(pool, killer)
+            steps.journal.check(observer)
+            assert {"set", "begin", "raw", "pinned"} <= set(map(str, pool.stats().pins))
+        finally:
+            killer.close()
+            pool.close()
+
+
 @pytest.mark.core
 def test_a_crowd_on_a_small_pool_loses_nothing_and_leaves_nothing(params, primary):
     storm(params, primary, seconds=10.0)
@@ -122,6 +146,12 @@ def test_a_crowd_on_a_small_pool_loses_nothing_and_leaves_nothing(params, primar
 @pytest.mark.core
 def test_a_crowd_of_requests_loses_nothing_and_leaves_nothing(pooled, primary):
     orm_storm(pooled(max_size=SIZE, timeout=LONG), primary, seconds=10.0)
+
+
+@pytest.mark.core
+def test_a_crowd_of_statements_loses_nothing_and_leaves_nothing(pooled, primary):
+    pool = pooled(mode="transaction", max_size=SIZE, timeout=LONG)
+    statement_storm(pool, primary, seconds=10.0)
 
 
 @pytest.mark.slow
@@ -134,3 +164,10 @@ def test_a_crowd_on_a_small_pool_loses_nothing_in_a_minute(params, primary):
 @pytest.mark.timeout(300)
 def test_a_crowd_of_requests_loses_nothing_in_a_minute(pooled, primary):
     orm_storm(pooled(max_size=SIZE, timeout=LONG), primary, seconds=60.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_crowd_of_statements_loses_nothing_in_a_minute(pooled, primary):
+    pool = pooled(mode="transaction", max_size=SIZE, timeout=LONG)
+    statement_storm(pool, primary, seconds=60.0)
