@@ -1,0 +1,30 @@
+"""Sites of their own, in a process of their own: other packages change all of Django."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+Drive = Callable[..., dict[str, Any]]
+
+
+def drive(module: str, variable: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Run a program; `given` reaches it as JSON in `variable`. Return the JSON it prints."""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-m", module],
+        cwd=ROOT,
+        env=os.environ | {variable: json.dumps(given)},
+        capture_output=True,
+        text=True,
+        timeout=150.0,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

@@ -1,0 +1,11 @@
+"""django-tenants' wrapper with leases: the mixin in front, as its users write it."""
+
+from __future__ import annotations
+
+from django_tenants.postgresql_backend import base
+
+from django_poolkit.backends.postgresql.base import PooledDatabaseWrapperMixin
+
+
+class DatabaseWrapper(PooledDatabaseWrapperMixin, base.DatabaseWrapper):  # type: ignore[misc]
+    """Theirs, pooled."""
