@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 from django.db.backends.signals import connection_created
@@ -21,6 +21,7 @@ from django_poolkit.backends.request import RequestScope
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool, reset
 from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
+from django_poolkit.pools.postgres.errors import LeaseReleased
 
 # What belongs to a transaction, and what it is outside of one.
 _OUTSIDE: dict[str, Any] = {
@@ -39,7 +40,7 @@ class GreetingMixin(LeasingMixin):
     """psycopg's connection, None where there is none."""
 
     def _greet(self, lease: Lease, raw: PoolConnection) -> None:
-        """Prepare a connection under its first lease. Discards the lease where that fails."""
+        """Prepare a connection under its first lease, which is of no use where that fails."""
         greeting = lease.pool.greeting
         lease.cursors += 1
         # What they run is no statement of this lease, and opens no cursor of it.
@@ -58,12 +59,6 @@ class GreetingMixin(LeasingMixin):
             raw._autocommit = True
             raw.settle()
             raw._greeted = greeting
-        except BaseException:
-            lease.keeper = None
-            scope = self._detach()
-            if (scope is None or scope.claim(lease)) and not lease.released:
-                lease.discard()
-            raise
         finally:
             lease.cursors -= 1
             if not lease.released:
@@ -91,8 +86,17 @@ class GreetingMixin(LeasingMixin):
             for name, value in before.items():
                 setattr(self, name, value)
 
+    def _throw_away(self, lease: Lease) -> None:
+        """End a lease that has just been taken, and its connection."""
+        lease.keeper = None
+        scope = self._detach() if self._lease is lease else None
+        if scope is not None:
+            scope.claim(lease)
+        with suppress(LeaseReleased):  # the end of its request was faster
+            lease.discard()
+
     def _detach(self) -> RequestScope | None:
-        self._raw = None
+        self._raw = self._handed = None
         return super()._detach()
 
 

@@ -45,6 +45,10 @@ _SKIPPED = 6
 _gate = threading.RLock()
 
 
+class _Hand:
+    """Pins for as long as it lives: so an interrupt of whoever lets go lets go as well."""
+
+
 class HoldingMixin(GreetingMixin):
     """Takes a lease when it is needed, and gives it back when it is not."""
 
@@ -154,6 +158,8 @@ class HoldingMixin(GreetingMixin):
         if self._lease is not None:
             self.close_if_health_check_failed()  # it may be one of a request that is over
         if (lease := self._lease) is not None:
+            if self._raw is None:
+                self._raw = lease._connection  # an interrupt hit whoever was about to end it
             lease.cursors += 1
             if not lease.gone:
                 return lease
@@ -164,17 +170,24 @@ class HoldingMixin(GreetingMixin):
 
     def _take(self) -> Lease:
         known, self._steady = self._steady, None  # the settings may change before a second try
-        lease = self._acquired(_acquire, known)
-        self._steady = lease.pool  # type: ignore[assignment]
-        lease.keeper = self._me
-        self._take_over(lease)
-        raw = self._raw = lease._connection
-        self.errors_occurred = False
-        if raw._greeted is not lease.pool.greeting:
-            self._greet(lease, raw)
-        raw._autocommit = self.autocommit  # at rest: psycopg's setter would ask the server's state
-        if self._by_hand:
-            lease.mark_dirty("pinned")
+        lease: Lease | None = None
+        try:
+            lease = self._acquired(_acquire, known)
+            self._steady = lease.pool  # type: ignore[assignment]
+            lease.keeper = self._me
+            self._take_over(lease)
+            raw = self._raw = lease._connection
+            self.errors_occurred = False
+            if raw._greeted is not lease.pool.greeting:
+                self._greet(lease, raw)
+            raw._autocommit = self.autocommit  # psycopg's setter would look whether it is at rest
+            if self._by_hand:
+                lease.mark_dirty("pinned")
+        except BaseException:
+            # Django may keep the traceback, and with it all that this frame knows.
+            if lease is not None:
+                self._throw_away(lease)
+            raise
         return lease
 
     def on_idle(self, lease: Lease) -> None:
@@ -240,15 +253,19 @@ class HoldingMixin(GreetingMixin):
         At the end it is reset, also of what no statement showed, and given back, unless it was
         held before. In session mode it is held anyhow.
         """
-        self._by_hand += 1
-        if self._lease is not None and self._opened:
-            self._lease.mark_dirty("pinned")
+        if self._by_hand:
+            yield
+            return
+        hand = _Hand()
+        self._hand = weakref.ref(hand)
         try:
+            if self._lease is not None and self._opened:
+                self._lease.mark_dirty("pinned")
             yield
         finally:
-            self._by_hand -= 1
+            del hand
             lease = self._lease
-            if not self._by_hand and lease is not None and lease.pinned == "pinned":
+            if lease is not None and lease.pinned == "pinned":
                 lease.pinned = None
                 if self._at_rest(lease):
                     self._give_back(lease)

@@ -28,7 +28,7 @@ from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Watch
 from django_poolkit.pools.postgres import ConnectionPool
-from django_poolkit.pools.postgres.connection import PoolConnection
+from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
 from django_poolkit.pools.postgres.cursor import leased
 
 T = TypeVar("T")
@@ -40,9 +40,13 @@ class LeasingMixin(PoolChoiceMixin):
     _lease: Lease | None = None
     _scope: RequestScope | None = None  # in which the present lease was taken
     _on_net = False
-    _by_hand = 0  # depth of pinned()
+    _hand: Callable[[], object | None] = staticmethod(no_lease)  # leads to who is in pinned()
     _watch: Watch | None = None  # of the present lease, where it is observed
     client_class = DatabaseClient
+
+    @property
+    def _by_hand(self) -> bool:
+        return self._hand() is not None
 
     # -- taking a lease
 
@@ -161,8 +165,9 @@ class LeasingMixin(PoolChoiceMixin):
         if lease is None:
             super()._close()  # type: ignore[misc]
             return
-        self.connection = None
-        self._give_back(lease)
+        scope = self._detach()
+        self.connection = None  # second: an interrupt in between must not hide the lease
+        self._end(lease, scope)
 
     def _give_back(self, lease: Lease) -> None:
         """End the present lease."""

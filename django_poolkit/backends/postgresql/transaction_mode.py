@@ -55,7 +55,8 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
     @async_unsafe
     def close(self) -> None:
         """End the lease, if there is one, with its pins, and all that was open."""
-        if not self._opened:
+        # A lease without a connection is left where an interrupt hit an earlier call.
+        if not self._opened and (self._lease is None or self._raw is not None):
             super().close()
             return
         self.validate_thread_sharing()
@@ -71,7 +72,7 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
         try:
             super()._close()
         finally:
-            if self._opened:
+            if self._opened and self._lease is None:
                 self.connection = None  # also where nothing was leased
 
     def close_if_unusable_or_obsolete(self) -> None:
