@@ -186,6 +186,37 @@ def test_what_passes_in_a_pinned_block_is_not_saved(pooled, clock):
     assert round(pool.observations().held) == 10
 
 
+def test_what_transaction_mode_would_hold_is_not_idle(pooled, monkeypatch):
+    pooled()
+    query()
+    watch, lease, raw = connection._watch, connection._lease, connection._raw
+    assert watch._idle(lease)
+    cursor = connection.cursor()
+    assert not watch._idle(lease)
+    cursor.execute("BEGIN")
+    cursor.close()
+    assert not watch._idle(lease)
+    run("COMMIT")
+    assert watch._idle(lease)
+    with raw.pipeline():
+        assert not watch._idle(lease)
+    with monkeypatch.context() as patch:
+        patch.setitem(connection.settings_dict, "AUTOCOMMIT", False)
+        assert not watch._idle(lease)
+    transaction.set_autocommit(False)
+    assert not watch._idle(lease)
+    transaction.set_autocommit(True)
+    assert watch._idle(lease)
+
+
+def test_a_lease_that_has_ended_is_not_pinned(pooled):
+    pool = pooled()
+    query()
+    connection._lease.release()
+    assert connection.connection is not None
+    assert counts_of(pool) == {}
+
+
 STATEMENTS = {
     "set": "SET work_mem TO '7MB'",
     "listen": "LISTEN news",
@@ -398,7 +429,7 @@ def test_a_pool_that_does_not_observe_any_more(pooled):
         (["shop.views", "django.db.models.query"], (), "shop.views"),
         (["shop.urls", "shop.views", "django.db.models.query"], (), "shop.views"),
         (["shop.views", "sentry_sdk.tracing", "psycopg.cursor"], (), "shop.views"),
-        (["shop.views", "contextlib", "asgiref.sync"], (), "shop.views"),
+        (["shop.views", "functools", "contextlib", "asgiref.sync"], (), "shop.views"),
         (["djangoshop.views", "django.db.models"], (), "djangoshop.views"),
         # A middleware of the project is not to blame for a view of Django's.
         (
