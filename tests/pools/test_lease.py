@@ -27,6 +27,9 @@ class Home:
     def count_pin(self, reason):
         raise NotImplementedError
 
+    def release_idle(self, lease):
+        raise NotImplementedError
+
     def release(self, lease):
         self.calls.append("release")
         lease.released, lease._connection = True, None

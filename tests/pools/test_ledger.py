@@ -23,6 +23,9 @@ class Home:
     def count_pin(self, reason):
         raise NotImplementedError
 
+    def release_idle(self, lease):
+        raise NotImplementedError
+
     def release(self, lease):
         raise NotImplementedError
 

@@ -80,8 +80,9 @@ class StatementCrowd(StatementUsers):
 
     def drop(self, dice: random.Random) -> None:
         """Drop cursors in a cycle, and go on."""
-        cycle: list[Any] = [connection.cursor()]
+        cycle: list[Any] = [connection.cursor(), Item.objects.iterator(1)]
         cycle[0].execute("SELECT 1")
+        next(cycle[1], None)
         cycle.append(cycle)
         del cycle
         self.iterate(dice)

@@ -268,7 +268,7 @@ class HoldingMixin(GreetingMixin):
             if lease is not None and lease.pinned == "pinned":
                 lease.pinned = None
                 if self._at_rest(lease):
-                    self._give_back(lease)
+                    self.close()  # its reset takes away what wrapper classes believe to be set
 
 
 def _acquire(pool: ConnectionPool | None) -> Lease:

@@ -242,6 +242,7 @@ class LeasingMixin(PoolChoiceMixin):
             super().close_if_health_check_failed()
         elif lease.released:
             self._forget_lease()
+            self.close()  # for wrapper classes in between, that keep accounts of a connection
         elif (here := request.current()) is not (scope := self._scope) or (scope and scope.over):
             self._cross(lease, here)
 

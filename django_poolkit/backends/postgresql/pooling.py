@@ -25,6 +25,11 @@ else:
     _Base = object
 
 
+# Entries of a database's settings that make no other connections of it. SCHEMA is where
+# django-tenants notes the tenant of the moment.
+_NOT_OF_THE_CONNECTION = dict.fromkeys(("TEST", "CONN_HEALTH_CHECKS", "SCHEMA"))
+
+
 class PoolChoiceMixin(_Base):
     """Finds or makes the pool of a database wrapper."""
 
@@ -61,7 +66,7 @@ class PoolChoiceMixin(_Base):
         key = registry.content_key(
             (
                 type(self).__module__,
-                self.settings_dict | {"TEST": None, "CONN_HEALTH_CHECKS": None},
+                self.settings_dict | _NOT_OF_THE_CONNECTION,
                 self.timezone_name,
                 bool(self.timezone),
             )

@@ -52,18 +52,13 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
         with self.wrap_database_errors:
             self.connect()
 
-    @async_unsafe
     def close(self) -> None:
         """End the lease, if there is one, with its pins, and all that was open."""
-        # A lease without a connection is left where an interrupt hit an earlier call.
-        if not self._opened and (self._lease is None or self._raw is not None):
-            super().close()
-            return
-        self.validate_thread_sharing()
-        self.run_on_commit = []
-        try:
-            self._close()
-        finally:
+        if self._lease is not None and self._raw is None:
+            self._raw = self._lease._connection  # an interrupt hit an earlier call half way
+        super().close()  # through every wrapper class in between, which may keep accounts
+        if self._opened:  # but nothing was leased, and so Django saw no connection
+            self.connection = None
             if self.in_atomic_block:
                 self.closed_in_transaction = True
                 self.needs_rollback = True
@@ -123,11 +118,14 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
                     self._set_autocommit(False)
             self.autocommit = autocommit
         finally:
-            if lease is not None:
-                lease.cursor_closed()  # which ends it before the hooks run
-        if autocommit and self.run_commit_hooks_on_set_autocommit_on:
-            self.run_and_clear_commit_hooks()
-            self.run_commit_hooks_on_set_autocommit_on = False
+            try:
+                if lease is not None:
+                    lease.cursor_closed()  # which ends it before the hooks run
+            finally:
+                # Also where `verify_state` complains: the transaction has been committed.
+                if autocommit and self.autocommit and self.run_commit_hooks_on_set_autocommit_on:
+                    self.run_and_clear_commit_hooks()
+                    self.run_commit_hooks_on_set_autocommit_on = False
 
     def _eager(self) -> bool:
         return self.pool is not None and self.pool.config.atomic_lease == "eager"

@@ -68,13 +68,14 @@ class _ClientCursor:
         try:
             super().close()  # type: ignore[misc]
         finally:
-            if self._poolkit_counted:
-                self._poolkit_counted = False
-                self._poolkit_lease.cursor_closed()  # type: ignore[union-attr]
+            self._poolkit_leave()
 
     def __del__(self) -> None:
         if self._poolkit_finalize is not None:
             self._poolkit_finalize()
+        self._poolkit_leave()
+
+    def _poolkit_leave(self) -> None:
         if self._poolkit_counted:
             self._poolkit_counted = False
             self._poolkit_lease.cursor_closed()  # type: ignore[union-attr]
@@ -118,6 +119,19 @@ class _ClientCursor:
 
 class _ServerCursor(_ClientCursor):
     _poolkit_open = False
+
+    def close(self) -> None:
+        """Close the cursor, as psycopg does, but never wait for a statement that is under way.
+
+        A garbage collector may come here in the middle of one, in the same thread: psycopg's
+        lock is not reentrant. What stays open on the server is closed by the release.
+        """
+        lease = self._poolkit_lease
+        if lease is not None and (lease.released or self._conn.lock.locked()):
+            self._close()  # type: ignore[attr-defined]
+            self._poolkit_leave()
+        else:
+            super().close()
 
     def _declare_gen(self, query: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, None]:
         self._poolkit_note(query)

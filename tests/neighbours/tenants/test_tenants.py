@@ -81,12 +81,7 @@ def test_a_request_is_pinned_by_its_tenant_and_gives_back_in_the_end(
     assert set(found["pins"]) == ({"set"} if site.mode == "transaction" else set())
 
 
-def test_a_worker_stays_with_its_tenant_over_close_and_pinned(
-    found: Found, site: Site, request: pytest.FixtureRequest
-) -> None:
-    if site.mode == "transaction" and site.limit_set_calls:
-        reason = "the wrapper is not told that its SET is gone: by close(), or as pinned() ends"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_a_worker_stays_with_its_tenant_over_close_and_pinned(found: Found) -> None:
     assert found["worker"] == {
         "at first": ["red"],
         "after close()": ["red"],
@@ -96,6 +91,5 @@ def test_a_worker_stays_with_its_tenant_over_close_and_pinned(
     }
 
 
-@pytest.mark.xfail(reason="a tenant's name in the settings makes another pool", strict=True)
 def test_all_tenants_share_one_pool(found: Found) -> None:
     assert found["connections"] <= 2
