@@ -159,7 +159,9 @@ class Lease:
                 self.pool.adrift(self)
             return
         self.cursors -= 1
-        if not self.busy and self.keeper is not None and (keeper := self.keeper()) is not None:
+        if self.cursors > len(self.gone) or self.keeper is None:
+            return
+        if (keeper := self.keeper()) is not None:
             keeper.on_idle(self)
 
     def release(self) -> None:

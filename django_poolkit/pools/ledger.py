@@ -55,7 +55,8 @@ class Ledger:
         """Strike out a lease that ends; return False if that has been done already."""
         if self.live.pop(lease.key, None) is None:
             return False
-        self.reported.discard(lease.key)
+        if self.reported:
+            self.reported.discard(lease.key)
         self.use.observe(now - lease.since)
         return True
 

@@ -37,8 +37,10 @@ from django_poolkit.pools.postgres import ConnectionPool
 _IDLE = TransactionStatus.IDLE
 _UNKNOWN = TransactionStatus.UNKNOWN
 
+# Where each statement passes.
+_INSIDE = {"django.db.backends.base.base", "django.db.backends.postgresql.base"}
 # A lease of a statement is short, and its stack is taken for each: so only where it matters.
-_DEPTH = 12
+_DEPTH = 10
 _SKIPPED = 6
 
 # Reentrant, for finalizers.
@@ -77,8 +79,10 @@ class HoldingMixin(GreetingMixin):
         In transaction mode Django's own modules see the one leased at the moment. Others get
         one as long as the wrapper is open, and it is held from then on: who knows what for.
         """
-        if self._opened and self._outside(sys._getframe(1)):
-            return self._exposed()
+        if self._opened:
+            frame = sys._getframe(1)
+            if frame.f_globals.get("__name__") not in _INSIDE and self._outside(frame):
+                return self._exposed()
         if self._watch is not None:
             self._note_access(sys._getframe(1))
         return self._raw
@@ -181,7 +185,7 @@ class HoldingMixin(GreetingMixin):
             if raw._greeted is not lease.pool.greeting:
                 self._greet(lease, raw)
             raw._autocommit = self.autocommit  # psycopg's setter would look whether it is at rest
-            if self._by_hand:
+            if self._hand() is not None:
                 lease.mark_dirty("pinned")
         except BaseException:
             # Django may keep the traceback, and with it all that this frame knows.

@@ -88,7 +88,7 @@ class State(Shell):
         return "resized" if self._size_locked() >= self._max_size else None
 
     def _size_locked(self) -> int:
-        return len(self._pool) + len(self._ledger.live) + len(self._growth)
+        return len(self._pool) + len(self._ledger.live) + len(self._growth.attempts)
 
     @critical
     def _get_measures(self) -> dict[str, int]:
