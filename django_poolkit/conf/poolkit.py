@@ -1,0 +1,47 @@
+"""`POOLKIT`: the setting that holds what is no matter of a database. One section, one module."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+SECTIONS: Final = ("CONTROL",)
+
+
+def section(name: str, keys: Collection[str]) -> Mapping[str, Any]:
+    """Return what the user wrote in `POOLKIT[name]`; empty where it is absent.
+
+    `keys` are the ones the section knows. Raises ImproperlyConfigured for any other, and for
+    sections that do not exist.
+    """
+    value = _mapping(getattr(settings, "POOLKIT", {}), "POOLKIT")
+    _refuse_unknown(value, SECTIONS, "POOLKIT")
+    path = f"POOLKIT[{name!r}]"
+    part = _mapping(value.get(name, {}), path)
+    _refuse_unknown(part, keys, path)
+    return part
+
+
+def bad_value(name: str, key: str, value: object, what: str) -> ImproperlyConfigured:
+    """Return the error for one value: its path, its type, and what it has to be."""
+    # What is in the wrong place may be anything, a password too; so only its type is shown.
+    shown = repr(value) if isinstance(value, (bool, int, float)) else f"a {type(value).__name__}"
+    return ImproperlyConfigured(f"POOLKIT[{name!r}][{key!r}] {what}; got {shown}.")
+
+
+def _mapping(value: object, path: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ImproperlyConfigured(f"{path} must be a dict; got a {type(value).__name__}.")
+    return value
+
+
+def _refuse_unknown(value: Mapping[str, Any], known: Collection[str], path: str) -> None:
+    for key in value:
+        if key not in known:
+            close = difflib.get_close_matches(str(key).upper(), known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Known are: {', '.join(known)}."
+            raise ImproperlyConfigured(f"{path}[{key!r}]: there is no such setting. {hint}")
