@@ -61,7 +61,7 @@ class Poolkit:
 
     async def http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request: answer 503 where a pool was exhausted, then end its leases."""
-        request_scope = RequestScope(owned=True)
+        request_scope = _request_scope(scope, scope["method"])
         exchange = _Exchange(request_scope, scope, send)
         # The thread that Django serves this request with, kept until its leases have ended:
         # what is queued there last runs when the view has returned, also a cancelled one.
@@ -71,7 +71,7 @@ class Poolkit:
     async def websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a websocket connection, then end the leases that it took."""
         # No thread of its own: it would have to be kept for as long as the connection.
-        request_scope = RequestScope(owned=True)
+        request_scope = _request_scope(scope, "WEBSOCKET")
         scope = {**scope, KEY: request_scope}
         await self._serve(request_scope, self.app(scope, receive, send))
 
@@ -92,6 +92,11 @@ class Poolkit:
                 await _finish(scope)
                 raise
             await _finish(scope)
+
+
+def _request_scope(scope: Scope, method: str) -> RequestScope:
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    return RequestScope(owned=True, method=method, path=path)
 
 
 class _Exchange:

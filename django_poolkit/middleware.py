@@ -71,7 +71,10 @@ class PoolkitMiddleware:
 def _scope_of(request: HttpRequest) -> RequestScope:
     """Return the scope of a wrapper or middleware further out, or a new one."""
     known = request.META.get(KEY) or getattr(request, "scope", {}).get(KEY)
-    scope = known if isinstance(known, RequestScope) and not known.over else RequestScope()
+    if isinstance(known, RequestScope) and not known.over:
+        scope = known
+    else:
+        scope = RequestScope(method=request.method or "", path=request.path_info)
     request.META[KEY] = scope
     return scope
 

@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any
+from pathlib import PurePath
+from typing import Any, Final
 
 from django.db import connections
 
 from django_poolkit.pools.errors import PoolClosed
+from django_poolkit.pools.events import Events
 from django_poolkit.pools.postgres import ConnectionPool
+
+# Programs that say by their first argument what they do.
+_LAUNCHERS: Final = ("manage.py", "django-admin", "django")
 
 
 def content_key(value: Any) -> Hashable:
@@ -47,6 +54,8 @@ class PoolTable:
         self._pools: dict[Hashable, ConnectionPool] = {}
         self._places: dict[Hashable, Hashable] = {}
         self._latched = False
+        self.events = Events()
+        """What happens in any of them."""
 
     def get(
         self,
@@ -76,6 +85,7 @@ class PoolTable:
                 self._pools.pop(key, None)
                 pool = self._pools[key] = make(self._free_name(name or alias))
                 pool.aliases = (alias,)
+                pool.events = self.events
                 self._places[key] = place
             elif alias not in pool.aliases:
                 pool.aliases = (*pool.aliases, alias)
@@ -136,6 +146,45 @@ class PoolTable:
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
+        self.events.after_fork()
+
+
+class Process:
+    """This process, as those see it who look at its pools from outside."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Begin anew in a forked child."""
+        self.pid = os.getpid()
+        self.started = time.time()
+        """When it began, or was forked, as far as this module has seen it, by the wall clock."""
+        self._since = time.monotonic()
+        self.draining = False
+        """Whether it is to be sent no more requests: its readiness fails, acquires go on."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self._since
+
+    @property
+    def command(self) -> str:
+        """What it runs: the program's name and, of Django's commands, which one. No arguments."""
+        path = PurePath(sys.argv[0] if sys.argv else "")
+        name = path.parent.name if path.name == "__main__.py" else path.name
+        if name in _LAUNCHERS:
+            name = " ".join([name, *sys.argv[1:2]])
+        return name or "python"
+
+    def drain(self) -> None:
+        """Let readiness fail from now on. Does not block, and ends no request."""
+        self.draining = True
+
+    def undrain(self) -> None:
+        """Take back `drain()`."""
+        self.draining = False
 
 
 class ConnectionPools(Mapping[str, ConnectionPool]):
@@ -169,9 +218,11 @@ class ConnectionPools(Mapping[str, ConnectionPool]):
 
 
 pools = PoolTable()
+process = Process()
 connection_pools = ConnectionPools()
 
 # The fork may have happened while another thread held the lock, which the child has not got.
 os.register_at_fork(after_in_child=pools._renew_lock)
+os.register_at_fork(after_in_child=process.after_fork)
 # Threads of a pool that is still open at exit would be cut off in the middle of a statement.
 atexit.register(pools.shut_down, 1.0)

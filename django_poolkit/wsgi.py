@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from django.core import wsgi
+from django.core.handlers.wsgi import get_path_info
 
 from django_poolkit import exhaustion
 from django_poolkit.backends import request, request_end
@@ -48,7 +49,9 @@ class PoolkitWSGI:
         if isinstance(outer, RequestScope) and not outer.over:
             return self.app(environ, start_response)
         _end_previous()
-        scope = environ[KEY] = RequestScope(owned=True)
+        scope = environ[KEY] = RequestScope(
+            owned=True, method=environ.get("REQUEST_METHOD", ""), path=get_path_info(environ)
+        )
         _local.scope = weakref.ref(scope)
         exchange = _Exchange(scope, environ, start_response)
         try:

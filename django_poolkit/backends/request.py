@@ -14,6 +14,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final, NamedTuple
 from weakref import WeakSet
 
+from django.urls import resolve
+
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import Lease
 
@@ -48,10 +50,14 @@ class RequestScope:
     """
 
     __slots__ = (
-        "__weakref__", "answered", "committed", "exhausted", "leases", "over", "owned", "wrappers",
+        "__weakref__", "answered", "committed", "exhausted", "leases", "method", "over", "owned",
+        "path", "wrappers",
     )  # fmt: skip
 
-    def __init__(self, *, owned: bool = False) -> None:
+    def __init__(self, *, owned: bool = False, method: str = "", path: str = "") -> None:
+        self.method = method
+        self.path = path
+        """What the URL configuration is asked for. May hold secrets: `where()` does not."""
         self.owned = owned
         """Whether whoever opened it ends its leases, too, by `request_end.finish()`."""
         self.over = False
@@ -81,6 +87,17 @@ class RequestScope:
         """Take over what a lease that ends knows about writes."""
         if lease.committed or lease.wrote:
             self.committed = True
+
+    def where(self) -> str:
+        """Return the request's method and the name of its view, as `GET shop:order`.
+
+        Asks the URL configuration, on the thread of whoever looks and not in the request.
+        """
+        try:
+            match = resolve(self.path)
+        except Exception:  # a path that leads nowhere, or a configuration that cannot be loaded
+            return f"{self.method} (no view)".strip()
+        return f"{self.method} {match.view_name}".strip()
 
     def may_have_committed(self) -> bool:
         """Return whether this request may have committed something, so must not be repeated."""

@@ -17,6 +17,7 @@ from django_poolkit.pools.errors import PoolConfigError
 ResetPolicy = Literal["dirty", "request", "always"]
 Mode = Literal["session", "transaction"]
 AtomicLease = Literal["lazy", "eager"]
+Stacks = Literal["all", "sampled", "none"]
 
 # Guards that PostgreSQL or libpq keep for us, by their own names.
 # PostgreSQL's are sent as start-up options, libpq's as connection parameters.
@@ -92,6 +93,10 @@ class PoolConfig:
     leave the connection idle."""
     leak_after: float | None = None
     """Warn of a lease held for longer, with the stack that acquired it."""
+    stacks: Stacks | None = None
+    """Of which leases the acquiring stack is taken: of `all`, of `sampled` ones (one a
+    millisecond at most), or of `none`. None means all where `leak_after` is set, else
+    sampled ones."""
     prepare: bool = False
     """Prepare statements that repeat. Needs a direct connection or PgBouncer 1.21 and up."""
     harmless_functions: frozenset[str] = frozenset()
@@ -200,6 +205,8 @@ def _check(config: PoolConfig) -> None:
     _check_choice("mode", config.mode, get_args(Mode))
     _check_choice("reset", config.reset, get_args(ResetPolicy))
     _check_choice("atomic_lease", config.atomic_lease, get_args(AtomicLease))
+    if config.stacks is not None:
+        _check_choice("stacks", config.stacks, get_args(Stacks))
     if config.atomic_lease == "eager" and config.mode != "transaction":
         raise PoolConfigError("['atomic_lease'] 'eager' needs ['mode'] 'transaction'")
     if config.observe and config.mode != "session":

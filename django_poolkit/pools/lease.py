@@ -32,6 +32,14 @@ class Home(Protocol):
     def count_pin(self, reason: str) -> None: ...
 
 
+class Context(Protocol):
+    """What a lease was acquired for."""
+
+    def where(self) -> str | None:
+        """Return the request's method and view. Called by those who look, on any thread."""
+        ...
+
+
 class Keeper(Protocol):
     """Who holds a lease for no longer than somebody has a cursor open on it, or pins it."""
 
@@ -61,6 +69,16 @@ def capture_stack(depth: int = STACK_DEPTH, skip: int = 1) -> Stack:
     return tuple(entries)
 
 
+def frames_of(thread: int) -> tuple[str, ...]:
+    """Return where a thread is at the moment, formatted as a stack; empty where it has ended."""
+    frame = sys._current_frames().get(thread)
+    stack: list[tuple[CodeType, int]] = []
+    while frame is not None and len(stack) < STACK_DEPTH:
+        stack.append((frame.f_code, frame.f_lineno))
+        frame = frame.f_back
+    return format_stack(tuple(stack))
+
+
 def format_stack(stack: Stack) -> tuple[str, ...]:
     """Return a stack as lines, `file:line function`, innermost first, without poolkit's own."""
     return tuple(
@@ -68,6 +86,13 @@ def format_stack(stack: Stack) -> tuple[str, ...]:
         for code, line in stack
         if "/django_poolkit/pools/" not in code.co_filename
     )
+
+
+def acquired_at(lines: tuple[str, ...]) -> str:
+    """Return a formatted stack as the end of a message."""
+    if not lines:
+        return "Its stack was not taken: set the option stacks to 'all'."
+    return "It was acquired at:\n  " + "\n  ".join(lines)
 
 
 class Lease:
@@ -97,6 +122,12 @@ class Lease:
     """Whether a statement may have prepared others by name."""
     new_types = False
     """Whether a statement made types that receivers of a new connection may look for."""
+    statement: str | None = None
+    """The text of the last statement."""
+    context: Callable[[], Context | None] | None = None
+    """Leads to what it was acquired for."""
+    overdue = False
+    """Whether it has been reported as held for too long."""
     lost = False
     """Whether it was dropped instead of being released, and waits to be taken back."""
     keeper: Callable[[], Keeper | None] | None = None

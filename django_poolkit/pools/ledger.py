@@ -6,20 +6,14 @@ Every method ending in `_locked` is called under the lock of the pool that owns 
 from __future__ import annotations
 
 import itertools
-import logging
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
 from django_poolkit.pools.lease import Lease, format_stack
+from django_poolkit.pools.statement_kinds import verb_of
 from django_poolkit.pools.stats import Histogram, LeaseStats
-
-logger = logging.getLogger("django_poolkit.pool")
-
-Observer = Callable[[str, Mapping[str, Any]], None]
-"""Called outside every lock with the name of an event and its facts (never a DSN)."""
 
 
 class Ledger:
@@ -32,13 +26,12 @@ class Ledger:
         self.live: dict[int, weakref.ref[Lease]] = {}
         self.reported: set[int] = set()
         self.acquired = self.waited = self.timeouts = self.too_many_waiters = 0
-        self.connects = self.connect_errors = self.resets = self.leaks = 0
+        self.connects = self.connect_errors = self.resets = self.leaks = self.overdue = 0
         self.closed: Counter[str] = Counter()
         self.pins: Counter[str] = Counter()
         self.wait, self.use, self.connect = Histogram(), Histogram(), Histogram()
         self.last_connect_error: str | None = None
         self.last_check_error: str | None = None
-        self.observer: Observer | None = None
 
     def new_key(self) -> int:
         """Return a key for a lease. Needs no lock: the counter is atomic."""
@@ -83,6 +76,8 @@ class Ledger:
             lease = reference()
             if lease is not None and now - lease.since > after and key not in self.reported:
                 self.reported.add(key)
+                lease.overdue = True
+                self.overdue += 1
                 overdue.append(lease)
         return overdue
 
@@ -104,25 +99,23 @@ class Ledger:
         """Return the live leases, oldest first."""
         return [lease for reference in self.live.values() if (lease := reference()) is not None]
 
-    def tell(self, event: str, **facts: Any) -> None:
-        """Hand an event to the observer. Called outside every lock; an error in it is logged."""
-        if self.observer is None:
-            return
-        try:
-            self.observer(event, facts)
-        except Exception:
-            # Whoever passes with the news has nothing to do with it.
-            pool = facts.get("pool")
-            logger.exception("pool=%s event=observer_failed observed=%s", pool, event)
-
 
 def describe(lease: Lease) -> LeaseStats:
-    """Return a lease as a value: its age, thread, server process and stack."""
+    """Return a lease as a value: who has it, since when, what for, and how the server sees it."""
     connection = lease.connection
-    pid = connection.info.backend_pid if connection is not None and not connection.closed else 0
+    pid, status = 0, "unknown"
+    if connection is not None and not connection.closed:
+        pid = connection.info.backend_pid
+        status = connection.info.transaction_status.name.lower()
+    context = None if lease.context is None else lease.context()
     return LeaseStats(
+        key=lease.key,
         seconds=monotonic() - lease.since,
         thread=lease.thread,
+        where=None if context is None else context.where(),
+        statement=None if lease.statement is None else verb_of(lease.statement),
+        status=status,
+        pinned=None if lease.pinned is None else str(lease.pinned),
         backend_pid=pid,
         stack=format_stack(lease.stack),
     )

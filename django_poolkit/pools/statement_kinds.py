@@ -41,6 +41,7 @@ Verdict = Residue | ByCalls | None
 
 _FLAGS: Final = re.ASCII | re.IGNORECASE
 _KIND: Final = re.compile(r"\s*+([a-z]*+)", _FLAGS)
+_VERB: Final = re.compile(r"(?:[\s(;]++|--[^\n\r]*+|/\*(?:[^*]++|\*(?!/))*+\*/)*+([a-z]++)", _FLAGS)
 _LOCAL: Final = re.compile(
     r"\s++(?:local|transaction|constraints)\s++(?!to\b)(?=[a-z_\"\x80-\U0010ffff])", _FLAGS
 )
@@ -87,6 +88,16 @@ def _alter(statement: str, end: int) -> Verdict:
     kind = _KIND.match(statement, end)
     runs = kind is not None and kind[1].lower() in ("table", "materialized", "foreign", "domain")
     return BY_CALLS if runs else None
+
+
+def verb_of(text: str) -> str:
+    """Return the first word of a statement in capitals, `?` where it is none that is known.
+
+    Nothing else of a text is safe to show: the rest may hold values.
+    """
+    word = _VERB.match(text)
+    verb = word[1].lower() if word else ""
+    return verb.upper() if verb in VERDICTS else "?"
 
 
 _RUN: Final = ("select", "insert", "update", "delete", "merge", "with", "values", "table", "copy")

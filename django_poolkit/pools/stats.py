@@ -69,14 +69,25 @@ class Histogram:
 class LeaseStats:
     """One acquired connection, for those who look for who holds what."""
 
+    key: int
+    """Names it among all leases of its pool, now and ever."""
     seconds: float
     """How long it has been held."""
     thread: str
     """Name of the thread that acquired it."""
+    where: str | None = None
+    """The method and the view of the request it was acquired in, None outside of one."""
+    statement: str | None = None
+    """The first word of the last statement, None before the first: of its text nothing else."""
+    status: str = "unknown"
+    """`active`, `idle`, `intrans`, `inerror`, as libpq sees the connection, or `unknown`."""
+    pinned: str | None = None
+    """Why it is held until its owner closes, None while it is not."""
     backend_pid: int
     """Process id of its server process, 0 where that is not known."""
     stack: tuple[str, ...]
-    """Where it was acquired, innermost call first: `module.py:line function`."""
+    """Where it was acquired, innermost call first: `module.py:line function`. Empty where its
+    stack was not taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +101,13 @@ class PoolStats:
     name: str
     aliases: tuple[str, ...] = ()
     """The names it serves, the first of which is its own."""
+    kind: str = "postgresql"
+    mode: str
+    """`session` or `transaction`: with what a lease ends."""
     state: str
     """`open`, `paused` or `closed`."""
+    pause_left: float = 0.0
+    """Seconds until a pause ends by itself, 0.0 where there is none."""
     min_size: int
     max_size: int
     size: int
@@ -121,6 +137,8 @@ class PoolStats:
     with `observe`, those that would have to be."""
     leaks: int
     """Leases that were lost and taken back."""
+    overdue: int
+    """Leases that were held for longer than `leak_after`, whether they came home or not."""
     last_connect_error: str | None
     """Class, SQLSTATE and first line of the newest failed connect since the last good one, or
     the class of what a user's `check` raised."""
@@ -130,6 +148,13 @@ class PoolStats:
     """Seconds leased for."""
     connect: HistogramStats
     """Seconds a physical connect took."""
+
+    @property
+    def waits(self) -> HistogramStats:
+        """Seconds queued for, by all who acquired: who did not have to queue waited 0.0."""
+        first, *others = self.wait.counts
+        counts = (first + max(0, self.acquired - self.waited), *others)
+        return HistogramStats(self.wait.buckets, counts, self.wait.sum)
 
     @property
     def utilization(self) -> float:

@@ -24,11 +24,11 @@ def make_stats(**values: Any) -> PoolStats:
     counts = (
         "size", "idle", "used", "connecting", "waiters", "oldest_waiter", "oldest_lease",
         "acquired", "waited", "timeouts", "too_many_waiters", "connects", "connect_errors",
-        "resets", "leaks", "min_size",
+        "resets", "leaks", "overdue", "min_size",
     )  # fmt: skip
     rest: dict[str, Any] = {
-        "name": "default", "state": "open", "max_size": 8, "last_connect_error": None,
-        "wait": empty, "use": empty, "connect": empty,
+        "name": "default", "mode": "session", "state": "open", "max_size": 8,
+        "last_connect_error": None, "wait": empty, "use": empty, "connect": empty,
     }  # fmt: skip
     return PoolStats(**dict.fromkeys(counts, 0) | rest | values)
 

@@ -118,23 +118,6 @@ def test_leases_are_listed_oldest_first(ledger, lend):
     assert ledger.leases_locked() == leases
 
 
-def test_events_reach_the_observer(ledger):
-    heard = []
-    ledger.tell("leak", pool="a")
-    ledger.observer = lambda event, facts: heard.append((event, dict(facts)))
-    ledger.tell("leak", pool="b", seconds=1.0)
-    assert heard == [("leak", {"pool": "b", "seconds": 1.0})]
-
-
-def test_an_error_of_the_observer_is_logged_and_nobodys(ledger, caplog):
-    def observe(event, facts):
-        raise ValueError("broken")
-
-    ledger.observer = observe
-    ledger.tell("leak", pool="orders")
-    assert "pool=orders event=observer_failed observed=leak" in caplog.text
-
-
 def test_a_lease_is_described_without_a_live_connection(lend):
     class Dead:
         closed = True

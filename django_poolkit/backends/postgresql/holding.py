@@ -31,7 +31,7 @@ from psycopg.pq import TransactionStatus
 from django_poolkit.backends import request
 from django_poolkit.backends.postgresql.greeting import GreetingMixin
 from django_poolkit.backends.request import RequestScope
-from django_poolkit.pools.lease import Lease, capture_stack
+from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool
 
 _IDLE = TransactionStatus.IDLE
@@ -41,7 +41,7 @@ _UNKNOWN = TransactionStatus.UNKNOWN
 _INSIDE = {"django.db.backends.base.base", "django.db.backends.postgresql.base"}
 # A lease of a statement is short, and its stack is taken for each: so only where it matters.
 _DEPTH = 10
-_SKIPPED = 6
+_SKIPPED = 7
 
 # Reentrant, for finalizers.
 _gate = threading.RLock()
@@ -278,7 +278,7 @@ class HoldingMixin(GreetingMixin):
 def _acquire(pool: ConnectionPool | None) -> Lease:
     assert pool is not None
     # From the caller of Django's cursor() on, and no further than the ORM is deep.
-    return pool.acquire(stack=capture_stack(_DEPTH, _SKIPPED))
+    return pool.acquire(depth=_DEPTH, skip=_SKIPPED)
 
 
 def _after_fork() -> None:

@@ -7,6 +7,7 @@ Django calls at the end of a request. Everything else here is for those who neve
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from time import monotonic
 from types import FrameType
@@ -120,6 +121,7 @@ class LeasingMixin(PoolChoiceMixin):
             _net().wrappers.add(self)
         self._scope = None
         if (scope := request.current()) is not None:
+            lease.context = weakref.ref(scope)  # which knows its leases: no cycle
             self._enter(scope, lease)
 
     def _enter(self, scope: RequestScope, lease: Lease) -> None:

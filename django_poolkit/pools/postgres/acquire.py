@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import Any, Final
 
 from django_poolkit.pools.errors import PoolError
-from django_poolkit.pools.lease import Lease, Stack, capture_stack
+from django_poolkit.pools.lease import STACK_DEPTH, Lease, capture_stack
 from django_poolkit.pools.postgres import probe
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import (
@@ -33,14 +33,29 @@ _ORPHAN_ROUND: Final = 0.25
 _LONG_CONNECT: Final = 1.0
 
 
+# Seconds between two leases that remember their stack, where not all of them do: to walk ten
+# frames costs what taking an idle connection costs, and who looks wants to see the usual.
+_STACK_INTERVAL: Final = 0.001
+_REFUSALS: Final[dict[type[BaseException], str]] = {
+    PoolTimeout: "timeout",
+    PoolPaused: "paused",
+    TooManyWaiters: "too_many_waiters",
+}
+
+
 class Acquire(Release):
     """Gives connections out. `ConnectionPool` is the whole."""
 
-    def acquire(self, timeout: float | None = None, *, stack: Stack | None = None) -> Lease:
+    _samples: bool
+
+    def acquire(
+        self, timeout: float | None = None, *, depth: int = STACK_DEPTH, skip: int = 1
+    ) -> Lease:
         """Acquire a connection and return its lease.
 
         Blocks the calling thread for `timeout` seconds at most, the pool's own timeout where
-        it is None. Raises PoolTimeout, PoolPaused, TooManyWaiters or PoolClosed.
+        it is None. Raises PoolTimeout, PoolPaused, TooManyWaiters or PoolClosed. Where the
+        lease remembers its stack, that has `depth` frames, and leaves out the `skip` innermost.
         """
         if self._inside == _thread.get_ident():
             raise PoolError(
@@ -50,18 +65,25 @@ class Acquire(Release):
             )
         started = monotonic()
         allowed = self.timeout if timeout is None else timeout
-        lease = Lease(self, self._ledger.new_key(), capture_stack() if stack is None else stack)
+        stack = capture_stack(depth, skip) if started >= self._stack_due else ()
+        if stack and self._samples:
+            self._stack_due = started + _STACK_INTERVAL
+        lease = Lease(self, self._ledger.new_key(), stack)
         again, pause = False, FIRST_PAUSE / 2
         try:
             # Nearly always there is one: no more than that has to be asked in the lock.
             connection = self._lend_hottest(lease)
             if connection is not None and self._proven(connection):
+                if self.events.of_leases:
+                    self.events.tell("lease_acquired", pool=self.name, waited=0.0)
                 return lease
             while True:
                 if connection is None:
                     connection = self._take(lease, started, allowed, again)
                 reason = self._unusable(connection, started + allowed)
                 if reason is None:
+                    if self.events.of_leases:
+                        self._tell_acquired(started)
                     return lease
                 new = connection._used_at == connection._created_at
                 self._evict(lease, connection, reason)
@@ -72,12 +94,19 @@ class Acquire(Release):
                     left = started + allowed - monotonic()
                     pause = min(self.config.reconnect_cap, pause * 2)
                     sleep(max(0.0, min(pause, left)))
-        except BaseException:
+        except BaseException as error:
             # An interrupt between the hand-over and this frame's end, or a failing check.
             if lease.connection is not None and not lease.released:
                 with suppress(LeaseReleased):  # it hit the ledger in the middle of an entry
                     self.discard(lease)
+            if (kind := _REFUSALS.get(type(error))) is not None:
+                waited = monotonic() - started
+                self.events.tell("pool_timeout", pool=self.name, kind=kind, waited=waited)
             raise
+
+    def _tell_acquired(self, started: float) -> None:
+        waited = monotonic() - started
+        self.events.tell("lease_acquired", pool=self.name, waited=waited)
 
     @contextmanager
     def lease(self, timeout: float | None = None) -> Iterator[Any]:
@@ -149,6 +178,8 @@ class Acquire(Release):
         if waiter is None:
             assert connection is not None
             return connection
+        if waiter.first:
+            self.events.tell("pool_saturated", pool=self.name, waiters=1)
         try:
             self._start(starts)
             while not waiter.settled and (left := started + allowed - monotonic()) > 0:
@@ -161,6 +192,8 @@ class Acquire(Release):
                 self._leave_queue(waiter, started, allowed)
         if waiter.error is not None:
             raise waiter.error
+        seconds = monotonic() - waiter.since
+        self.events.tell("lease_waited", pool=self.name, seconds=seconds)
         return waiter.connection  # type: ignore[no-any-return]
 
     @critical
@@ -200,6 +233,7 @@ class Acquire(Release):
                 pool=self.name,
                 stats=stats,
             )
+        waiter.first = not self._waiting
         self._waiting.append(waiter)
         return waiter
 
@@ -249,7 +283,7 @@ class Acquire(Release):
         gone, starts = self._drop_dead(lease, connection, reason)
         logger.warning("pool=%s event=evicted count=%d reason=%s", self.name, len(gone), reason)
         for each in gone:
-            self._close_connection(each)
+            self._close_for(each, reason)
         self._start(starts)
 
     @critical

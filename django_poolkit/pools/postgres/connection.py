@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg.adapt import AdaptersMap
@@ -36,6 +36,10 @@ def reported(connection: PoolConnection) -> list[bytes | None]:
     """Return the session's settings as far as the server reports them. Sends nothing."""
     read = connection.pgconn.parameter_status
     return [read(name) for name in _REPORTED]
+
+
+KILLED: Final = -1
+"""The generation of a connection that is never to be lent again."""
 
 
 def no_lease() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,27 +16,24 @@ from psycopg_pool._acompat import gather
 
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.errors import PoolConfigError
+from django_poolkit.pools.events import Events
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.ledger import Ledger, Observer, describe
+from django_poolkit.pools.ledger import Ledger, describe
 from django_poolkit.pools.observe import Recorder
 from django_poolkit.pools.postgres import contract, fork, housekeeper
 from django_poolkit.pools.postgres.connect import Connector, SessionDefaults
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import PoolClosed, PoolTimeout
-from django_poolkit.pools.postgres.growth import Attempt, Growth
+from django_poolkit.pools.postgres.growth import Growth
 from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.statements import Statements
-from django_poolkit.pools.postgres.upkeep import Upkeep
+from django_poolkit.pools.postgres.steering import Steering
 from django_poolkit.pools.postgres.waiters import Waiters
 from django_poolkit.pools.stats import LeaseStats, PoolStats
 
 contract.verify()
 
 logger = logging.getLogger("django_poolkit.pool")
-
-# A pause that nobody ends is an outage of one's own making.
-PAUSE: Final = 60.0
-
 
 # What psycopg_pool's constructor takes under the same name.
 _SHELL_OPTIONS: Final = (
@@ -67,7 +65,7 @@ def _of_a_bare_pool(options: Mapping[str, Any]) -> PoolConfig:
     return config
 
 
-class ConnectionPool(Upkeep):
+class ConnectionPool(Steering):
     """A pool of psycopg connections.
 
     Takes psycopg_pool's arguments, and the options of `PoolConfig` by keyword. It opens at the
@@ -94,6 +92,11 @@ class ConnectionPool(Upkeep):
             raise PoolConfigError("pass either config= or single options, not both")
         pool_class = _of_the_pool(connection_class)
         self.config = config
+        self.events = Events()
+        """Tells of what happens in the pool; shared by all pools of the process's table."""
+        stacks = config.stacks or ("all" if config.leak_after else "sampled")
+        self._samples = stacks == "sampled"
+        self._stack_due = math.inf if stacks == "none" else 0.0
         self._ledger = Ledger()
         self._orphans = deque()
         self._adopting = False
@@ -140,16 +143,16 @@ class ConnectionPool(Upkeep):
     def _live_leases(self) -> list[Lease]:
         return self._ledger.leases_locked()
 
-    @property
-    def observer(self) -> Observer | None:
-        """Called outside every lock with the name of an event and its facts."""
-        return self._ledger.observer
-
-    @observer.setter
-    def observer(self, observer: Observer | None) -> None:
-        self._ledger.observer = observer
-
     # -- steering
+
+    def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+        """Open the pool, as the first acquire does. Raises PoolClosed where it has been closed.
+
+        Blocks only with `wait`: until `min_size` connections are idle, `timeout` seconds at most.
+        """
+        if self._closed and not self.ended:
+            self.events.opening(self)
+        super().open(wait, timeout)
 
     def wait(self, timeout: float = 30.0) -> None:
         """Block until `min_size` connections are idle, `timeout` seconds at most.
@@ -169,75 +172,6 @@ class ConnectionPool(Upkeep):
             error.waited = monotonic() - started
             raise error from None
 
-    def pause(self, seconds: float = PAUSE) -> None:
-        """Give nothing out until `resume()`, or until `seconds` have passed.
-
-        Does not block. Those who acquire wait up to their own timeout, then get PoolPaused.
-        Raises ValueError for a time that never ends.
-        """
-        if not 0 < seconds <= threading.TIMEOUT_MAX:  # nan neither
-            raise ValueError(f"seconds must be above 0 and finite; got {seconds!r}")
-        if self._closed:
-            self.open()
-        self._paused_until = monotonic() + seconds
-        self.schedule_task(Job(self, "end_pause"), seconds)
-
-    def resume(self) -> None:
-        """End a pause: serve those who wait, in order."""
-        self._start(self._resume())
-
-    def end_pause(self) -> None:
-        """Resume if the time of the pause is over; a later pause may have prolonged it."""
-        if 0 < self._paused_until <= monotonic():
-            self.resume()
-
-    @critical
-    def _resume(self) -> list[Attempt]:
-        self._paused_until = 0.0
-        now = monotonic()
-        while self._pool and self._waiting:
-            self._give_locked(self._pool.pop(), now)
-        return self._plan_locked()
-
-    def recycle(self) -> None:
-        """Replace all connections: idle ones now, leased ones as they come home."""
-        self._carry_out(self._recycle())
-
-    @critical
-    def _recycle(self) -> tuple[list[PoolConnection], list[Attempt]]:
-        self._generation += 1
-        gone = list(self._pool)
-        self._pool.clear()
-        self._ledger.closed["recycled"] += len(gone)
-        return gone, self._plan_locked()
-
-    def drain(self) -> None:
-        """Do as `recycle()`: psycopg_pool's name for it."""
-        self.recycle()
-
-    def resize(self, min_size: int, max_size: int | None = None) -> None:
-        """Change the sizes. Leased connections above `max_size` are closed as they come home.
-
-        Raises ValueError for sizes that contradict each other.
-        """
-        self._carry_out(self._resize(*self._check_size(min_size, max_size)))
-
-    @critical
-    def _resize(self, min_size: int, max_size: int) -> tuple[list[PoolConnection], list[Attempt]]:
-        self._min_size, self._max_size = min_size, max_size
-        gone = []
-        while self._pool and self._size_locked() > max_size:
-            gone.append(self._pool.popleft())
-        self._ledger.closed["resized"] += len(gone)
-        return gone, self._plan_locked()
-
-    def _carry_out(self, decided: tuple[list[PoolConnection], list[Attempt]]) -> None:
-        gone, starts = decided
-        for connection in gone:
-            self._close_connection(connection)
-        if not self._closed:
-            self._start(starts)
-
     def check(self) -> None:
         """Probe every idle connection, and drop those that do not answer. Blocks."""
         for connection in list(self._pool):
@@ -253,7 +187,7 @@ class ConnectionPool(Upkeep):
         # Outside the lock: workers that are being born hold theirs, and may want this one.
         threads = self._signal_stop_worker() if idle is not None else []
         for connection in idle or ():
-            self._close_connection(connection)
+            self._close_for(connection, "pool_closed")
         me = threading.current_thread()
         gather(*(thread for thread in threads if thread is not me), timeout=timeout)
         self._adopt_orphans()  # which a worker would have done
@@ -298,9 +232,8 @@ class ConnectionPool(Upkeep):
                 connection._parked = True
             lease.released = True
             lease._connection = None
-        observer = self._ledger.observer
         self._ledger = Ledger()
-        self._ledger.observer = observer
+        self.events.after_fork()
         if self.statements.recorder is not None:
             self.statements.recorder.forget()
         self._lock = threading.RLock()

@@ -12,7 +12,8 @@ from time import monotonic
 from typing import Any
 
 from django_poolkit.pools.errors import PoolWarning, SessionStateLeft
-from django_poolkit.pools.lease import Lease, format_stack
+from django_poolkit.pools.lease import Lease, acquired_at
+from django_poolkit.pools.ledger import describe
 from django_poolkit.pools.postgres import reset, verify
 from django_poolkit.pools.postgres.cleaning import Cleaning
 from django_poolkit.pools.postgres.connection import PoolConnection
@@ -109,10 +110,19 @@ class Release(Cleaning):
         """Have a passer-by give back a lease that may be idle. Called by finalizers."""
         self._orphans.append((lease, "idle"))
 
-    @critical
     def count_pin(self, reason: str) -> None:
         """Count a lease that is held until its keeper closes, by the reason."""
-        self._ledger.pins[str(reason)] += 1  # an enumeration's member would print as one
+        self._count_pin(str(reason))  # an enumeration's member would print as one
+        self.events.tell("pin", pool=self.name, reason=str(reason))
+
+    @critical
+    def _count_pin(self, reason: str) -> None:
+        self._ledger.pins[reason] += 1
+
+    def _close_for(self, connection: PoolConnection, reason: str) -> None:
+        """Close a connection that has been counted out for `reason`."""
+        self._close_connection(connection)
+        self.events.tell("connection_closed", pool=self.name, reason=reason)
 
     @critical
     def _claim(self, lease: Lease) -> None:
@@ -134,9 +144,21 @@ class Release(Cleaning):
         if self.statements.recorder is not None:
             self.statements.recorder.end(lease)
         if reason is not None and connection is not None:
-            self._close_connection(connection)
+            self._close_for(connection, reason)
         if starts:
             self._start(starts)
+        if lease.overdue:
+            self._say_returned(lease)
+        if self.events.of_leases:
+            self.events.tell("lease_released", pool=self.name, seconds=lease.seconds())
+
+    def _say_returned(self, lease: Lease) -> None:
+        seconds = lease.seconds()
+        logger.info(
+            "pool=%s event=overdue_returned seconds=%.1f thread=%s lease=%d",
+            self.name, seconds, lease.thread, lease.key,
+        )  # fmt: skip
+        self.events.tell("lease_returned", pool=self.name, seconds=seconds, thread=lease.thread)
 
     @critical
     def _end_lease(
@@ -257,17 +279,26 @@ class Release(Cleaning):
         lease._connection = None
         if connection is not None:
             self._count_closed("interrupted")
-            self._close_connection(connection)
+            self._close_for(connection, "interrupted")
 
     def _warn_of_leak(self, lease: Lease, seconds: float) -> None:
         if sys.is_finalizing():
             return  # a script that ends with its lease has done nothing wrong
-        self._ledger.tell("leak", pool=self.name, thread=lease.thread, seconds=seconds)
-        where = "\n  ".join(format_stack(lease.stack))
+        found = describe(lease)
+        self.events.tell(
+            "lease_leaked",
+            pool=self.name,
+            kind="dropped",
+            seconds=seconds,
+            thread=lease.thread,
+            where=found.where,
+            stack=found.stack,
+        )
+        where = f", {found.where}" if found.where else ""
         warnings.warn(
             f"pool {self.name!r}: a lease was dropped without being released, after "
-            f"{seconds:.1f} s in thread {lease.thread!r}. It has been taken back. "
-            f"It was acquired at:\n  {where}",
+            f"{seconds:.1f} s in thread {lease.thread!r}{where}. It has been taken back. "
+            f"{acquired_at(found.stack)}",
             PoolWarning,
             stacklevel=3,
         )

@@ -19,9 +19,10 @@ from typing import Literal
 
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.errors import PoolError
+from django_poolkit.pools.events import Events
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Observations
-from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
+from django_poolkit.pools.postgres.connection import KILLED, PoolConnection, no_lease
 from django_poolkit.pools.postgres.growth import Attempt, Growth
 from django_poolkit.pools.postgres.shell import Shell, critical
 from django_poolkit.pools.postgres.statements import Statements
@@ -37,6 +38,7 @@ class State(Shell):
 
     config: PoolConfig
     aliases: tuple[str, ...]
+    events: Events
     statements: Statements
     """What is taken note of as a statement begins."""
     _waiting: Waiters  # type: ignore[assignment]
@@ -48,6 +50,8 @@ class State(Shell):
     greeting: object
     """Another one when each connection is to be shown again to those who prepare new ones."""
     _paused_until: float
+    _stack_due: float
+    """When the next lease is to remember its stack; not guarded, a race takes one too many."""
 
     def _lend_locked(self, lease: Lease, connection: PoolConnection, now: float) -> None:
         connection._parked = False
@@ -81,7 +85,7 @@ class State(Shell):
         if self._closed:
             return "pool_closed"
         if connection._generation != self._generation:
-            return "recycled"
+            return "recycled" if connection._generation != KILLED else "killed"
         if connection._expire_at <= now:
             return "max_lifetime"
         # Its own lease is struck out already, so the size is that of the others.
@@ -101,10 +105,10 @@ class State(Shell):
 
     def _plan_locked(self) -> list[Attempt]:
         """Return the connects to start now: what `min_size` lacks, and what waiters need."""
-        if self._closed:
+        if self._closed or self._paused():
             return []
         starts = self._growth.add(max(0, self._min_size - self._size_locked()))
-        if self._waiting and not self._paused():
+        if self._waiting:
             room = self._max_size - self._size_locked()
             starts += self._growth.plan(waiters=len(self._waiting), room=room)
         return starts
@@ -142,11 +146,14 @@ class State(Shell):
 
     def _stats_locked(self, now: float) -> PoolStats:
         ledger = self._ledger
-        state = "closed" if self.ended else "paused" if self._paused() else "open"
+        left = max(0.0, self._paused_until - now)
+        state = "closed" if self.ended else "paused" if left else "open"
         return PoolStats(
             name=self.name,
             aliases=self.aliases,
+            mode=self.config.mode,
             state=state,
+            pause_left=left,
             min_size=self._min_size,
             max_size=self._max_size,
             size=self._size_locked(),
@@ -166,6 +173,7 @@ class State(Shell):
             resets=ledger.resets,
             pins=dict(ledger.pins),
             leaks=ledger.leaks,
+            overdue=ledger.overdue,
             last_connect_error=ledger.last_connect_error or ledger.last_check_error,
             wait=ledger.wait.snapshot(),
             use=ledger.use.snapshot(),

@@ -81,7 +81,7 @@ class Statements:
         first, lease.ran = not lease.ran, True
         if not lease.foreign and self._policy == "request":
             lease.foreign = self.foreign()
-        text = text_of(query, connection)
+        lease.statement = text = text_of(query, connection)
         if self.recorder is not None and lease.keeper is not None:
             residue = self._rules.residue(text) if text is not None else "unparsed"
             cast(Watch, lease.keeper).statement(lease, residue, sys._getframe(1))

@@ -13,8 +13,9 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.config import LIBPQ_GUARDS
-from django_poolkit.pools.lease import Lease, format_stack
-from django_poolkit.pools.postgres import housekeeper, probe, verify
+from django_poolkit.pools.lease import Lease, acquired_at, frames_of
+from django_poolkit.pools.ledger import describe
+from django_poolkit.pools.postgres import housekeeper, naming, probe, verify
 from django_poolkit.pools.postgres.acquire import Acquire
 from django_poolkit.pools.postgres.connect import Connector, summarise
 from django_poolkit.pools.postgres.connection import PoolConnection
@@ -38,6 +39,8 @@ class Upkeep(Acquire):
     """Runs in worker threads. `ConnectionPool` is the whole."""
 
     _connector: Connector
+    service: str | None = None
+    """What connections are named for, where nobody names them otherwise; None: they are not."""
     _failing_since: float
 
     # -- connecting
@@ -56,6 +59,9 @@ class Upkeep(Acquire):
 
     @critical
     def _admit(self, attempt: Attempt) -> bool:
+        if self._paused():
+            self._growth.attempts.discard(attempt)  # resume() plans anew
+            return False
         # The attempt itself is part of the size: without it the pool may be short.
         short = self._size_locked() <= self._min_size
         return self._growth.admit(attempt, waiters=len(self._waiting), short=short)
@@ -72,6 +78,8 @@ class Upkeep(Acquire):
         if kwargs.get("prepare_threshold") is None:
             # Off, as Django has it: poolers before PgBouncer 1.21 mix up prepared statements.
             kwargs["prepare_threshold"] = _PREPARE_AFTER if self.config.prepare else None
+        if self.service is not None:
+            kwargs.setdefault("fallback_application_name", naming.application_name(self.service))
         conninfo = self._resolve_conninfo()
         secrets += [str(kwargs.get("password") or ""), str(_parsed(conninfo).get("password") or "")]
         connection = self._connector.connect(conninfo, kwargs)
@@ -100,9 +108,10 @@ class Upkeep(Acquire):
     def _attempt_succeeded(self, attempt: Attempt, connection: PoolConnection) -> None:
         seconds = monotonic() - attempt.started
         reason, starts = self._enter_connection(attempt, connection, seconds)
-        if reason:
-            self._close_connection(connection)
         logger.info("pool=%s event=open seconds=%.4f", self.name, seconds)
+        self.events.tell("connection_opened", pool=self.name, seconds=seconds)
+        if reason:
+            self._close_for(connection, reason)
         self._start(starts)
 
     @critical
@@ -141,7 +150,8 @@ class Upkeep(Acquire):
         if tired:
             self._failing_since = math.inf  # once an outage: until a connect succeeds
         short = self._size_locked() <= self._min_size
-        wanted = not self._closed and (short or len(self._waiting) > 0)
+        idle = self._closed or self._paused()
+        wanted = not idle and (short or len(self._waiting) > 0)
         return self._growth.failed(attempt, wanted=wanted), attempt.nap, tired
 
     def wake_attempt(self, attempt: Attempt, nap: int) -> None:
@@ -161,8 +171,8 @@ class Upkeep(Acquire):
         self._adopt_orphans()
         self._report_overdue()
         gone, to_probe, starts = self._make_round()
-        for connection in gone:
-            self._close_connection(connection)
+        for connection, reason in gone:
+            self._close_for(connection, reason)
         self._start(starts)
         for connection in to_probe:
             self._ping_idle(connection)
@@ -170,7 +180,7 @@ class Upkeep(Acquire):
     @critical
     def _make_round(
         self,
-    ) -> tuple[list[PoolConnection], list[PoolConnection], list[Attempt]]:
+    ) -> tuple[list[tuple[PoolConnection, str]], list[PoolConnection], list[Attempt]]:
         self._ledger.purge_locked()
         size = self._size_locked()
         found = housekeeper.inspect(
@@ -188,13 +198,15 @@ class Upkeep(Acquire):
         starts += self._growth.stranded()
         return gone, to_probe, starts + self._plan_locked()
 
-    def _take_idle_locked(self, retire: list[tuple[PoolConnection, str]]) -> list[PoolConnection]:
+    def _take_idle_locked(
+        self, retire: list[tuple[PoolConnection, str]]
+    ) -> list[tuple[PoolConnection, str]]:
         gone = []
         for connection, reason in retire:
             if connection in self._pool:
                 self._pool.remove(connection)
                 self._ledger.closed[reason] += 1
-                gone.append(connection)
+                gone.append((connection, reason))
         return gone
 
     def _ping_idle(self, connection: PoolConnection) -> None:
@@ -205,7 +217,7 @@ class Upkeep(Acquire):
         found = probe.look(connection, bypass=0.0, timeout=self.config.probe_timeout)
         reason, starts = self._end_probe(lease, connection, found)
         if reason is not None:
-            self._close_connection(connection)
+            self._close_for(connection, reason)
         self._start(starts)
 
     @critical
@@ -242,12 +254,22 @@ class Upkeep(Acquire):
         if after is None:
             return
         for lease in self._overdue(after):
-            where = "\n  ".join(format_stack(lease.stack))
+            found = describe(lease)
             logger.warning(
-                "pool=%s event=overdue seconds=%.1f thread=%s, acquired at:\n  %s",
-                self.name, lease.seconds(), lease.thread, where,
+                "pool=%s event=overdue seconds=%.1f thread=%s where=%s statement=%s lease=%d. "
+                "%s\nIts thread is now at:\n  %s",
+                self.name, found.seconds, found.thread, found.where, found.statement, found.key,
+                acquired_at(found.stack), "\n  ".join(frames_of(lease.owner)) or "(it has ended)",
             )  # fmt: skip
-            self._ledger.tell("overdue", pool=self.name, seconds=lease.seconds())
+            self.events.tell(
+                "lease_leaked",
+                pool=self.name,
+                kind="overdue",
+                seconds=found.seconds,
+                thread=found.thread,
+                where=found.where,
+                stack=found.stack,
+            )
 
     @critical
     def _overdue(self, after: float) -> list[Lease]:

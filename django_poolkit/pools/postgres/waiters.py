@@ -32,11 +32,13 @@ class ThreadWaiter:
     Its state changes under the pool's lock only; one raw lock is all that it sleeps on.
     """
 
-    __slots__ = ("_gate", "connection", "error", "lease", "since")
+    __slots__ = ("_gate", "connection", "error", "first", "lease", "since")
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self.since = monotonic()
+        self.first = False
+        """Whether it found the queue empty."""
         self.connection: Any = None
         self.error: BaseException | None = None
         self._gate = _thread.allocate_lock()

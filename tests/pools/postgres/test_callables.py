@@ -13,6 +13,7 @@ import pytest
 from django_poolkit import LeaseReleased, PoolTimeout, PoolWarning
 from django_poolkit.pools.postgres import ConnectionPool, acquire
 from django_poolkit.testing.faults import TCPProxy
+from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import queue_up
 
 pytestmark = pytest.mark.core
@@ -194,8 +195,9 @@ def test_a_pause_ends_by_the_clock_while_every_worker_is_busy(
         assert hold.wait(10.0)
         pool.pause(0.3)
         held.release()
-        # The one worker is in `configure`, and so cannot end the pause. The first in the queue
-        # gets what came home, once the clock says so.
+        # The one worker is in `configure`, and so cannot end the pause: the clock does.
+        wait_until(lambda: pool.stats().state == "open")
+        gate.set()
         busy.result().release()
     finally:
         gate.set()

@@ -69,10 +69,11 @@ class TestPause:
         fill(pool, 2)
         pool.pause()
         assert pool.stats().state == "paused"
+        assert 55.0 < pool.stats().pause_left <= 60.0
         calls = [queue_up(pool, pool.acquire) for _ in range(3)]
-        assert (pool.stats().idle, pool.stats().used) == (2, 0)
+        assert pool.stats().used == 0
         pool.resume()
-        assert pool.stats().state == "open"
+        assert (pool.stats().state, pool.stats().pause_left) == ("open", 0.0)
         first, second = calls[0].result(), calls[1].result()
         first.release()
         second.release()
@@ -87,7 +88,49 @@ class TestPause:
         with pytest.raises(PoolPaused):
             pool.acquire(timeout=0)
         pool.resume()
-        pool.acquire(timeout=0).release()
+        pool.acquire().release()
+
+    def test_the_server_is_left_alone(self, make_pool, primary, app):
+        pool = make_pool(min_size=2, max_size=2, kwargs={"application_name": app})
+        fill(pool, 2)
+        lease = pool.acquire()
+        pool.pause()
+        assert len(primary.sessions(app)) <= 2
+        waiter = queue_up(pool, pool.acquire)
+        lease.release()
+        wait_until(lambda: primary.sessions(app) == [])
+        assert (pool.stats().size, pool.stats().waiters) == (0, 1)
+        assert pool.stats().closed == {"recycled": 2}
+        pool.resume()
+        waiter.result().release()
+        wait_until(lambda: pool.stats().idle == 2)
+
+    def test_a_connect_under_way_as_it_begins_is_not_kept(self, make_pool):
+        gate, at = threading.Event(), threading.Event()
+
+        def configure(connection):
+            at.set()
+            assert gate.wait(10.0)
+
+        pool = make_pool(max_size=1, configure=configure)
+        waiter = queue_up(pool, pool.acquire)
+        assert at.wait(10.0)
+        pool.pause()
+        gate.set()
+        wait_until(lambda: pool.stats().closed == {"recycled": 1})
+        assert (pool.stats().size, pool.stats().waiters) == (0, 1)
+        pool.resume()
+        waiter.result().release()
+
+    def test_one_that_is_told_to_opens_paused(self, make_pool):
+        pool = make_pool(max_size=1)
+        pool.events.before_open = (lambda pool: pool.open_paused(30.0),)
+        with pytest.raises(PoolPaused):
+            pool.acquire(timeout=0.05)
+        assert (pool.stats().connects, pool.stats().state) == (0, "paused")
+        pool.open_paused(60.0)  # too late: it is open, and an order of the past
+        pool.resume()
+        pool.acquire().release()
 
     def test_what_is_leased_goes_on_and_comes_home(self, make_pool):
         pool = make_pool(max_size=1)
@@ -96,7 +139,7 @@ class TestPause:
         waiter = queue_up(pool, pool.acquire)
         assert lease.connection.execute("SELECT 1").fetchone() == (1,)
         lease.release()
-        assert (pool.stats().idle, pool.stats().waiters) == (1, 1)
+        assert (pool.stats().size, pool.stats().waiters) == (0, 1)
         pool.resume()
         waiter.result().release()
 
@@ -381,7 +424,7 @@ def test_an_error_of_the_observer_is_its_own(make_pool):
         raise ValueError
 
     pool = make_pool(max_size=1)
-    pool.observer = observe
+    pool.events.subscribe(observe)
     pool.acquire()
     with pytest.warns(match="a lease was dropped"):
         pool.acquire(timeout=2.0).release()

@@ -146,11 +146,13 @@ class TestDropped:
     def test_the_observer_hears_of_it(self, make_pool):
         pool = make_pool(max_size=1)
         heard = []
-        pool.observer = lambda event, facts: heard.append((event, facts["pool"]))
+        pool.events.subscribe(lambda event, facts: heard.append((event, facts)))
         pool.acquire()
         with pytest.warns(PoolWarning):
             pool.acquire().release()
-        assert heard == [("leak", pool.name)]
+        [facts] = [facts for event, facts in heard if event == "lease_leaked"]
+        assert (facts["pool"], facts["kind"], facts["where"]) == (pool.name, "dropped", None)
+        assert any("test_the_observer_hears_of_it" in line for line in facts["stack"])
 
     def test_a_warning_that_is_an_error_loses_no_slot(self, make_pool):
         pool = make_pool(max_size=1)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from typing import Any
 
 import pytest
 
+from django_poolkit.pools.events import Observer
+from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres.errors import PoolTimeout
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import Call, fill, queue_up
@@ -165,26 +168,70 @@ class TestOutage:
         assert caught.value.pool == "orders"
 
 
+def of_overdue(heard: list[str]) -> Observer:
+    """Note the events of leases that are held for too long, and no others."""
+
+    def note(event: str, facts: Any) -> None:
+        if event in ("lease_leaked", "lease_returned"):
+            heard.append(event)
+
+    return note
+
+
 class TestOverdue:
     def test_it_is_reported_once_with_its_stack(self, make_pool, caplog):
         caplog.set_level(logging.WARNING, "django_poolkit.pool")
         heard: list[str] = []
         pool = make_pool(max_size=2, leak_after=0.2)
-        pool.observer = lambda event, facts: heard.append(event)
+        pool.events.subscribe(of_overdue(heard))
         lease = pool.acquire()
-        wait_until(lambda: heard == ["overdue"])
+        lease.connection.execute("SELECT 'a secret'")
+        wait_until(lambda: heard == ["lease_leaked"])
         wait_until(lambda: lease.seconds() > 0.8)
-        assert heard == ["overdue"]
+        assert heard == ["lease_leaked"]
         [record] = [r for r in caplog.records if "event=overdue" in r.getMessage()]
-        assert "test_it_is_reported_once_with_its_stack" in record.getMessage()
+        assert record.levelname == "WARNING"
+        acquired, now = record.getMessage().split("Its thread is now at:")
+        assert "test_it_is_reported_once_with_its_stack" in acquired
+        assert "test_it_is_reported_once_with_its_stack" in now
+        assert "wait_until" in now
+        assert "statement=SELECT" in acquired
+        assert "secret" not in record.getMessage()
         assert not lease.released
         lease.release()
-        assert pool.stats().leaks == 0
+        assert (pool.stats().overdue, pool.stats().leaks) == (1, 0)
+
+    def test_its_return_is_said_once(self, make_pool, caplog):
+        caplog.set_level(logging.INFO, "django_poolkit.pool")
+        heard: list[str] = []
+        pool = make_pool(max_size=1, leak_after=0.1)
+        pool.events.subscribe(of_overdue(heard))
+        lease = pool.acquire()
+        wait_until(lambda: heard == ["lease_leaked"])
+        lease.release()
+        assert heard == ["lease_leaked", "lease_returned"]
+        [record] = [r for r in caplog.records if "event=overdue_returned" in r.getMessage()]
+        assert record.levelname == "INFO"
+        assert f"lease={lease.key}" in record.getMessage()
+        pool.acquire().release()
+        assert pool.stats().overdue == 1
+        assert len([r for r in caplog.records if "overdue_returned" in r.getMessage()]) == 1
+
+    def test_of_a_thread_that_has_ended_there_is_nothing_to_see(self, make_pool, caplog):
+        caplog.set_level(logging.WARNING, "django_poolkit.pool")
+        pool = make_pool(max_size=1, leak_after=0.1)
+        leases: list[Lease] = []
+        thread = threading.Thread(target=lambda: leases.append(pool.acquire()))
+        thread.start()
+        thread.join()
+        wait_until(lambda: pool.stats().overdue == 1)
+        wait_until(lambda: "(it has ended)" in caplog.text)
+        leases.pop().release()
 
     def test_a_short_one_is_not(self, make_pool):
         heard: list[str] = []
         pool = make_pool(max_size=1, leak_after=0.4)
-        pool.observer = lambda event, facts: heard.append(event)
+        pool.events.subscribe(of_overdue(heard))
         start = time.monotonic()
         while time.monotonic() - start < 0.8:
             with pool.acquire() as connection:

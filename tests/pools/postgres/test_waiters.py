@@ -151,7 +151,7 @@ def test_a_caller_without_time_never_overtakes(make_pool):
     waiter = queue_up(pool, lambda: pool.acquire().release())
     with pytest.raises(PoolTimeout):
         pool.acquire(timeout=0)
-    pool.pause()
+    pool._paused_until = time.monotonic() + 60.0
     held.release()
     # One is idle and one waits: it stands still at exactly that moment.
     assert (pool.stats().idle, pool.stats().waiters) == (1, 1)

@@ -1,0 +1,160 @@
+"""What an operator does to a running pool: pause, resume, recycle, resize, kill."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from contextlib import suppress
+from time import monotonic, sleep
+from typing import Final
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.postgres.connection import KILLED, PoolConnection
+from django_poolkit.pools.postgres.growth import Attempt
+from django_poolkit.pools.postgres.shell import Job, critical
+from django_poolkit.pools.postgres.upkeep import Upkeep
+
+logger = logging.getLogger("django_poolkit.pool")
+
+# A pause that nobody ends is an outage of one's own making.
+PAUSE: Final = 60.0
+# Seconds that a cancelled statement has to end, before its socket is shut down.
+_CANCELLED: Final = 1.0
+_CANCEL_TIMEOUT: Final = 2.0
+
+
+class Steering(Upkeep):
+    """Takes orders. `ConnectionPool` is the whole."""
+
+    def pause(self, seconds: float = PAUSE) -> None:
+        """Give nothing out until `resume()`, or until `seconds` have passed.
+
+        As with PgBouncer's PAUSE, idle connections are closed, leased ones when they come home,
+        and none is opened, so that the server can be restarted or replaced. Does not block.
+        Those who acquire wait up to their own timeout, then get PoolPaused. Raises ValueError
+        for a time that never ends.
+        """
+        if not 0 < seconds <= threading.TIMEOUT_MAX:  # nan neither
+            raise ValueError(f"seconds must be above 0 and finite; got {seconds!r}")
+        self._paused_until = monotonic() + seconds
+        if self._closed:
+            self.open()
+        self.recycle()
+        self.schedule_task(Job(self, "end_pause"), seconds)
+
+    def open_paused(self, seconds: float) -> None:
+        """Open, when somebody acquires, as one that has been paused for `seconds`.
+
+        For those who are told that it is about to open. An open pool is not touched.
+        """
+        if self._closed:
+            self._paused_until = max(self._paused_until, monotonic() + seconds)
+
+    def resume(self) -> None:
+        """End a pause: serve those who wait, in order."""
+        self._start(self._resume())
+
+    def end_pause(self) -> None:
+        """Resume if the time of the pause is over; a later pause may have prolonged it."""
+        if 0 < self._paused_until <= monotonic():
+            self.resume()
+
+    @critical
+    def _resume(self) -> list[Attempt]:
+        self._paused_until = 0.0
+        now = monotonic()
+        while self._pool and self._waiting:
+            self._give_locked(self._pool.pop(), now)
+        return self._plan_locked()
+
+    def recycle(self) -> None:
+        """Replace all connections: idle ones now, leased ones as they come home."""
+        self._carry_out(self._recycle())
+
+    @critical
+    def _recycle(self) -> tuple[list[PoolConnection], list[Attempt], str]:
+        self._generation += 1
+        gone = list(self._pool)
+        self._pool.clear()
+        self._ledger.closed["recycled"] += len(gone)
+        return gone, self._plan_locked(), "recycled"
+
+    def drain(self) -> None:
+        """Do as `recycle()`: psycopg_pool's name for it."""
+        self.recycle()
+
+    def resize(self, min_size: int, max_size: int | None = None) -> None:
+        """Change the sizes. Leased connections above `max_size` are closed as they come home.
+
+        Raises ValueError for sizes that contradict each other.
+        """
+        self._carry_out(self._resize(*self._check_size(min_size, max_size)))
+
+    @critical
+    def _resize(
+        self, min_size: int, max_size: int
+    ) -> tuple[list[PoolConnection], list[Attempt], str]:
+        self._min_size, self._max_size = min_size, max_size
+        gone = []
+        while self._pool and self._size_locked() > max_size:
+            gone.append(self._pool.popleft())
+        self._ledger.closed["resized"] += len(gone)
+        return gone, self._plan_locked(), "resized"
+
+    def _carry_out(self, decided: tuple[list[PoolConnection], list[Attempt], str]) -> None:
+        gone, starts, reason = decided
+        for connection in gone:
+            self._close_for(connection, reason)
+        if not self._closed:
+            self._start(starts)
+
+    # -- killing
+
+    def kill(self, key: int) -> bool:
+        """Take a lease's connection away from its owner; return False if there is no such lease.
+
+        Does not block. The server is asked to cancel what runs; a second later, at once where
+        nothing runs, the socket is shut down. The owner gets an OperationalError, and ends the
+        lease, whose connection is never lent again. `LeaseStats.key` tells the key.
+        """
+        doomed = self._doom(key)
+        if doomed is None:
+            return False
+        name = f"{self.name}-kill"
+        threading.Thread(target=_cut_off, args=doomed, name=name, daemon=True).start()
+        return True
+
+    @critical
+    def _doom(self, key: int) -> tuple[Lease, PoolConnection, socket.socket] | None:
+        reference = self._ledger.live.get(key)
+        lease = None if reference is None else reference()
+        connection = None if lease is None else lease.connection
+        if lease is None or connection is None or connection.closed:
+            return None
+        # From here on nobody else gets it, however late the cancellation reaches the server.
+        connection._generation = KILLED
+        # A copy: the owner may close its own, and the number be another file's a moment later.
+        return lease, connection, socket.socket(fileno=os.dup(connection.pgconn.socket))
+
+
+def _cut_off(lease: Lease, connection: PoolConnection, line: socket.socket) -> None:
+    pool, seconds = lease.pool.name, lease.seconds()
+    with line:
+        if connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            try:
+                connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
+            except psycopg.Error as error:
+                name = type(error).__name__
+                logger.warning("pool=%s event=cancel_failed error=%s", pool, name)
+            deadline = monotonic() + _CANCELLED
+            while not lease.released and monotonic() < deadline:
+                sleep(0.02)
+        if not lease.released:
+            with suppress(OSError):  # the server was faster
+                line.shutdown(socket.SHUT_RDWR)
+    logger.warning("pool=%s event=killed lease=%d seconds=%.1f", pool, lease.key, seconds)
