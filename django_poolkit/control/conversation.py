@@ -1,0 +1,134 @@
+"""What a process says to one client: one request, one reply, and never more than that costs.
+
+The client may be slow, half gone, or somebody's fuzzer: its time, its bytes and what it may ask
+for are bounded, and whatever it sends ends in a reply or a closed socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import traceback
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+from django_poolkit.conf.control import ROOT, ControlConfig
+from django_poolkit.control import protocol
+from django_poolkit.control.protocol import Peer, ProtocolError, Request
+
+logger = logging.getLogger("django_poolkit.control")
+
+Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""A command: gets the arguments, returns the result. Runs in the server's thread, so it neither
+blocks nor takes long. Raises BadArguments for what it cannot honour."""
+
+REQUEST_TIME: Final = 2.0
+"""Seconds that a client may take to send its request."""
+REPLY_TIME: Final = 5.0
+"""Seconds that it may take to receive the reply."""
+_LONGEST_LOGGED: Final = 200
+
+
+class Conversation:
+    """The commands of one process, and who may give them."""
+
+    def __init__(
+        self,
+        config: ControlConfig,
+        handlers: Mapping[str, Handler],
+        steering_commands: Collection[str],
+    ) -> None:
+        self._config = config
+        self._handlers = handlers
+        self._steering = frozenset(steering_commands)
+
+    async def hold(self, client: socket.socket) -> None:
+        """Serve one client to its end. Raises OSError where it is gone, or takes no reply."""
+        peer = protocol.peer_of(client)
+        if peer.uid not in (os.geteuid(), ROOT):
+            logger.warning("event=stranger uid=%d pid=%d", peer.uid, peer.pid)
+            return
+        reply = await self._reply(client, peer)
+        async with asyncio.timeout(REPLY_TIME):
+            await asyncio.get_running_loop().sock_sendall(client, reply)
+
+    async def _reply(self, client: socket.socket, peer: Peer) -> bytes:
+        try:
+            async with asyncio.timeout(REQUEST_TIME):
+                header = await _receive(client, protocol.HEADER.size)
+                length = protocol.length_of(header, protocol.LONGEST_REQUEST)
+                payload = await _receive(client, length)
+            return self._carry_out(protocol.read_request(payload), peer)
+        except TimeoutError:
+            return protocol.failure("bad_frame", f"no whole request within {REQUEST_TIME:g} s")
+        except ProtocolError as error:
+            return protocol.failure(error.code, str(error))
+
+    def _carry_out(self, request: Request, peer: Peer) -> bytes:
+        handler = self._handlers.get(request.command)
+        if handler is None:
+            raise ProtocolError("unknown_command", "this process knows no such command")
+        if request.command not in self._steering:
+            return _call(handler, request)
+        if peer.uid not in self._config.steerers():
+            _log_steering(logging.WARNING, request, peer, "refused")
+            raise ProtocolError("refused", _why_refused(self._config))
+        try:
+            reply = _call(handler, request)
+        except ProtocolError as error:
+            _log_steering(logging.INFO, request, peer, error.code)
+            raise
+        _log_steering(logging.INFO, request, peer, "done")
+        return reply
+
+
+async def _receive(client: socket.socket, size: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    received = bytearray()
+    while len(received) < size:
+        part = await loop.sock_recv(client, size - len(received))
+        if not part:
+            raise ProtocolError("bad_frame", f"it ends after {len(received)} of {size} bytes")
+        received += part
+    return bytes(received)
+
+
+def _call(handler: Handler, request: Request) -> bytes:
+    try:
+        return protocol.success(handler(request.arguments))
+    except ProtocolError:
+        raise
+    except Exception as error:
+        log_failure("command_failed", request.command, error)
+        raise ProtocolError("failed", type(error).__name__) from None
+
+
+def _why_refused(config: ControlConfig) -> str:
+    who = "root only" if config.steering == "root" else "nobody"
+    return (
+        f"this process lets {who} steer it. Set POOLKIT['CONTROL']['STEERING'] to True (for its "
+        "own user, and root) or to 'root', and restart it"
+    )
+
+
+def _log_steering(level: int, request: Request, peer: Peer, result: str) -> None:
+    arguments = json.dumps(request.arguments)  # one line of ASCII, whatever is in it
+    if len(arguments) > _LONGEST_LOGGED:
+        arguments = f"{arguments[:_LONGEST_LOGGED]}..."
+    logger.log(
+        level,
+        "event=steer command=%s uid=%d pid=%d arguments=%s result=%s",
+        request.command, peer.uid, peer.pid, arguments, result,
+    )  # fmt: skip
+
+
+def log_failure(event: str, what: str, error: BaseException) -> None:
+    """Log what a command or the like raised: its class and where, without its text.
+
+    The text of a driver's error may hold what nobody is to read, as a part of a password.
+    """
+    stack = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("event=%s what=%s error=%s\n%s", event, what, type(error).__name__, stack)

@@ -1,0 +1,276 @@
+"""The socket that a process serves, from one daemon thread: others ask it, and may steer it.
+
+The thread has an event loop of its own over poll(), which shares no kernel object with a forked
+child: an epoll would go on telling the one of the other's sockets. A child forgets the server
+and starts its own with the first pool that it opens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from django_poolkit.conf.control import ControlConfig
+from django_poolkit.control import directory
+from django_poolkit.control.conversation import Conversation, Handler, log_failure
+from django_poolkit.control.directory import DirectoryRefused
+
+logger = logging.getLogger("django_poolkit.control")
+
+Tick = Callable[[], None]
+
+MOST_CLIENTS: Final = 32
+"""At once; more wait until one of these is done."""
+TICK: Final = 5.0
+"""Seconds between two calls of what is called now and then."""
+_FAREWELL: Final = 1.0
+
+
+class ControlServer:
+    """One process's socket, and the thread behind it."""
+
+    def __init__(self, config: ControlConfig, talk: Conversation, ticks: Collection[Tick]) -> None:
+        self.path: Path | None = None
+        """Where the socket is, once it is there."""
+        self._place = config.directory
+        self._talk = talk
+        self._ticks = tuple(ticks)
+        # All that a forked child has to close its copies of.
+        self._sockets: set[socket.socket] = set()
+        self._slots = asyncio.Semaphore(MOST_CLIENTS)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    # -- from any thread
+
+    def start(self) -> None:
+        """Bind the socket, then start the thread.
+
+        Raises DirectoryRefused, OSError, or RuntimeError where there is no thread to be had; then
+        nothing is left of it.
+        """
+        directory.prepare(self._place)
+        directory.sweep(self._place)
+        loop = asyncio.SelectorEventLoop(selectors.PollSelector())
+        listener = None
+        try:
+            listener = self._publish()
+            self._loop = loop
+            self._thread = threading.Thread(
+                target=self._run, args=(loop, listener), name="poolkit-control", daemon=True
+            )
+            self._thread.start()
+        except BaseException:
+            loop.close()
+            if listener is not None:
+                self._unlink()
+                self._close(listener)
+            raise
+
+    def stop(self) -> None:
+        """Remove the socket and end the thread. Blocks for 1 second at most."""
+        self._unlink()
+        if self._loop is not None and self._thread is not None:
+            with suppress(RuntimeError):  # the loop has ended by itself
+                self._loop.call_soon_threadsafe(self._stopped.set)
+            self._thread.join(_FAREWELL)
+
+    def forget(self) -> None:
+        """Close the copies that a forked child has inherited; the parent's connections go on."""
+        for inherited in self._sockets:
+            with suppress(OSError):
+                os.close(inherited.detach())
+
+    def _publish(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX)
+        self._sockets.add(listener)  # before it listens: a fork may come at any point
+        try:
+            listener.setblocking(False)
+            self.path = directory.publish(self._place, listener)
+        except BaseException:
+            self._close(listener)
+            raise
+        return listener
+
+    def _unlink(self) -> None:
+        if self.path is not None:
+            with suppress(OSError):
+                self.path.unlink()
+
+    def _close(self, either: socket.socket) -> None:
+        self._sockets.discard(either)
+        either.close()
+
+    # -- in its own thread
+
+    def _run(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                runner.run(self._serve(listener))
+        finally:  # a socket that is open and unheard would look alive
+            for left in list(self._sockets):
+                self._close(left)
+
+    async def _serve(self, listener: socket.socket) -> None:
+        accepting = asyncio.create_task(self._accept(listener))
+        while True:
+            try:
+                await asyncio.wait_for(self._stopped.wait(), TICK)
+                break
+            except TimeoutError:
+                self._tick()
+            if self._missing() and (renewed := self._renew()):
+                # Not before the loop has let go of it: the next one may get its number.
+                await _end(accepting)
+                self._close(listener)
+                listener = renewed
+                accepting = asyncio.create_task(self._accept(listener))
+        await _end(accepting)
+        self._unlink()
+        self._close(listener)
+
+    def _tick(self) -> None:
+        for tick in self._ticks:
+            try:
+                tick()
+            except Exception as error:
+                log_failure("tick_failed", getattr(tick, "__qualname__", "tick"), error)
+
+    def _missing(self) -> bool:
+        """Tell whether somebody removed our socket, and keep those off who go by age.
+
+        The kernel lists it by the name it was bound under. So what cleans up a /tmp, as
+        systemd-tmpfiles does, cannot know that it is in use.
+        """
+        assert self.path is not None
+        try:
+            os.utime(self.path)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def _renew(self) -> socket.socket | None:
+        """Return a new socket in place of one that is gone, or None: then the next tick tries."""
+        try:
+            directory.prepare(self._place)
+            return self._publish()
+        except (DirectoryRefused, OSError):
+            return None
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._slots.acquire()
+            try:
+                client, _ = await loop.sock_accept(listener)
+            except BaseException as error:
+                self._slots.release()
+                if not isinstance(error, OSError):
+                    raise
+                await asyncio.sleep(1.0)  # no descriptor left, say; there may be again
+                continue
+            self._sockets.add(client)
+            task = asyncio.create_task(self._attend(client))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _attend(self, client: socket.socket) -> None:
+        try:
+            await self._talk.hold(client)
+        except OSError:
+            pass  # there is nobody to tell
+        finally:
+            self._close(client)
+            self._slots.release()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+# -- the one of this process
+
+# Guards the other two.
+_lock = threading.Lock()
+_server: ControlServer | None = None
+_settled = False  # whether it runs, or cannot
+_inherited: list[ControlServer] = []
+
+
+def ensure_started(
+    config: ControlConfig,
+    handlers: Mapping[str, Handler],
+    steering_commands: Collection[str],
+    ticks: Collection[Tick] = (),
+) -> None:
+    """Serve the socket of this process, if it is not served yet.
+
+    When it returns, the socket is there for all to find. `ticks` are called every 5 seconds, in
+    the server's thread, and must not block. Never raises: what keeps it from serving is one
+    WARNING, and it is not tried again in this process.
+    """
+    global _server, _settled
+    with _lock:
+        if config.enabled and not _settled:
+            talk = Conversation(config, handlers, steering_commands)
+            _server = ControlServer(config, talk, ticks)
+            try:
+                _server.start()
+            except (DirectoryRefused, OSError, RuntimeError) as error:
+                _server = None
+                _warn(config, error)
+        _settled = True
+
+
+def running() -> ControlServer | None:
+    """Return the server of this process, None if it has none."""
+    with _lock:
+        return _server
+
+
+def stop() -> None:
+    """End the server of this process, if it has one; the next `ensure_started()` starts another."""
+    global _server, _settled
+    with _lock:
+        server, _server, _settled = _server, None, False
+    if server is not None:
+        server.stop()
+
+
+def _warn(config: ControlConfig, error: Exception) -> None:
+    reason = str(error)
+    if isinstance(error, OSError):
+        reason = f"{config.directory}: {error.strerror or type(error).__name__}"
+    logger.warning(
+        "event=control_off reason=%r; poolstatus and poolctl will not see this process. Set "
+        "POOLKIT['CONTROL']['DIRECTORY'] to a path for a directory that user %d owns and no other "
+        "may enter (mode 700), in one that exists; or set ['ENABLED'] to False",
+        reason, os.geteuid(),
+    )  # fmt: skip
+
+
+def _after_in_child() -> None:
+    global _lock, _server, _settled
+    if _server is not None:
+        _server.forget()
+        # Kept for as long as the child lives: its loop must not be closed by a collector.
+        _inherited.append(_server)
+    _lock, _server, _settled = threading.Lock(), None, False
+
+
+os.register_at_fork(after_in_child=_after_in_child)
+atexit.register(stop)
