@@ -181,8 +181,7 @@ def explain_none(config: ControlConfig) -> str:
         )
     causes += [
         "They run in a container: ask inside it.",
-        "They run under systemd with PrivateTmp=yes, in a /tmp of their own: set DIRECTORY to "
-        + "one below /run (RuntimeDirectory=, RuntimeDirectoryMode=0700).",
+        "They run under systemd with PrivateTmp=yes: set DIRECTORY to one below /run.",
         "They could not make the directory: their log has a line with event=control_off.",
     ]
     if temporary := os.environ.get("TMPDIR"):

@@ -111,10 +111,9 @@ class PoolChoiceMixin(_Base):
         return SessionDefaults(values, origins)
 
     def _chosen_isolation_level(self) -> IsolationLevel | None:
-        try:
-            value = self.settings_dict["OPTIONS"]["isolation_level"]
-        except KeyError:
+        if "isolation_level" not in self.settings_dict["OPTIONS"]:
             return None
+        value = self.settings_dict["OPTIONS"]["isolation_level"]
         try:
             return IsolationLevel(value)
         except ValueError:

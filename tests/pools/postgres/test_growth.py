@@ -209,7 +209,8 @@ def test_no_more_connects_than_waiters(make_pool):
     gate.open.set()
     for call in calls:
         call.result().release()
-    assert pool.stats().connects == 2
+    wait_until(lambda: pool.stats().connects == 2)
+    assert gate.at == 2
 
 
 @pytest.mark.core
