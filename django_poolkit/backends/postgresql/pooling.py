@@ -14,6 +14,7 @@ from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
 from django_poolkit import registry
 from django_poolkit.backends import origin
+from django_poolkit.conf.control import control_config
 from django_poolkit.conf.databases import pool_config
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.postgres import ConnectionPool, probe
@@ -88,6 +89,7 @@ class PoolChoiceMixin(_Base):
             config=_named(config, name, self._chosen_isolation_level()),
             defaults=self._session_defaults(config),
         )
+        pool.service = control_config().service
         if self.settings_dict["CONN_HEALTH_CHECKS"] and pool._check is None:
             # The probe at each acquire is the health check; who asks the pool finds it named.
             pool._check = probe.looked_at

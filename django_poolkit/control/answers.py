@@ -1,0 +1,199 @@
+"""What a process says of itself and its pools, and what it does to them when it is told to.
+
+The commands behind the control socket. All return at once: who pauses or kills asks again until
+what was ordered has come about.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+import django
+
+import django_poolkit
+from django_poolkit.conf.control import control_config
+from django_poolkit.control.orders import LONGEST
+from django_poolkit.control.protocol import BadArguments
+from django_poolkit.control.recent import Recent
+from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.pools.postgres.naming import host_mark
+from django_poolkit.registry import pools, process
+
+Arguments = Mapping[str, Any]
+Answer = dict[str, Any]
+
+MOST_LEASES: Final = 1000
+"""Leases of a pool that are described, the oldest of them."""
+
+recent = Recent()
+os.register_at_fork(after_in_child=recent.after_fork)
+
+
+def status(arguments: Arguments) -> Answer:
+    """Say everything of this process. `leases` and `pins` ask for more, `databases` for less."""
+    config = control_config()
+    chosen = _chosen(arguments)
+    answer: Answer = {
+        "pid": process.pid,
+        "uid": os.geteuid(),
+        "host": host_mark(),
+        "service": config.service,
+        "command": process.command,
+        "started": process.started,
+        "age": process.age,
+        "draining": process.draining,
+        "steering": bool(config.steering),
+        "django": django.get_version(),
+        "version": django_poolkit.__version__,
+        "pools": [_described(pool) for pool in chosen],
+    }
+    if _flag(arguments, "leases"):
+        answer["leases"] = [lease for pool in chosen for lease in _leases(pool)]
+    if _flag(arguments, "pins"):
+        answer["observations"] = {
+            pool.name: pool.observations().as_dict() for pool in chosen if pool.config.observe
+        }
+    return answer
+
+
+def pause(arguments: Arguments) -> Answer:
+    """Give nothing out for `seconds`; connections are closed as they come home."""
+    seconds = arguments.get("seconds")
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not number or not 0 < float(seconds) <= LONGEST:  # type: ignore[arg-type]
+        raise BadArguments(f"seconds must be a number above 0, and at most {LONGEST:g}")
+    return _each(arguments, lambda pool: pool.pause(float(seconds)))  # type: ignore[arg-type]
+
+
+def resume(arguments: Arguments) -> Answer:
+    """End a pause."""
+    return _each(arguments, lambda pool: pool.resume())
+
+
+def recycle(arguments: Arguments) -> Answer:
+    """Replace all connections as they come home."""
+    return _each(arguments, lambda pool: pool.recycle())
+
+
+def resize(arguments: Arguments) -> Answer:
+    """Change `min_size`, `max_size` or both. A size that is not named stays, if it can."""
+    low, high = _size(arguments, "min_size"), _size(arguments, "max_size")
+    if low is None and high is None:
+        raise BadArguments("min_size, max_size or both must be given")
+    chosen = _chosen(arguments)
+    for pool in chosen:  # all of them, or none
+        _sizes(pool, low, high)
+    for pool in chosen:
+        pool.resize(*_sizes(pool, low, high))
+    return _outcome(chosen)
+
+
+def drain(arguments: Arguments) -> Answer:
+    """Have this process's readiness fail; what it serves goes on."""
+    process.drain()
+    return _outcome([])
+
+
+def undrain(arguments: Arguments) -> Answer:
+    """Take that back."""
+    process.undrain()
+    return _outcome([])
+
+
+def kill_lease(arguments: Arguments) -> Answer:
+    """Take the connection of one lease, by `pool` and `key`, away from its owner."""
+    name, key = arguments.get("pool"), arguments.get("key")
+    if not isinstance(name, str) or not isinstance(key, int) or isinstance(key, bool):
+        raise BadArguments("pool must be a pool's name, and key a whole number")
+    for pool in pools:
+        if pool.name == name and pool.kill(key):
+            return _outcome([pool])
+    raise BadArguments("there is no such lease: it has ended, or never was")
+
+
+HANDLERS: Final[Mapping[str, Callable[[Arguments], Answer]]] = {
+    "status": status,
+    "pause": pause,
+    "resume": resume,
+    "recycle": recycle,
+    "resize": resize,
+    "drain": drain,
+    "undrain": undrain,
+    "kill_lease": kill_lease,
+}
+"""What is done, by the word for it."""
+STEERING: Final = frozenset(HANDLERS) - {"status"}
+"""What only those may ask for who may steer."""
+
+
+def _described(pool: ConnectionPool) -> Answer:
+    stats = pool.stats()
+    return stats.as_dict() | {
+        "utilization": stats.utilization,
+        "saturated": stats.saturated,
+        "recent": recent.of(pool, stats),
+    }
+
+
+def _leases(pool: ConnectionPool) -> list[Answer]:
+    found = []
+    for lease in pool.leases()[:MOST_LEASES]:
+        words = asdict(lease)
+        # Outside of a request it is the command that it was acquired for.
+        words["where"] = lease.where or process.command
+        found.append({"id": f"{process.pid}/{pool.name}/{lease.key}", "pool": pool.name, **words})
+    return found
+
+
+def _each(arguments: Arguments, act: Callable[[ConnectionPool], None]) -> Answer:
+    chosen = _chosen(arguments)
+    for pool in chosen:
+        act(pool)
+    return _outcome(chosen)
+
+
+def _outcome(chosen: list[ConnectionPool]) -> Answer:
+    keys = ("name", "aliases", "state", "pause_left", "min_size", "max_size", "size", "used",
+            "idle", "waiters")  # fmt: skip
+    found = [pool.stats().as_dict() for pool in chosen]
+    return {
+        "pid": process.pid,
+        "draining": process.draining,
+        "pools": [{key: stats[key] for key in keys} for stats in found],
+    }
+
+
+def _chosen(arguments: Arguments) -> list[ConnectionPool]:
+    """Return the pools that serve one of `databases`, all of them where none are named."""
+    names = arguments.get("databases")
+    if names is None:
+        return [pool for pool in pools if not pool.ended]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadArguments("databases must be a list of aliases, or absent")
+    wanted = set(names)
+    return [pool for pool in pools if not pool.ended and not wanted.isdisjoint(pool.aliases)]
+
+
+def _flag(arguments: Arguments, name: str) -> bool:
+    value = arguments.get(name, False)
+    if not isinstance(value, bool):
+        raise BadArguments(f"{name} must be true or false")
+    return value
+
+
+def _size(arguments: Arguments, name: str) -> int | None:
+    value = arguments.get(name)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise BadArguments(f"{name} must be a whole number, or absent")
+    return value
+
+
+def _sizes(pool: ConnectionPool, low: int | None, high: int | None) -> tuple[int, int]:
+    sizes = pool.min_size if low is None else low, pool.max_size if high is None else high
+    try:
+        return pool._check_size(*sizes)
+    except ValueError as error:
+        raise BadArguments(f"pool {pool.name!r}: {error}") from None

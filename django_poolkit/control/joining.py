@@ -1,0 +1,23 @@
+"""What a process does before it opens a pool: it shows itself, and obeys the orders that stand."""
+
+from __future__ import annotations
+
+from django_poolkit.conf.control import control_config
+from django_poolkit.control import answers, orders, server
+from django_poolkit.pools.postgres import ConnectionPool
+
+
+def join(pool: ConnectionPool) -> None:
+    """Serve the control socket of this process, and pause the pool if that has been ordered.
+
+    Called by `registry.pools.events.before_open`. In this order: who pauses posts the order
+    first, and then looks for sockets.
+    """
+    config = control_config()
+    if not config.enabled:
+        return
+    server.ensure_started(
+        config, answers.HANDLERS, answers.STEERING, ticks=(answers.recent.sample,)
+    )
+    if left := orders.pause_left(config, pool.aliases):
+        pool.open_paused(left)
