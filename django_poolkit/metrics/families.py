@@ -1,0 +1,259 @@
+"""What is measured: one table of names, and how each figure is read from a pool's status.
+
+Everybody who shows figures reads this table: the collector, the files of several processes,
+OpenTelemetry, `poolstatus`, and the tests of the dashboard, the alerts and the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import add
+from typing import Any, Final, Literal
+
+from django_poolkit.pools.stats import BUCKETS
+
+Status = Mapping[str, Any]
+"""What `PoolStats.as_dict()` returns, or the same out of another process's answer."""
+Value = tuple[float, ...]
+"""One number; of a histogram the counts of its buckets, not cumulative, and then the sum."""
+Series = tuple[str, str]
+"""A pool's name, and the value of the family's own label, `""` where it has none."""
+
+LE: Final = (*map(repr, BUCKETS), "+Inf")
+"""The upper bounds of all histograms, as the values of the label `le`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Family:
+    """One metric: a series for each pool, or for each pool and value of `label`."""
+
+    name: str
+    """As it is exposed: that of a counter ends in `_total`."""
+    kind: Literal["gauge", "counter", "histogram"]
+    help: str
+    read: Callable[[Status], Mapping[str, Value]]
+    """Returns the figures of one pool by the value of `label`."""
+    label: str | None = None
+    """The label that it has beside `pool`. Its values are words of the code, a few dozen."""
+    across: Literal["sum", "max"] = "sum"
+    """How figures of several pools or processes become one."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of all of its labels."""
+        return ("pool", self.label) if self.label else ("pool",)
+
+    def values(self, series: Series) -> tuple[str, ...]:
+        """Return the values of its labels, in order."""
+        return series[: len(self.labels)]
+
+    def merge(self, one: Value, other: Value) -> Value:
+        """Return two figures as one."""
+        return max(one, other) if self.across == "max" else tuple(map(add, one, other))
+
+
+Figures = dict[Family, dict[Series, Value]]
+"""All figures of a process, or of several."""
+
+
+def merged(statuses: Iterable[Status]) -> Figures:
+    """Return the figures of pools, those of one name as one."""
+    figures: Figures = {family: {} for family in FAMILIES}
+    for status in statuses:
+        for family, found in figures.items():
+            for key, value in family.read(status).items():
+                series = (status["name"], key)
+                found[series] = family.merge(found[series], value) if series in found else value
+    return figures
+
+
+def cumulative(value: Value) -> Iterable[float]:
+    """Return the counts of a histogram as Prometheus shows them: each bucket with all below."""
+    return accumulate(value[:-1])
+
+
+def _one(key: str) -> Callable[[Status], Mapping[str, Value]]:
+    return lambda status: {"": (status[key],)}
+
+
+def _by(key: str) -> Callable[[Status], Mapping[str, Value]]:
+    return lambda status: {reason: (count,) for reason, count in status[key].items()}
+
+
+def _each(*keys: str) -> Callable[[Status], Mapping[str, Value]]:
+    return lambda status: {key: (status[key],) for key in keys}
+
+
+def _until_closed(key: str) -> Callable[[Status], Mapping[str, Value]]:
+    # What was leased of a closed pool may be used for long; to give out, it has nothing.
+    return lambda status: {"": (0 if status["state"] == "closed" else status[key],)}
+
+
+def _histogram(key: str) -> Callable[[Status], Mapping[str, Value]]:
+    return lambda status: {"": (*status[key]["counts"], status[key]["sum"])}
+
+
+def _waits(status: Status) -> Mapping[str, Value]:
+    # As `PoolStats.waits`: the pool keeps no count of those who did not have to queue.
+    first, *others = _histogram("wait")(status)[""]
+    return {"": (first + max(0, status["acquired"] - status["waited"]), *others)}
+
+
+def _state(status: Status) -> Mapping[str, Value]:
+    return {state: (int(status["state"] == state),) for state in ("open", "paused", "closed")}
+
+
+def _utilization(status: Status) -> Mapping[str, Value]:
+    return {"": (status["used"] / status["max_size"],)}
+
+
+def _leaks(status: Status) -> Mapping[str, Value]:
+    return {"dropped": (status["leaks"],), "overdue": (status["overdue"],)}
+
+
+COLLECT_ERRORS: Final = Family(
+    name="poolkit_collect_errors_total",
+    kind="counter",
+    help="Times that a pool could not be read. The figures of the others are not touched by it.",
+    read=lambda status: {},  # it is not the pool that knows
+)
+FAMILIES: Final = (
+    Family(
+        name="poolkit_connections",
+        kind="gauge",
+        help="Connections by state. The sum over the states is the size of the pool.",
+        label="state",
+        read=_each("idle", "used", "connecting"),
+    ),
+    Family(
+        name="poolkit_connections_max",
+        kind="gauge",
+        help="Connections that the pool may have at most.",
+        read=_until_closed("max_size"),
+    ),
+    Family(
+        name="poolkit_connections_min",
+        kind="gauge",
+        help="Connections that the pool keeps although nobody needs them.",
+        read=_until_closed("min_size"),
+    ),
+    Family(
+        name="poolkit_utilization_ratio",
+        kind="gauge",
+        help="Used connections as a share of the most; of the process where it is highest.",
+        read=_utilization,
+        across="max",
+    ),
+    Family(
+        name="poolkit_pools",
+        kind="gauge",
+        help="Processes that have the pool, by its state there.",
+        label="state",
+        read=_state,
+    ),
+    Family(
+        name="poolkit_waiters",
+        kind="gauge",
+        help="Callers in the queue for a connection.",
+        read=_one("waiters"),
+    ),
+    Family(
+        name="poolkit_oldest_waiter_seconds",
+        kind="gauge",
+        help="How long the first of the queue has waited by now, 0 where nobody waits.",
+        read=_one("oldest_waiter"),
+        across="max",
+    ),
+    Family(
+        name="poolkit_oldest_lease_seconds",
+        kind="gauge",
+        help="How long the oldest lease has been held by now, 0 where nothing is leased.",
+        read=_one("oldest_lease"),
+        across="max",
+    ),
+    Family(
+        name="poolkit_acquires_total",
+        kind="counter",
+        help="Leases given out.",
+        read=_one("acquired"),
+    ),
+    Family(
+        name="poolkit_waits_total",
+        kind="counter",
+        help="Leases given out to those who had to queue first.",
+        read=_one("waited"),
+    ),
+    Family(
+        name="poolkit_timeouts_total",
+        kind="counter",
+        help="Acquires that got no connection in time.",
+        read=_one("timeouts"),
+    ),
+    Family(
+        name="poolkit_too_many_waiters_total",
+        kind="counter",
+        help="Acquires refused at once because the queue was full.",
+        read=_one("too_many_waiters"),
+    ),
+    Family(
+        name="poolkit_connects_total",
+        kind="counter",
+        help="Connects that succeeded.",
+        read=_one("connects"),
+    ),
+    Family(
+        name="poolkit_connect_errors_total",
+        kind="counter",
+        help="Connects that failed.",
+        read=_one("connect_errors"),
+    ),
+    Family(
+        name="poolkit_closed_total",
+        kind="counter",
+        help="Connections closed, by reason.",
+        label="reason",
+        read=_by("closed"),
+    ),
+    Family(
+        name="poolkit_resets_total",
+        kind="counter",
+        help="Sessions reset as their connection came home.",
+        read=_one("resets"),
+    ),
+    Family(
+        name="poolkit_pins_total",
+        kind="counter",
+        help="Leases that transaction mode had to hold on to, by the first reason.",
+        label="reason",
+        read=_by("pins"),
+    ),
+    Family(
+        name="poolkit_leaks_total",
+        kind="counter",
+        help="Leases dropped without a release, and leases held for longer than leak_after.",
+        label="kind",
+        read=_leaks,
+    ),
+    Family(
+        name="poolkit_wait_seconds",
+        kind="histogram",
+        help="Time in the queue, of all acquires; of those who did not have to queue it is 0.",
+        read=_waits,
+    ),
+    Family(
+        name="poolkit_use_seconds",
+        kind="histogram",
+        help="Time that leases were held, from acquire to release.",
+        read=_histogram("use"),
+    ),
+    Family(
+        name="poolkit_connect_seconds",
+        kind="histogram",
+        help="Time that successful connects took.",
+        read=_histogram("connect"),
+    ),
+    COLLECT_ERRORS,
+)
+"""The table."""
