@@ -25,7 +25,7 @@ _SILENCE: Final = 3.0
 
 # In a transaction, so that nothing of it stays on a connection of a pooler in between. Only
 # client backends count against max_connections. Of the sessions of other roles an ordinary
-# role sees the name and neither type nor state; background workers have no role or database.
+# role sees the name and neither type nor state; most background workers lack role or database.
 _QUESTION: Final = b"""
 BEGIN READ ONLY;
 SET LOCAL search_path = pg_catalog;
