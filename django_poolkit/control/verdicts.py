@@ -1,0 +1,127 @@
+"""Is transaction mode safe for a project, and what would it save? From what all processes saw."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django_poolkit.pools.observe import IDLE
+
+# A statement that reads what an earlier one left in the session: refused where it comes to
+# another connection (docs/explanation/transaction-mode.md, "What changes for your code").
+_REFUSED: Final = "sequence"
+# Below this share of the time that leases are held, a switch is hardly worth the trouble.
+_LITTLE: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of code, over all processes; see `Observation`."""
+
+    site: str
+    reason: str
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What is known about transaction mode for the pools of one name."""
+
+    pool: str
+    word: str
+    """`safe`; `pins`: safe as well, but not everywhere of use; `mend`: something would be refused;
+    `used`: it is in transaction mode; `unknown`: not observed, or nothing has run."""
+    text: str
+    leases: int
+    pins: Mapping[str, int]
+    """Leases that were pinned, or in session mode would be, by reason."""
+    held: float
+    """Seconds for which leases were held; 0.0 where nobody observes."""
+    idle: float
+    """Seconds of those that transaction mode would save."""
+    findings: tuple[Finding, ...]
+    """Most seconds first."""
+
+    @property
+    def share(self) -> float:
+        """What would be saved of what is held, 0.0 to 1.0."""
+        return self.idle / self.held if self.held else 0.0
+
+
+def judge(processes: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+    """Return one verdict for each pool name, from results of `status` with `pins`."""
+    names = dict.fromkeys(pool["name"] for p in processes for pool in p["pools"])
+    return [_judge(name, processes) for name in names]
+
+
+def _judge(name: str, processes: Sequence[Mapping[str, Any]]) -> Verdict:
+    pools = [pool for p in processes for pool in p["pools"] if pool["name"] == name]
+    seen = [p["observations"][name] for p in processes if name in p["observations"]]
+    pins: Counter[str] = Counter()
+    for pool in pools:
+        pins.update(pool["pins"])
+    facts: dict[str, Any] = {
+        "pool": name,
+        "leases": sum(pool["acquired"] for pool in pools),
+        "pins": dict(pins),
+        "held": sum(found["held"] for found in seen),
+        "idle": sum(found["idle"] for found in seen),
+        "findings": _findings(seen),
+    }
+    unjudged = Verdict(word="", text="", **facts)
+    used = any(pool["mode"] == "transaction" for pool in pools)
+    word, text = _of_transaction_mode(unjudged) if used and not seen else _of_observed(unjudged)
+    return Verdict(word=word, text=text, **facts)
+
+
+def _findings(seen: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
+    table: dict[tuple[str, str], list[Any]] = {}
+    for row in (row for found in seen for row in found["rows"]):
+        entry = table.setdefault((row["site"], row["reason"]), [0, 0.0])
+        entry[0] += row["count"]
+        entry[1] += row["seconds"]
+    findings = [
+        Finding(site=site, reason=reason, count=count, seconds=seconds)
+        for (site, reason), (count, seconds) in table.items()
+    ]
+    return tuple(sorted(findings, key=lambda f: (-f.seconds, -f.count, f.site, f.reason)))
+
+
+def _of_transaction_mode(verdict: Verdict) -> tuple[str, str]:
+    return "used", f"in transaction mode: {_pinned(verdict)} of {verdict.leases} were pinned"
+
+
+def _of_observed(verdict: Verdict) -> tuple[str, str]:
+    if not verdict.held:
+        return "unknown", (
+            "unknown: nothing has been observed. Set OPTIONS['pool']['observe'] to True, and "
+            "leave it on until all has run that runs seldom"
+        )
+    saved = (
+        f"Of the {verdict.held:.1f} s for which connections were held, {verdict.idle:.1f} s "
+        f"({verdict.share:.0%}) would be saved"
+    )
+    if verdict.share < _LITTLE:
+        saved += ", which is little"
+    refused = [found.site for found in verdict.findings if found.reason == _REFUSED]
+    if refused:
+        return "mend", (
+            f"not yet: currval() or lastval() at {', '.join(refused)} would be refused outside "
+            f"of the atomic() or pinned() that its number was drawn in. {saved}"
+        )
+    sites = {found.site for found in verdict.findings if found.reason != IDLE}
+    if sites:
+        lines = "one line" if len(sites) == 1 else f"{len(sites)} lines"
+        return "pins", (
+            f"safe by what was seen: {lines} would pin {_pinned(verdict)} of {verdict.leases}, "
+            f"which then work as in session mode. {saved}"
+        )
+    return "safe", f"safe by what was seen: no line would pin. {saved}"
+
+
+def _pinned(verdict: Verdict) -> str:
+    count = sum(verdict.pins.values())
+    return f"{count} lease" if count == 1 else f"{count} leases"

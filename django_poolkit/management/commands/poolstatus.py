@@ -1,0 +1,200 @@
+"""`manage.py poolstatus`: the pools of all live processes, from another shell."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from functools import partial
+from typing import Any, NoReturn
+
+from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter
+
+from django_poolkit.control import render, servers, watch
+from django_poolkit.control.collect import NO_PROCESS, Report, collect
+from django_poolkit.control.tables import Table, draw
+
+_INTERVAL = 2.0  # seconds between two looks, where none are given
+_SHORTEST = 0.1
+
+
+class _Formatter(DjangoHelpFormatter, RawDescriptionHelpFormatter):
+    """Django's order of the options, with our paragraphs as they are."""
+
+
+class Command(BaseCommand):
+    """Show the pools of every live process of this project."""
+
+    help = (
+        "Show the pools of every live process of this project on this host: web workers, task\n"
+        "workers, commands. Asks each over its socket, and the database servers what they count\n"
+        "themselves. Opens no pool, changes nothing, and works while a database is down."
+    )
+    # It has to work when the project or its database does not.
+    requires_system_checks = ()
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:
+        """Keep the paragraphs of the help, and say by examples how it is used."""
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        parser.formatter_class = _Formatter
+        parser.epilog = (
+            "examples:\n"
+            "  manage.py poolstatus                          all pools, and whether all is well\n"
+            "  manage.py poolstatus --watch                  the same, live, until Ctrl-C\n"
+            "  manage.py poolstatus --leases                 who holds what, and since when\n"
+            "  manage.py poolstatus --pins                   would transaction mode be safe here?\n"
+            "  manage.py poolstatus --database default --format json | jq .totals\n"
+            "  manage.py poolstatus --watch 60 >> pools.log  one line a minute\n\n"
+            "exit codes, the highest that applies:\n"
+            "  0  all is well\n"
+            "  1  saturated or degraded: somebody waits for a connection, a pool is paused or\n"
+            "     fails to connect, a process is draining or does not answer\n"
+            "  2  a database cannot be reached (or the command line makes no sense)\n"
+            "  3  no live process: it says where it looked, and what the usual causes are\n"
+            "  130 after Ctrl-C"
+        )
+        return parser
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare the options."""
+        parser.add_argument(
+            "--database",
+            action="append",
+            default=[],
+            metavar="ALIAS",
+            help="only the pools of this alias; may be given again for more",
+        )
+        parser.add_argument(
+            "--format",
+            choices=("table", "json", "prometheus"),
+            default="table",
+            help="json: everything, one document; prometheus: the metrics, summed over processes",
+        )
+        parser.add_argument(
+            "--watch",
+            nargs="?",
+            const=_INTERVAL,
+            type=_seconds,
+            metavar="SECONDS",
+            help=f"look again and again (default: each {_INTERVAL:g} s); where the output is no "
+            "terminal, one line each time",
+        )
+        parser.add_argument(
+            "--leases", action="store_true", help="also who holds which connection, since when"
+        )
+        parser.add_argument(
+            "--pins",
+            action="store_true",
+            help="also what pins or would pin, by line, and whether transaction mode is safe",
+        )
+        parser.add_argument(
+            "--local",
+            action="store_true",
+            help="only the pools of this very process, for call_command() inside a server",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Show what there is, once or until Ctrl-C; end with the exit code."""
+        _verify(options)
+        try:
+            if options["watch"] is not None:
+                self._watch(options)
+            code = self._once(options)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except BrokenPipeError:
+            # Who read has seen enough. Python would try to write the rest once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
+        if code:
+            sys.exit(code)
+
+    def _once(self, options: dict[str, Any]) -> int:
+        report = _collect(options)
+        if options["format"] == "table":
+            self._print(self._drawn(render.tables(report), options))
+        else:
+            self._print(_document(report, options["format"]))
+            for problem in report.problems:
+                if problem.code == NO_PROCESS:
+                    self.stderr.write(problem.text)
+        return report.exit_code
+
+    def _watch(self, options: dict[str, Any]) -> NoReturn:
+        if options["format"] == "table" and self._on_terminal():
+            with watch.screen(partial(self._print, ending="")) as show:
+                watch.every(options["watch"], lambda: show(self._table(_collect(options), options)))
+        as_line = render.line if options["format"] == "table" else _json
+        watch.every(options["watch"], lambda: self._print(as_line(_collect(options))))
+
+    def _screen(self, options: dict[str, Any]) -> str:
+        *others, conclusion = render.tables(_collect(options))
+        # At the top: a screen is cut off below.
+        return self._drawn([conclusion, *others], options)
+
+    def _drawn(self, tables: list[Table], options: dict[str, Any]) -> str:
+        terminal = self._on_terminal()
+        plain = options["no_color"] or "NO_COLOR" in os.environ
+        return draw(
+            tables,
+            color=options["force_color"] or (terminal and not plain),
+            width=shutil.get_terminal_size().columns if terminal else None,
+        )
+
+    def _on_terminal(self) -> bool:
+        return bool(self.stdout.isatty()) and os.environ.get("TERM") != "dumb"
+
+    def _print(self, text: str, ending: str = "\n") -> None:
+        # What other processes say may be more than this terminal can spell.
+        encoding = getattr(self.stdout, "encoding", None) or "utf-8"
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
+        self.stdout.write(text, ending=ending)
+        self.stdout.flush()
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not _SHORTEST <= seconds < math.inf:
+        raise ArgumentTypeError(f"must be {_SHORTEST:g} seconds or more, not {text}")
+    return seconds
+
+
+def _verify(options: dict[str, Any]) -> None:
+    """Refuse what makes no sense, with the exit code that argparse has for it."""
+    pooled = servers.pooled_aliases()
+    for alias in options["database"]:
+        if alias not in pooled:
+            known = ", ".join(pooled) or "none"
+            raise CommandError(
+                f"{alias!r} is no pooled alias of DATABASES; these are: {known}", returncode=2
+            )
+    if options["format"] == "prometheus":
+        for name in ("watch", "leases", "pins"):
+            if options[name]:
+                raise CommandError(f"--{name} does not go with --format prometheus", returncode=2)
+
+
+def _collect(options: dict[str, Any]) -> Report:
+    return collect(
+        options["database"],
+        local=options["local"],
+        leases=options["leases"],
+        pins=options["pins"],
+    )
+
+
+def _document(report: Report, form: str) -> str:
+    if form == "json":
+        return _json(report)
+    # Only here: the others are spared what metrics are made with.
+    from django_poolkit.metrics.text import exposition
+
+    return exposition(report.processes)
+
+
+def _json(report: Report) -> str:
+    return json.dumps(report.as_dict())
