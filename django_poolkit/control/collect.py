@@ -35,6 +35,12 @@ class Problem:
     pid: int | None = None
     pool: str | None = None
 
+    def lines(self) -> list[str]:
+        """Return whose it is and what: one line, or several where the text has several."""
+        whose = [] if self.pid is None else [f"pid {self.pid}"]
+        whose += [] if self.pool is None else [self.pool]
+        return (f"{', '.join(whose)}: {self.text}" if whose else self.text).splitlines()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:

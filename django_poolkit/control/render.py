@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from django_poolkit.control.collect import FINE, WORDS, Problem, Report
+from django_poolkit.control.collect import FINE, WORDS, Report
 from django_poolkit.control.servers import Server, Share
 from django_poolkit.control.tables import Cell, Table, printable
 from django_poolkit.control.verdicts import Verdict
@@ -276,13 +276,9 @@ def _conclusion(report: Report) -> Table:
     when = datetime.fromtimestamp(report.time).strftime("%H:%M:%S")
     title = f"{when} {word}: {_number(len(report.processes), 'process', 'processes')}, {pools}"
     tone = "good" if report.exit_code == FINE else "bad"
-    notes = [note for problem in report.problems for note in _problem(problem)]
+    notes = [
+        Cell(printable(line), "warn" if problem.code == FINE else "bad")
+        for problem in report.problems
+        for line in problem.lines()
+    ]
     return Table(title=Cell(title, tone), notes=notes)
-
-
-def _problem(problem: Problem) -> list[Cell]:
-    whose = [f"pid {problem.pid}"] if problem.pid is not None else []
-    whose += [problem.pool] if problem.pool is not None else []
-    text = f"{', '.join(whose)}: {problem.text}" if whose else problem.text
-    tone = "warn" if problem.code == FINE else "bad"
-    return [Cell(printable(line), tone) for line in text.splitlines()]

@@ -47,7 +47,7 @@ def draw(tables: Sequence[Table], *, color: bool, width: int | None = None) -> s
 
 
 def printable(text: str) -> str:
-    """Return a text without what would command a terminal: some of it comes from elsewhere."""
+    """Return a line without what would command a terminal: some of it comes from elsewhere."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

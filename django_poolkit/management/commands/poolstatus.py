@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter
 
 from django_poolkit.control import render, servers, watch
-from django_poolkit.control.collect import NO_PROCESS, Report, collect
-from django_poolkit.control.tables import Table, draw
+from django_poolkit.control.collect import Report, collect
+from django_poolkit.control.tables import Table, draw, printable
 
 _INTERVAL = 2.0  # seconds between two looks, where none are given
 _SHORTEST = 0.1
@@ -120,14 +120,14 @@ class Command(BaseCommand):
         else:
             self._print(_document(report, options["format"]))
             for problem in report.problems:
-                if problem.code == NO_PROCESS:
-                    self.stderr.write(problem.text)
+                for line in problem.lines():
+                    self.stderr.write(printable(line))
         return report.exit_code
 
     def _watch(self, options: dict[str, Any]) -> NoReturn:
         if options["format"] == "table" and self._on_terminal():
             with watch.screen(partial(self._print, ending="")) as show:
-                watch.every(options["watch"], lambda: show(self._table(_collect(options), options)))
+                watch.every(options["watch"], lambda: show(self._screen(options)))
         as_line = render.line if options["format"] == "table" else _json
         watch.every(options["watch"], lambda: self._print(as_line(_collect(options))))
 
