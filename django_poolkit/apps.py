@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 
+from django_poolkit import metrics, registry
+from django_poolkit.conf.control import control_config
 from django_poolkit.conf.databases import verify_databases
+from django_poolkit.control.joining import join
 
 
 class PoolkitConfig(AppConfig):
@@ -14,5 +17,10 @@ class PoolkitConfig(AppConfig):
     verbose_name = "Connection pools"
 
     def ready(self) -> None:
-        """Refuse settings that cannot be honoured, with their path."""
+        """Refuse settings that cannot be honoured, with their path; connect what is to be."""
         verify_databases()
+        control_config()
+        events = registry.pools.events
+        if join not in events.before_open:
+            events.before_open += (join,)
+        metrics.install()

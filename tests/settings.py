@@ -1,6 +1,9 @@
 """Django settings of the tests. `tests/conftest.py` fills in where the server is."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from typing import Any
 
 SECRET_KEY = "tests only"
@@ -9,6 +12,19 @@ TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 ROOT_URLCONF = "tests.urls"
 ALLOWED_HOSTS = ["*"]
+
+# One for the run, which the processes that it starts inherit.
+if "POOLKIT_TEST_CONTROL" not in os.environ:
+    os.environ["POOLKIT_TEST_CONTROL"] = tempfile.mkdtemp(prefix="pk-", dir="/tmp")
+    _maker = os.getpid()
+
+    @atexit.register
+    def _remove_directory() -> None:
+        if os.getpid() == _maker:
+            shutil.rmtree(os.environ["POOLKIT_TEST_CONTROL"], ignore_errors=True)
+
+
+POOLKIT = {"CONTROL": {"DIRECTORY": os.environ["POOLKIT_TEST_CONTROL"]}}
 
 INSTALLED_APPS = [
     "django.contrib.auth",

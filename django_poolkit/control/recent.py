@@ -42,7 +42,8 @@ class Recent:
         """Return what has happened in a pool lately, up to the snapshot `stats` of now.
 
         Rates per second, and the quantiles of what was waited and held. A quantile is None where
-        nothing was counted, and where it is beyond the last bucket.
+        nothing was counted, and where it is beyond the last bucket; `counts` are those of the
+        buckets, so that the windows of several processes can be added up.
         """
         now = monotonic()
         with self._lock:
@@ -65,14 +66,14 @@ class Recent:
         self.__init__()  # type: ignore[misc]
 
 
-def _quantiles(now: HistogramStats, before: HistogramStats | None) -> dict[str, float | None]:
+def _quantiles(now: HistogramStats, before: HistogramStats | None) -> dict[str, Any]:
     counts = now.counts
     if before is not None:
         # A probe that ends in between can take an acquire back.
         pairs = zip(now.counts, before.counts, strict=True)
         counts = tuple(max(0, new - old) for new, old in pairs)
     window = HistogramStats(now.buckets, counts, 0.0)
-    found: dict[str, float | None] = {"count": window.count}
+    found: dict[str, Any] = {"count": window.count, "counts": counts}
     for name, share in _QUANTILES.items():
         value = window.quantile(share)
         known = window.count > 0 and value <= now.buckets[-1]

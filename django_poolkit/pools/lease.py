@@ -14,6 +14,11 @@ from typing import Any, Final, Protocol
 # Deep enough to reach a view through Django's handlers, cheap enough for each acquire.
 STACK_DEPTH: Final = 32
 
+_PLUMBING: Final = (
+    "/django_poolkit/pools/", "/django_poolkit/backends/", "/django/db/backends/",
+)  # fmt: skip
+_PLUMBING_FILE: Final = "/django/utils/asyncio.py"
+
 Stack = tuple[tuple[CodeType, int], ...]
 
 
@@ -80,11 +85,15 @@ def frames_of(thread: int) -> tuple[str, ...]:
 
 
 def format_stack(stack: Stack) -> tuple[str, ...]:
-    """Return a stack as lines, `file:line function`, innermost first, without poolkit's own."""
+    """Return a stack as lines, `file:line function`, innermost first.
+
+    Left out is what is the same in each: the pool's own frames, and those of the backend.
+    """
     return tuple(
         f"{code.co_filename}:{line} {code.co_qualname}"
         for code, line in stack
-        if "/django_poolkit/pools/" not in code.co_filename
+        if not code.co_filename.endswith(_PLUMBING_FILE)
+        and not any(folder in code.co_filename for folder in _PLUMBING)
     )
 
 

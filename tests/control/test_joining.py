@@ -1,0 +1,95 @@
+"""A process that opens a pool shows itself first, and obeys the orders that stand."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.db import OperationalError, connection, connections
+from django.test import override_settings
+
+from django_poolkit import registry
+from django_poolkit.conf.control import control_config
+from django_poolkit.control import orders, server
+from django_poolkit.control.orders import Order
+
+pytestmark = [pytest.mark.core, pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture
+def place(tmp_path, transactional_db):
+    """A control directory of the test's own, and no server of before."""
+    connections.close_all()
+    registry.pools.close_all()
+    server.stop()
+    directory = Path(tmp_path, "control")
+    control = {**settings.POOLKIT["CONTROL"], "DIRECTORY": str(directory), "STEERING": True}
+    with override_settings(POOLKIT={"CONTROL": control}):
+        yield directory
+    connections.close_all()
+    registry.pools.close_all()
+    server.stop()
+
+
+def select() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def test_the_socket_is_there_before_the_first_connection(place):
+    assert not place.exists()
+    select()
+    [found] = place.glob("*.sock")
+    assert found.stat().st_mode & 0o777 == 0o600
+    assert place.stat().st_mode & 0o777 == 0o700
+
+
+def test_to_look_at_a_pool_shows_nothing(place):
+    assert connection.pool.stats().size == 0
+    assert not place.exists()
+
+
+def test_switched_off_there_is_no_socket(place):
+    with override_settings(POOLKIT={"CONTROL": {"ENABLED": False, "DIRECTORY": str(place)}}):
+        select()
+    assert not place.exists()
+
+
+def test_where_it_cannot_be_the_pool_works_all_the_same(place, caplog):
+    place.mkdir(mode=0o755)
+    place.chmod(0o755)
+    select()
+    assert "event=control_off" in caplog.text
+    assert list(place.iterdir()) == []
+
+
+def test_a_pool_born_in_a_pause_is_paused(place):
+    select()  # makes the directory
+    connections.close_all()
+    registry.pools.close_all()
+    now = time.time()
+    orders.post(place, Order(databases=("default",), until=now + 30.0, posted=now))
+    connections.settings["default"]["OPTIONS"]["pool"]["timeout"] = 0.1
+    try:
+        with pytest.raises(OperationalError, match=r"paused, and not resumed within 0\.10 s"):
+            select()
+        stats = connection.pool.stats()
+        assert (stats.state, stats.connects) == ("paused", 0)
+        assert 25.0 < stats.pause_left <= 30.0
+    finally:
+        del connections.settings["default"]["OPTIONS"]["pool"]["timeout"]
+        orders.withdraw(place, None)
+        registry.pools.close_all()
+    select()
+
+
+def test_an_order_for_others_is_not_obeyed(place):
+    select()
+    connections.close_all()
+    registry.pools.close_all()
+    now = time.time()
+    orders.post(place, Order(databases=("other",), until=now + 30.0, posted=now))
+    select()
+    assert orders.standing(control_config())
