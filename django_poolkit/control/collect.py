@@ -69,6 +69,8 @@ class Report:
         plain = asdict(self)
         for server, shown in zip(self.servers, plain["servers"], strict=True):
             shown |= {"usable": server.usable, "short": server.short}
+        for verdict, shown in zip(self.verdicts, plain["verdicts"], strict=True):
+            shown["share"] = verdict.share
         return {"version": 1, "status": WORDS[self.exit_code], "exit_code": self.exit_code} | plain
 
 

@@ -223,11 +223,15 @@ def _number(count: int, one: str, many: str = "") -> str:
 def _leases(processes: Iterable[Mapping[str, Any]]) -> Table:
     leases = [lease for process in processes for lease in process["leases"]]
     leases.sort(key=lambda lease: -lease["seconds"])
-    notes = []
+    stacks: dict[tuple[str, ...], list[str]] = {}
     for lease in leases:
         if lease["stack"]:
-            notes.append(_text(f"{lease['id']} was acquired at"))
-            notes += [Cell(f"    {printable(place)}") for place in lease["stack"]]
+            stacks.setdefault(tuple(lease["stack"]), []).append(lease["id"])
+    notes = []
+    for stack, (oldest, *others) in stacks.items():
+        more = f" and {_number(len(others), 'other')}" if others else ""
+        notes.append(_text(f"{oldest}{more} acquired at"))
+        notes += [Cell(f"    {printable(place)}") for place in stack]
     return Table(
         title=Cell("Leases, the oldest first" if leases else "No lease", "head"),
         columns=_LEASES if leases else (),

@@ -43,7 +43,7 @@ def draw(tables: Sequence[Table], *, color: bool, width: int | None = None) -> s
     """Return the tables as text, for a terminal of `width` columns or, without, for a pipe."""
     if width is not None and find_spec("rich") is not None:
         return _by_rich(tables, color=color, width=width)
-    return "\n".join(line for table in tables for line in (*_plain(table, color), ""))
+    return "\n".join("".join(f"{line}\n" for line in _plain(table, color)) for table in tables)
 
 
 def printable(text: str) -> str:
@@ -62,7 +62,8 @@ def _plain(table: Table, color: bool) -> list[str]:
     for row in grid:
         cells = []
         for cell, name, width in zip(row, table.columns, widths, strict=True):
-            text = cell.text.rjust(width) if name.startswith(">") else cell.text.ljust(width)
+            right, last = name.startswith(">"), len(cells) == len(row) - 1
+            text = cell.text.rjust(width) if right else cell.text.ljust(0 if last else width)
             cells.append(painted(cell, text))
         lines.append(_GAP.join(cells).rstrip())
     return lines + [_GAP + painted(note, note.text) for note in table.notes]
@@ -86,7 +87,9 @@ def _by_rich(tables: Sequence[Table], *, color: bool, width: int) -> str:
         color_system="standard" if color else None,
         legacy_windows=False,
     )
-    for table in tables:
+    for number, table in enumerate(tables):
+        if number:
+            console.print()
         console.print(text(table.title))
         if table.columns:
             shown = RichTable(
@@ -103,5 +106,4 @@ def _by_rich(tables: Sequence[Table], *, color: bool, width: int) -> str:
             console.print(shown)
         for note in table.notes:
             console.print(Padding(text(note), (0, 0, 0, len(_GAP))))
-        console.print()
     return out.getvalue()

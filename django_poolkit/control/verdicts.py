@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from django_poolkit.pools.observe import IDLE
@@ -63,18 +63,24 @@ def _judge(name: str, processes: Sequence[Mapping[str, Any]]) -> Verdict:
     pins: Counter[str] = Counter()
     for pool in pools:
         pins.update(pool["pins"])
-    facts: dict[str, Any] = {
-        "pool": name,
-        "leases": sum(pool["acquired"] for pool in pools),
-        "pins": dict(pins),
-        "held": sum(found["held"] for found in seen),
-        "idle": sum(found["idle"] for found in seen),
-        "findings": _findings(seen),
-    }
-    unjudged = Verdict(word="", text="", **facts)
-    used = any(pool["mode"] == "transaction" for pool in pools)
-    word, text = _of_transaction_mode(unjudged) if used and not seen else _of_observed(unjudged)
-    return Verdict(word=word, text=text, **facts)
+    facts = Verdict(
+        pool=name,
+        word="unknown",
+        text="unknown. Set OPTIONS['pool']['observe'] to True, for as long as it takes until all "
+        "has run that runs seldom",
+        leases=sum(pool["acquired"] for pool in pools),
+        pins=dict(pins),
+        held=sum(found["held"] for found in seen),
+        idle=sum(found["idle"] for found in seen),
+        findings=_findings(seen),
+    )
+    if seen:
+        word, text = _of_observed(facts)
+        return replace(facts, word=word, text=text)
+    if any(pool["mode"] == "transaction" for pool in pools):
+        text = f"in use. Pinned: {_pinned(facts)} of {facts.leases}"
+        return replace(facts, word="used", text=text)
+    return facts
 
 
 def _findings(seen: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
@@ -90,16 +96,9 @@ def _findings(seen: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda f: (-f.seconds, -f.count, f.site, f.reason)))
 
 
-def _of_transaction_mode(verdict: Verdict) -> tuple[str, str]:
-    return "used", f"in transaction mode: {_pinned(verdict)} of {verdict.leases} were pinned"
-
-
 def _of_observed(verdict: Verdict) -> tuple[str, str]:
     if not verdict.held:
-        return "unknown", (
-            "unknown: nothing has been observed. Set OPTIONS['pool']['observe'] to True, and "
-            "leave it on until all has run that runs seldom"
-        )
+        return "unknown", "unknown: it is observed, and nothing has run yet"
     saved = (
         f"Of the {verdict.held:.1f} s for which connections were held, {verdict.idle:.1f} s "
         f"({verdict.share:.0%}) would be saved"
