@@ -107,10 +107,11 @@ def _call(handler: Handler, request: Request) -> bytes:
 
 
 def _why_refused(config: ControlConfig) -> str:
-    who = "root only" if config.steering == "root" else "nobody"
+    if config.steering:
+        return "POOLKIT['CONTROL']['STEERING'] is 'root' there, so nobody else may"
     return (
-        f"this process lets {who} steer it. Set POOLKIT['CONTROL']['STEERING'] to True (for its "
-        "own user, and root) or to 'root', and restart it"
+        "POOLKIT['CONTROL']['STEERING'] is False there, so nobody may. Set it to True (for the "
+        "user of the process, and root) or to 'root', and restart the process"
     )
 
 

@@ -79,8 +79,12 @@ class Outcome:
         """Return what was done in each process, and the leases that are waited for."""
         drains = self.command in ("drain", "undrain")
         rows = [row for a in self.answers for row in (_state(a) if drains else _sizes(a))]
-        notes = [Cell(printable(f"{a.pid}: {a.message}")) for a in self.answers if a.error]
-        if self.until and self.code in (DONE, NOT_YET):
+        notes = [
+            Cell(printable(f"{a.pid}  {a.error}".replace("_", " ")))
+            for a in self.answers
+            if a.error
+        ]
+        if self.until and self.code == DONE:
             notes.append(Cell(self._end_of_pause()))
         found = [
             Table(
@@ -123,7 +127,7 @@ class Outcome:
 
     def _end_of_pause(self) -> str:
         left = duration(max(0.0, self.until - time.time()))
-        clock = time.strftime("%H:%M:%S", time.localtime(self.until))
+        clock = time.strftime("%H:%M:%S %Z", time.localtime(self.until))
         return f"The pause ends by itself at {clock}, in {left}; `resume` ends it before."
 
 
