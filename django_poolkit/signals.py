@@ -44,7 +44,7 @@ lease_acquired = PoolSignal()
 lease_released = PoolSignal()
 """A lease ended. `seconds`: how long it was held."""
 pool_saturated = PoolSignal()
-"""Somebody has to wait, and nobody did before. `waiters`: how many now."""
+"""All connections are leased, and somebody begins to wait. `waiters`: how many do."""
 pool_timeout = PoolSignal()
 """An acquire failed. `kind`: `timeout`, `paused` or `too_many_waiters`; `waited`: seconds."""
 lease_leaked = PoolSignal()

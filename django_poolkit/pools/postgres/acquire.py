@@ -178,8 +178,9 @@ class Acquire(Release):
         if waiter is None:
             assert connection is not None
             return connection
-        if waiter.first:
-            self.events.tell("pool_saturated", pool=self.name, waiters=1)
+        if waiter.saturates:
+            waiters = len(self._waiting)
+            self.events.tell("pool_saturated", pool=self.name, waiters=waiters)
         try:
             self._start(starts)
             while not waiter.settled and (left := started + allowed - monotonic()) > 0:
@@ -233,7 +234,9 @@ class Acquire(Release):
                 pool=self.name,
                 stats=stats,
             )
-        waiter.first = not self._waiting
+        self._told_full = self._told_full and len(self._waiting) > 0
+        if len(self._ledger.live) >= self._max_size and not self._told_full:
+            self._told_full = waiter.saturates = True
         self._waiting.append(waiter)
         return waiter
 

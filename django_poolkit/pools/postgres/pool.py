@@ -104,6 +104,7 @@ class ConnectionPool(Steering):
         self._generation = 0
         self.greeting = object()
         self._paused_until = 0.0
+        self._told_full = False
         self._failing_since = 0.0
         self._growth = Growth(workers=config.num_workers, cap=config.reconnect_cap)
         recorder = Recorder() if config.observe else None

@@ -50,6 +50,8 @@ class State(Shell):
     greeting: object
     """Another one when each connection is to be shown again to those who prepare new ones."""
     _paused_until: float
+    _told_full: bool
+    """Whether it has been said that all are leased and somebody waits; ends with the queue."""
     _stack_due: float
     """When the next lease is to remember its stack; not guarded, a race takes one too many."""
 

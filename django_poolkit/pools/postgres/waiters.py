@@ -32,13 +32,13 @@ class ThreadWaiter:
     Its state changes under the pool's lock only; one raw lock is all that it sleeps on.
     """
 
-    __slots__ = ("_gate", "connection", "error", "first", "lease", "since")
+    __slots__ = ("_gate", "connection", "error", "lease", "saturates", "since")
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self.since = monotonic()
-        self.first = False
-        """Whether it found the queue empty."""
+        self.saturates = False
+        """Whether it is the first of the queue that found all connections leased."""
         self.connection: Any = None
         self.error: BaseException | None = None
         self._gate = _thread.allocate_lock()
