@@ -60,7 +60,7 @@ def _plain(table: Table, color: bool) -> list[str]:
     widths = [max(len(cell.text) for cell in column) for column in zip(*grid, strict=True)]
     lines = [painted(table.title, table.title.text)]
     for row in grid:
-        cells = []
+        cells: list[str] = []
         for cell, name, width in zip(row, table.columns, widths, strict=True):
             right, last = name.startswith(">"), len(cells) == len(row) - 1
             text = cell.text.rjust(width) if right else cell.text.ljust(0 if last else width)
