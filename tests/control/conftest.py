@@ -39,11 +39,11 @@ def serve(
     started: list[ControlServer] = []
 
     def start(
-        handlers: Any = None, *, steering: Any = (), ticks: Any = (), pid: int = 0, **changes: Any
+        handlers: Any = None, *, steers: Any = (), ticks: Any = (), pid: int = 0, **changes: Any
     ) -> ControlServer:
         handlers = {"echo": lambda arguments: {"echo": arguments}, **(handlers or {})}
         with_changes = ControlConfig(**{**vars(config), **changes})
-        server = ControlServer(with_changes, Conversation(with_changes, handlers, steering), ticks)
+        server = ControlServer(with_changes, Conversation(with_changes, handlers, steers), ticks)
         with monkeypatch.context() as patch:
             if pid:  # what it is found by; the process stays this one
                 patch.setattr(os, "getpid", lambda: pid)
