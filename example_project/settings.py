@@ -48,6 +48,8 @@ if BACKEND == "poolkit":
     MIDDLEWARE = ["django_poolkit.middleware.PoolkitMiddleware", *MIDDLEWARE]
     # And one word for small pools. Django's own pool knows no such option.
     POOL["mode"] = POOL_MODE
+    # `manage poolstatus` sees the running shop; this lets `manage poolctl` steer it as well.
+    POOLKIT = {"CONTROL": {"STEERING": True}}
 
 
 def _database(node: str) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def _database(node: str) -> dict[str, Any]:
         "HOST": _environment.get(f"SHOP_{node}_HOST", "127.0.0.1"),
         "PORT": _environment.get(f"SHOP_{node}_PORT", "5432"),
         "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {"pool": POOL, "connect_timeout": 5, "application_name": "shop"},
+        "OPTIONS": {"pool": POOL, "connect_timeout": 5},
     }
 
 

@@ -247,6 +247,8 @@ class Stage:
                 f"  curl {url}products/p00001/quote/\n"
                 f'  curl -d \'{{"customer": 1, "items": {{"p00001": 2}}}}\' {url}orders/\n'
                 "and in another shell:\n"
+                "  python3 -m example_project manage poolstatus --watch\n"
+                "  python3 -m example_project manage poolctl pause --all --for 10\n"
                 "  python3 -m example_project manage shell\n"
                 "  python3 -m example_project manage check --database default\n"
                 f"  psql -h {primary.host} -p {primary.port} -U {primary.user} {DATABASE}"
