@@ -41,7 +41,8 @@ class GreetingMixin(LeasingMixin):
 
     def _greet(self, lease: Lease, raw: PoolConnection) -> None:
         """Prepare a connection under its first lease, which is of no use where that fails."""
-        greeting = lease.pool.greeting
+        # Taken first: who comes meanwhile has not seen it.
+        greeted = lease.pool.greeting, [*connection_created.receivers]
         lease.cursors += 1
         # What they run is no statement of this lease, and opens no cursor of it.
         raw._lease_ref = no_lease
@@ -58,7 +59,7 @@ class GreetingMixin(LeasingMixin):
                 )
             raw._autocommit = True
             raw.settle()
-            raw._greeted = greeting
+            raw._greeted = greeted
         finally:
             lease.cursors -= 1
             if not lease.released:

@@ -25,6 +25,7 @@ from types import FrameType
 from typing import Any
 
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
+from django.db.backends.signals import connection_created
 from django.db.utils import ProgrammingError
 from psycopg.pq import TransactionStatus
 
@@ -33,12 +34,15 @@ from django_poolkit.backends.postgresql.greeting import GreetingMixin
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.pools.postgres.connection import no_lease
 
 _IDLE = TransactionStatus.IDLE
 _UNKNOWN = TransactionStatus.UNKNOWN
 
 # Where each statement passes.
 _INSIDE = {"django.db.backends.base.base", "django.db.backends.postgresql.base"}
+# Django's own that prepare a connection for new types, and cannot do it to none.
+_PREPARING = {"django.contrib.postgres.operations", "django.contrib.postgres.signals"}
 # A lease of a statement is short, and its stack is taken for each: so only where it matters.
 _DEPTH = 10
 _SKIPPED = 7
@@ -81,7 +85,10 @@ class HoldingMixin(GreetingMixin):
         """
         if self._opened:
             frame = sys._getframe(1)
-            if frame.f_globals.get("__name__") not in _INSIDE and self._outside(frame):
+            name = frame.f_globals.get("__name__")
+            if name not in _INSIDE and (
+                self._outside(frame) or (self._raw is None and name in _PREPARING)
+            ):
                 return self._exposed()
         if self._watch is not None:
             self._note_access(sys._getframe(1))
@@ -97,6 +104,8 @@ class HoldingMixin(GreetingMixin):
         owner: int = self._thread_ident  # type: ignore[attr-defined]
         if owner != threading.get_ident() and not self.allow_thread_sharing:
             return self._raw
+        if self._raw is not None and self._raw._lease_ref is no_lease:
+            return self._raw  # receivers see it: what they leave behind is its ground state
         lease = self._hold()
         lease.mark_dirty("raw")
         lease.cursor_closed()
@@ -182,7 +191,7 @@ class HoldingMixin(GreetingMixin):
             self._take_over(lease)
             raw = self._raw = lease._connection
             self.errors_occurred = False
-            if raw._greeted is not lease.pool.greeting:
+            if raw._greeted != (lease.pool.greeting, connection_created.receivers):
                 self._greet(lease, raw)
             raw._autocommit = self.autocommit  # psycopg's setter would look whether it is at rest
             if self._hand() is not None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from django.db import connections
+from django.db.backends.signals import connection_created
 
 from django_poolkit import registry
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.testing import Node
 from django_poolkit.testing.faults import TCPProxy
-from tests.backends.transaction_mode.support import Neighbour, Server, connection
+from tests.backends.transaction_mode.support import Neighbour, Server, backend, connection
 from tests.pools.support import unique
 
 
@@ -82,3 +83,24 @@ def proxy(primary: Node) -> Iterator[TCPProxy]:
     """A proxy in front of the server, which counts round trips."""
     with TCPProxy(primary.host, primary.port) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def receiving() -> Iterator[Callable[[Callable[..., None]], list[int]]]:
+    """Return a function that connects a receiver, and returns the backends that it was sent."""
+    receivers: list[Any] = []
+
+    def connect(act: Callable[[Any], object] = lambda wrapper: None) -> list[int]:
+        seen: list[int] = []
+
+        def receiver(connection: Any, **kwargs: Any) -> None:
+            seen.append(backend(using=connection))
+            act(connection)
+
+        receivers.append(receiver)
+        connection_created.connect(receiver)
+        return seen
+
+    yield connect
+    for receiver in receivers:
+        connection_created.disconnect(receiver)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -11,7 +11,6 @@ import psycopg
 import pytest
 from django.db import DatabaseError, transaction
 from django.db.backends.postgresql import base
-from django.db.backends.signals import connection_created
 from psycopg.types.string import StrDumper
 
 from django_poolkit.backends.postgresql.base import PooledDatabaseWrapperMixin
@@ -28,27 +27,6 @@ from tests.backends.transaction_mode.support import (
 )
 
 pytestmark = pytest.mark.core
-
-
-@pytest.fixture
-def receiving() -> Iterator[Callable[[Callable[..., None]], list[int]]]:
-    """Return a function that connects a receiver, and returns the backends that it was sent."""
-    receivers: list[Any] = []
-
-    def connect(act: Callable[[Any], object] = lambda wrapper: None) -> list[int]:
-        seen: list[int] = []
-
-        def receiver(connection: Any, **kwargs: Any) -> None:
-            seen.append(backend(using=connection))
-            act(connection)
-
-        receivers.append(receiver)
-        connection_created.connect(receiver)
-        return seen
-
-    yield connect
-    for receiver in receivers:
-        connection_created.disconnect(receiver)
 
 
 def set_lock_timeout(wrapper: Any) -> None:
