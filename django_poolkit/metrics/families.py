@@ -225,7 +225,7 @@ FAMILIES: Final = (
     Family(
         name="poolkit_pins_total",
         kind="counter",
-        help="Leases that transaction mode had to hold on to, by the first reason.",
+        help="Leases that transaction mode holds on to, or with observe would have to, by reason.",
         label="reason",
         read=_by("pins"),
     ),

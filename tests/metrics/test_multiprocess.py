@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -98,14 +98,15 @@ def test_a_folder_that_is_not_there_is_an_error_and_no_outage(start: Start, tmp_
 
 
 @pytest.fixture
-def number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+def number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], None]]:
     """Return a function that makes this process one with files of that number."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
 
     def become(number: str) -> None:
         monkeypatch.setattr(values, "ValueClass", values.MultiProcessValue(lambda: number))
 
-    return become
+    yield become
+    values.close_all_multiprocess_files()
 
 
 def test_a_number_that_comes_again_goes_on_counting(
