@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from django_poolkit.conf.control import ROOT, ControlConfig, default_directory
 from django_poolkit.control import protocol
-from django_poolkit.control.directory import DirectoryRefused, Place, bury, places
+from django_poolkit.control.directory import DirectoryRefused, Place, bury, listens, places
 from django_poolkit.control.protocol import ProtocolError
 
 TIMEOUT: Final = 3.0
@@ -54,9 +54,9 @@ def ask(
         return answer(result=_exchange(place, request, time.monotonic() + timeout))
     except ProtocolError as error:
         return answer(error=error.code, message=str(error))
-    except (ConnectionRefusedError, FileNotFoundError):
-        return answer(error="gone", message="nobody listens any more")
     except OSError as error:  # a time that is over, too
+        if not isinstance(error, TimeoutError) and not listens(place):
+            return answer(error="gone", message="nobody listens any more")
         reason = f"no answer within {timeout:g} s"
         if not isinstance(error, TimeoutError):
             reason = f"no answer: {error.strerror}"

@@ -122,7 +122,8 @@ def sweep(path: Path) -> None:
     """
     with opened(path, os.geteuid()) as (descriptor, uid):
         for place in _list(path, descriptor, uid):
-            if _dead(place):
+            unborn = place.path.suffix == ".new"
+            if not listens(place) and (not unborn or _old(place.path)):
                 _unlink(place.path.name, descriptor)
 
 
@@ -140,17 +141,17 @@ def _unlink(name: str, descriptor: int) -> None:
         os.unlink(name, dir_fd=descriptor)
 
 
-def _dead(place: Place) -> bool:
-    """Tell whether nobody listens, and nobody is about to."""
+def listens(place: Place) -> bool:
+    """Tell whether somebody listens there, however busy. Does not wait."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
             probe.connect(str(place.path))
-        except ConnectionRefusedError:
-            return place.path.suffix == ".sock" or _old(place.path)
-        except OSError:  # gone, or alive with a full queue
+        except (ConnectionRefusedError, FileNotFoundError):
             return False
-    return False
+        except OSError:  # its queue is full
+            return True
+    return True
 
 
 def _old(path: Path) -> bool:

@@ -33,6 +33,7 @@ MOST_CLIENTS: Final = 32
 TICK: Final = 5.0
 """Seconds between two calls of what is called now and then."""
 _FAREWELL: Final = 1.0
+_RECOVERY: Final = 1.0
 
 
 class ControlServer:
@@ -46,7 +47,7 @@ class ControlServer:
         self._ticks = tuple(ticks)
         # All that a forked child has to close its copies of.
         self._sockets: set[socket.socket] = set()
-        self._slots = asyncio.Semaphore(MOST_CLIENTS)
+        self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -63,19 +64,17 @@ class ControlServer:
         directory.prepare(self._place)
         directory.sweep(self._place)
         loop = asyncio.SelectorEventLoop(selectors.PollSelector())
-        listener = None
         try:
-            listener = self._publish()
+            self._publish()
             self._loop = loop
             self._thread = threading.Thread(
-                target=self._run, args=(loop, listener), name="poolkit-control", daemon=True
+                target=self._run, args=(loop,), name="poolkit-control", daemon=True
             )
             self._thread.start()
         except BaseException:
             loop.close()
-            if listener is not None:
-                self._unlink()
-                self._close(listener)
+            self._unlink()
+            self._close_all()
             raise
 
     def stop(self) -> None:
@@ -92,7 +91,7 @@ class ControlServer:
             with suppress(OSError):
                 os.close(inherited.detach())
 
-    def _publish(self) -> socket.socket:
+    def _publish(self) -> None:
         listener = socket.socket(socket.AF_UNIX)
         self._sockets.add(listener)  # before it listens: a fork may come at any point
         try:
@@ -101,7 +100,7 @@ class ControlServer:
         except BaseException:
             self._close(listener)
             raise
-        return listener
+        self._listener = listener
 
     def _unlink(self) -> None:
         if self.path is not None:
@@ -112,33 +111,30 @@ class ControlServer:
         self._sockets.discard(either)
         either.close()
 
+    def _close_all(self) -> None:
+        for left in list(self._sockets):
+            self._close(left)
+
     # -- in its own thread
 
-    def _run(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                runner.run(self._serve(listener))
+                runner.run(self._serve())
         finally:  # a socket that is open and unheard would look alive
-            for left in list(self._sockets):
-                self._close(left)
+            self._unlink()
+            self._close_all()
 
-    async def _serve(self, listener: socket.socket) -> None:
-        accepting = asyncio.create_task(self._accept(listener))
+    async def _serve(self) -> None:
+        self._listen()
         while True:
             try:
                 await asyncio.wait_for(self._stopped.wait(), TICK)
-                break
+                return
             except TimeoutError:
                 self._tick()
-            if self._missing() and (renewed := self._renew()):
-                # Not before the loop has let go of it: the next one may get its number.
-                await _end(accepting)
-                self._close(listener)
-                listener = renewed
-                accepting = asyncio.create_task(self._accept(listener))
-        await _end(accepting)
-        self._unlink()
-        self._close(listener)
+                if self._missing():
+                    self._renew()
 
     def _tick(self) -> None:
         for tick in self._ticks:
@@ -162,30 +158,47 @@ class ControlServer:
             pass
         return False
 
-    def _renew(self) -> socket.socket | None:
-        """Return a new socket in place of one that is gone, or None: then the next tick tries."""
+    def _renew(self) -> None:
+        """Serve a new socket in place of one that is gone; if that fails, the next tick tries."""
+        old = self._listener
         try:
             directory.prepare(self._place)
-            return self._publish()
+            self._publish()
         except (DirectoryRefused, OSError):
-            return None
+            return
+        if old is not None:
+            asyncio.get_running_loop().remove_reader(old)
+            self._close(old)
+        self._listen()
 
-    async def _accept(self, listener: socket.socket) -> None:
+    def _listen(self) -> None:
+        assert self._listener is not None
+        if len(self._tasks) < MOST_CLIENTS:
+            asyncio.get_running_loop().add_reader(self._listener, self._welcome)
+
+    def _welcome(self) -> None:
+        """Take in who calls. Those who find the house full wait at the door."""
+        assert self._listener is not None
         loop = asyncio.get_running_loop()
-        while True:
-            await self._slots.acquire()
-            try:
-                client, _ = await loop.sock_accept(listener)
-            except BaseException as error:
-                self._slots.release()
-                if not isinstance(error, OSError):
-                    raise
-                await asyncio.sleep(1.0)  # no descriptor left, say; there may be again
-                continue
-            self._sockets.add(client)
-            task = asyncio.create_task(self._attend(client))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        try:
+            client, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError:  # no descriptor left, say; there may be again
+            loop.remove_reader(self._listener)
+            loop.call_later(_RECOVERY, self._listen)
+            return
+        self._sockets.add(client)
+        client.setblocking(False)
+        task = loop.create_task(self._attend(client))
+        self._tasks.add(task)
+        task.add_done_callback(self._leave)
+        if len(self._tasks) >= MOST_CLIENTS:
+            loop.remove_reader(self._listener)
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._listen()
 
     async def _attend(self, client: socket.socket) -> None:
         try:
@@ -194,12 +207,6 @@ class ControlServer:
             pass  # there is nobody to tell
         finally:
             self._close(client)
-            self._slots.release()
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait({task})
 
 
 # -- the one of this process

@@ -6,6 +6,7 @@ import logging
 import os
 import selectors
 import shutil
+import socket
 import stat
 import struct
 import threading
@@ -436,19 +437,19 @@ def test_what_is_to_be_done_now_and_then_is(serve, dial, monkeypatch, caplog):
 
 
 def test_it_goes_on_when_the_process_has_no_descriptor_left(serve, dial, monkeypatch):
-    one = serve()
-    assert answers(one, dial)
+    monkeypatch.setattr(server, "_RECOVERY", 0.05)
     refused = threading.Event()
-    accept = one._loop.sock_accept
 
-    async def none_left(listener):
-        if not refused.is_set():
-            refused.set()
-            raise OSError(24, "Too many open files")
-        return await accept(listener)
+    class Exhausted(socket.socket):
+        def accept(self):
+            if not refused.is_set():
+                refused.set()
+                raise OSError(24, "Too many open files")
+            return super().accept()
 
-    monkeypatch.setattr(one._loop, "sock_accept", none_left)
-    assert answers(one, dial)  # by the accept that is under way
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", Exhausted)
+        one = serve()
     assert answers(one, dial)
     assert refused.is_set()
 
