@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from django.db import OperationalError, connection, connections
 from django.test import override_settings
 
 from django_poolkit import registry
-from django_poolkit.control import server
+from django_poolkit.control import render, server
+from django_poolkit.control.collect import WORDS, Problem
 from django_poolkit.testing import Node
 from django_poolkit.testing.waiting import wait_until
 from tests.control.statuses import lease, pool, status
@@ -216,6 +218,62 @@ def test_the_help_teaches_them_all_by_examples() -> None:
         arguments = re.split(r" [|>]", command)[0].split()
         assert arguments[:2] == ["manage.py", "poolstatus"]
         parser.parse_args(arguments[2:])
+
+
+# -- the reference
+
+
+def section(title: str) -> str:
+    page = (ROOT / "docs/reference/poolstatus.md").read_text()
+    return f"\n## {page}".split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def first_cells(text: str) -> set[str]:
+    """Return what is named in the first cells of the tables of a text."""
+    rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+def test_the_reference_has_every_option() -> None:
+    parser = load_command_class("django_poolkit", "poolstatus").create_parser("manage.py", "x")
+    ours = {name for name in parser._option_string_actions if name.startswith("--")}
+    ours -= {"--help", "--version", "--verbosity", "--settings", "--pythonpath", "--traceback"}
+    intro = (ROOT / "docs/reference/poolstatus.md").read_text().split("\n## ")[0]
+    assert first_cells(intro) == ours
+
+
+def test_the_reference_has_every_exit_code() -> None:
+    rows = re.findall(r"^\| (\d) \| `(.*?)` \|", section("Exit codes"), re.MULTILINE)
+    assert rows == [(str(code), word) for code, word in enumerate(WORDS)]
+
+
+def test_the_reference_has_every_column() -> None:
+    def names(columns: tuple[str, ...]) -> set[str]:
+        return {name.lstrip(">~") for name in columns}
+
+    documented = first_cells(section("The tables"))
+    assert documented == names((*render._NOW, *render._LATELY, *render._SINCE)) - {"AGE"}
+    assert first_cells(section("Leases")) == names(render._LEASES)
+    for name in names(render._SERVER):
+        assert name in section("The servers")
+
+
+def test_the_reference_has_every_verdict() -> None:
+    source = (ROOT / "django_poolkit/control/verdicts.py").read_text()
+    words = set(re.findall(r'(?:word=|return )"(\w+)"', source))
+    assert len(words) == 5
+    assert first_cells(section("Pins")) == words
+
+
+def test_the_reference_has_every_key(processes: Callable[..., None], live: None) -> None:
+    plain = json.loads(run("--local", "--leases", "--pins", "--format", "json")[1])
+    assert first_cells(section("JSON")) == set(plain)
+    text = section("JSON")
+    parts = [plain["processes"][0], plain["servers"][0], plain["servers"][0]["shares"][0]]
+    parts += [plain["verdicts"][0], asdict(Problem(code=0, text=""))]
+    for part in parts:
+        for key in part:
+            assert f"`{key}`" in text, key
 
 
 # -- options
