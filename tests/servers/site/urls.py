@@ -1,0 +1,16 @@
+"""The site's addresses."""
+
+from __future__ import annotations
+
+from django.urls import include, path
+
+from tests.servers.site import views
+
+accounts = [path("idle/", views.idle, name="idle")]
+urlpatterns = [
+    path("quick/", views.quick, name="quick"),
+    path("slow/", views.slow, name="slow"),
+    path("aslow/", views.aslow, name="aslow"),
+    path("accounts/", include((accounts, "accounts"))),
+    path("", include("django_prometheus.urls")),
+]
