@@ -30,6 +30,7 @@ _LEASES: Final = (
 _FINDINGS: Final = ("~LINE", "REASON", ">COUNT", ">SECONDS")
 # A screen of them; all are in the JSON.
 _MOST_FINDINGS: Final = 20
+_MOST_PIDS: Final = 3
 _NONE: Final = Cell("-")
 _TOTAL: Final = Cell("total", "head")
 
@@ -194,7 +195,7 @@ def _server(server: Server) -> Table:
 def _of_share(share: Share) -> list[Cell]:
     whose = {
         "process": f"pid {share.pids[0]}" if share.pids else "",
-        "here": f"{_processes(share)} of this host, which did not answer",
+        "here": f"{_processes(share, by_pid=True)} of this host, which did not answer",
         "elsewhere": f"{_processes(share)} on {_number(share.hosts, 'other host')}",
         "others": "others",
     }[share.whose]
@@ -209,7 +210,9 @@ def _of_share(share: Share) -> list[Cell]:
     ]
 
 
-def _processes(share: Share) -> str:
+def _processes(share: Share, *, by_pid: bool = False) -> str:
+    if by_pid and len(share.pids) <= _MOST_PIDS:
+        return f"pid {', '.join(map(str, share.pids))}"
     return _number(len(share.pids), "process", "processes")
 
 

@@ -129,7 +129,7 @@ def test_whose_the_connections_of_a_server_are() -> None:
     )
     assert [tuple(row.values()) for row in rows(table)] == [
         ("pid 101", "8", "4", "4", "1, for 12.3 s"),
-        ("1 process of this host, which did not answer", "-", "-", "2", "-"),
+        ("pid 102 of this host, which did not answer", "-", "-", "2", "-"),
         ("3 processes on 2 other hosts", "-", "-", "5", "not shown"),
         ("others", "-", "-", "1", "-"),
     ]
@@ -139,6 +139,14 @@ def test_whose_the_connections_of_a_server_are() -> None:
         "What other hosts may open cannot be asked from here."
     )
     assert not budget.tone
+
+
+def test_those_that_did_not_answer_are_named_unless_they_are_many() -> None:
+    for pids, whose in ((1, 2, 3), "pid 1, 2, 3"), ((1, 2, 3, 4), "4 processes"):
+        silent = Share(whose="here", pids=pids, connections=4)
+        [table, _] = tables(report(servers=(server(shares=(silent,)),)))
+        [row] = rows(table)
+        assert row["CONNECTIONS OF"] == f"{whose} of this host, which did not answer"
 
 
 def test_a_budget_that_does_not_fit_stands_out() -> None:
