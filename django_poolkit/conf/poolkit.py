@@ -9,37 +9,45 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-SECTIONS: Final = ("CONTROL",)
+SECTIONS: Final = ("CONTROL", "HTTP")
 
 
-def section(name: str, keys: Collection[str]) -> Mapping[str, Any]:
+def section(name: str, keys: Collection[str] | None) -> Mapping[str, Any]:
     """Return what the user wrote in `POOLKIT[name]`; empty where it is absent.
 
-    `keys` are the ones the section knows. Raises ImproperlyConfigured for any other, and for
-    sections that do not exist.
+    `keys` are the ones the section knows, None where its keys are the user's own names. Raises
+    ImproperlyConfigured for any other, and for sections that do not exist.
     """
-    value = _mapping(getattr(settings, "POOLKIT", {}), "POOLKIT")
-    _refuse_unknown(value, SECTIONS, "POOLKIT")
+    value = mapping(getattr(settings, "POOLKIT", {}), "POOLKIT")
+    refuse_unknown(value, SECTIONS, "POOLKIT")
     path = f"POOLKIT[{name!r}]"
-    part = _mapping(value.get(name, {}), path)
-    _refuse_unknown(part, keys, path)
+    part = mapping(value.get(name, {}), path)
+    if keys is not None:
+        refuse_unknown(part, keys, path)
     return part
 
 
 def bad_value(name: str, key: str, value: object, what: str) -> ImproperlyConfigured:
     """Return the error for one value: its path, its type, and what it has to be."""
+    return bad_value_at(f"POOLKIT[{name!r}][{key!r}]", value, what)
+
+
+def bad_value_at(path: str, value: object, what: str) -> ImproperlyConfigured:
+    """Return the error for the value at a path of the settings."""
     # What is in the wrong place may be anything, a password too; so only its type is shown.
     shown = repr(value) if isinstance(value, (bool, int, float)) else f"a {type(value).__name__}"
-    return ImproperlyConfigured(f"POOLKIT[{name!r}][{key!r}] {what}; got {shown}.")
+    return ImproperlyConfigured(f"{path} {what}; got {shown}.")
 
 
-def _mapping(value: object, path: str) -> Mapping[str, Any]:
+def mapping(value: object, path: str) -> Mapping[str, Any]:
+    """Return the value at a path of the settings, if it is a dict; else raise."""
     if not isinstance(value, Mapping):
         raise ImproperlyConfigured(f"{path} must be a dict; got a {type(value).__name__}.")
     return value
 
 
-def _refuse_unknown(value: Mapping[str, Any], known: Collection[str], path: str) -> None:
+def refuse_unknown(value: Mapping[str, Any], known: Collection[str], path: str) -> None:
+    """Raise for the first key that is not known, and name the one that may be meant."""
     for key in value:
         if key not in known:
             close = difflib.get_close_matches(str(key).upper(), known, n=1)
