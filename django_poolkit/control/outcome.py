@@ -16,7 +16,8 @@ NOT_YET: Final = 1
 REFUSED: Final = 2
 NO_PROCESS: Final = 3
 
-_REFUSALS: Final = {"refused", "bad_arguments", "unknown_command", "bad_version"}
+_REFUSALS: Final = frozenset({"refused", "bad_arguments", "unknown_command", "bad_version"})
+_KINDS: Final = {**dict.fromkeys(_REFUSALS, "refused by"), "no_answer": "no answer from"}
 # Of a pool, what has to do with a command.
 _SHOWN: Final = (
     "name", "state", "pause_left", "min_size", "max_size", "size", "used", "idle", "connecting",
@@ -104,12 +105,13 @@ class Outcome:
     def problem(self) -> str:
         """Return what kept it from being done, as sentences; empty where it was done."""
         found = []
-        refused = [answer for answer in self.answers if answer.error in _REFUSALS]
-        if refused:
-            why = "; ".join(sorted({answer.message or "" for answer in refused}))
-            found.append(f"refused by {_some(refused, self.answers)}: {why}.")
-        if silent := [a for a in self.answers if a.error and a.error not in _REFUSALS]:
-            found.append(f"no answer from {_some(silent, self.answers)}.")
+        for what in ("refused by", "no answer from", "failed in"):
+            some = [a for a in self.answers if a.error and _KINDS.get(a.error, "failed in") == what]
+            if some:
+                pids = ", ".join(str(answer.pid) for answer in some)
+                count, many = len(self.answers), "es" * (len(self.answers) > 1)
+                why = "; ".join(sorted({answer.message or "" for answer in some}))
+                found.append(f"{what} {len(some)} of {count} process{many} ({pids}): {why}.")
         if self.missing:
             what = "lease" if self.command == "kill-lease" else "live process"
             found.append(f"there is no {what} {', '.join(self.missing)}: see poolstatus.")
@@ -134,11 +136,6 @@ class Outcome:
 def _pools(answer: Answer) -> Iterable[Mapping[str, Any]]:
     pools: list[Mapping[str, Any]] = (answer.result or {}).get("pools", [])
     return pools
-
-
-def _some(some: Sequence[Answer], of: Sequence[Answer]) -> str:
-    pids = ", ".join(str(answer.pid) for answer in some)
-    return f"{len(some)} of {len(of)} process{'es' * (len(of) > 1)} ({pids})"
 
 
 def _state(answer: Answer) -> list[list[Cell]]:

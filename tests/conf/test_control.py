@@ -96,7 +96,7 @@ def test_the_longest_directory_is_right():
         ([], "POOLKIT must be a dict; got a list"),
         ({"CONTROL": True}, r"POOLKIT\['CONTROL'\] must be a dict; got a bool"),
         ({"CONTROLS": {}}, r"POOLKIT\['CONTROLS'\]: .* Did you mean 'CONTROL'\?"),
-        ({"HTTP": {}}, r"POOLKIT\['HTTP'\]: there is no such setting"),
+        ({"NOTHING": {}}, r"POOLKIT\['NOTHING'\]: there is no such setting"),
     ],
 )
 def test_what_is_no_section_is_refused(setting, message):
