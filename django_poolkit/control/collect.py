@@ -18,7 +18,7 @@ FINE, DEGRADED, UNREACHABLE, NO_PROCESS = range(4)
 WORDS: Final = ("fine", "degraded", "unreachable", "no process")
 """What the exit codes of `poolstatus` stand for."""
 
-# Added up over the pools of one name; of the first three kinds of trouble the worst is shown.
+# What is added up over the pools of one name.
 _SUMS: Final = (
     "min_size", "max_size", "size", "idle", "used", "connecting", "waiters", "acquired", "waited",
     "timeouts", "too_many_waiters", "connects", "connect_errors", "resets", "leaks", "overdue",
@@ -91,7 +91,7 @@ def collect(
     for process in processes:
         problems += _of_process(process)
     for server in checked:
-        problems += _of_server(server, frozenset(aliases))
+        problems += _of_server(server)
     return Report(
         time=now,
         processes=tuple(processes),
@@ -160,7 +160,7 @@ def _of_pool(pool: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _of_server(server: Server, aliases: Collection[str]) -> list[Problem]:
+def _of_server(server: Server) -> list[Problem]:
     found = [
         Problem(code=UNREACHABLE, pool=alias, text=f"the database cannot be reached: {error}")
         for alias, error in server.errors.items()

@@ -152,7 +152,8 @@ def test_a_network_that_goes_silent_after_the_connect_is_given_up(
 
         def execute(connection: Any, statements: bytes, timeout: float) -> Any:
             proxy.stall()
-            return real(connection, statements, min(timeout, 0.2))
+            assert timeout <= 5.0
+            return real(connection, statements, 0.2)
 
         monkeypatch.setattr(probe, "execute", execute)
         with pytest.raises(ConnectionError):
