@@ -102,7 +102,8 @@ def _call(handler: Handler, request: Request) -> bytes:
     except ProtocolError:
         raise
     except Exception as error:
-        log_failure("command_failed", request.command, error)
+        text = "event=command_failed what=%s error=%s\n%s"
+        logger.error(text, request.command, *traced(error))
         raise ProtocolError("failed", type(error).__name__) from None
 
 
@@ -126,10 +127,9 @@ def _log_steering(level: int, request: Request, peer: Peer, result: str) -> None
     )  # fmt: skip
 
 
-def log_failure(event: str, what: str, error: BaseException) -> None:
-    """Log what a command or the like raised: its class and where, without its text.
+def traced(error: BaseException) -> tuple[str, str]:
+    """Return the class of an error and where it came from, without its text.
 
     The text of a driver's error may hold what nobody is to read, as a part of a password.
     """
-    stack = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("event=%s what=%s error=%s\n%s", event, what, type(error).__name__, stack)
+    return type(error).__name__, "".join(traceback.format_tb(error.__traceback__))

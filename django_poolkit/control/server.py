@@ -21,7 +21,7 @@ from typing import Final
 
 from django_poolkit.conf.control import ControlConfig
 from django_poolkit.control import directory
-from django_poolkit.control.conversation import Conversation, Handler, log_failure
+from django_poolkit.control.conversation import Conversation, Handler, traced
 from django_poolkit.control.directory import DirectoryRefused
 
 logger = logging.getLogger("django_poolkit.control")
@@ -141,7 +141,8 @@ class ControlServer:
             try:
                 tick()
             except Exception as error:
-                log_failure("tick_failed", getattr(tick, "__qualname__", "tick"), error)
+                name = getattr(tick, "__qualname__", "tick")
+                logger.error("event=tick_failed what=%s error=%s\n%s", name, *traced(error))
 
     def _missing(self) -> bool:
         """Tell whether somebody removed our socket, and keep those off who go by age.

@@ -5,29 +5,38 @@ The last test has a real pool, and `tests/servers` real servers.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import time
 from functools import partial
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import OperationalError, connection, connections, transaction
+from django.test import override_settings
 
 from django_poolkit import connection_pools, registry
-from django_poolkit.control import orders, server, steer
+from django_poolkit.conf import control as conf
+from django_poolkit.conf.control import control_config
+from django_poolkit.control import client, conversation, orders, protocol, server, steer
+from django_poolkit.control.answers import HANDLERS
 from django_poolkit.control.client import ask_all
 from django_poolkit.control.orders import Order
 from django_poolkit.control.steer import LeaseId
+from django_poolkit.management.commands import poolctl
 from django_poolkit.management.commands.poolctl import Command
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import Call
 
 pytestmark = pytest.mark.core
+
+ROOT = Path(__file__).parents[2]
 
 
 class Worker:
@@ -632,3 +641,85 @@ def test_an_open_block_keeps_a_pause_waiting_until_it_is_killed():
     assert ctl("resize", "--all", "--max-size", "3", "--wait", "5")[0] == 0
     stats = connection_pools["default"].stats()
     assert (stats.max_size, stats.closed["recycled"] >= 1) == (3, True)
+
+
+# -- the pages
+
+
+def page(name):
+    return (ROOT / "docs/reference" / name).read_text()
+
+
+def cells(text, title, column=0):
+    """The names in a column of the tables below a heading, or above the first one."""
+    section = f"\n## \n{text}".split(f"\n## {title}\n")[1].split("\n## ")[0]
+    rows = [row.split(" | ") for row in re.findall(r"^\| (`.*) \|$", section, re.MULTILINE)]
+    return [name for row in rows for name in re.findall(r"`([\w-]+)`", row[column])]
+
+
+def test_poolctl_md_has_every_command_with_what_it_takes():
+    parser = Command().create_parser("manage.py", "poolctl")
+    names = cells(page("poolctl.md"), "Commands")
+    commands = [name for name in names if not name.startswith("--")]
+    assert set(commands) == set(poolctl._TAKES)
+    options = {name for name in names if name.startswith("--")}
+    djangos = {"--version", "--verbosity", "--settings", "--pythonpath", "--traceback", "--help"}
+    djangos |= {"--no-color", "--force-color", "--skip-checks"}
+    assert options == {o for o in parser._option_string_actions if o[:2] == "--"} - djangos
+
+    for line in page("poolctl.md").splitlines():
+        if match := re.match(r"\| (`--[^|]*) \| ([^|]*) \|", line):
+            named = set(re.findall(r"`([\w-]+)`", match[2]))
+            takers = named if not match[2].startswith("all") else set(commands) - named
+            for option in re.findall(r"`--([\w-]+)`", match[1]):
+                dest = option.replace("-", "_")
+                if dest != "format":
+                    assert takers == {c for c, t in poolctl._TAKES.items() if dest in t}, option
+
+
+def test_poolctl_md_has_every_key_of_the_document(live):
+    live(Worker(20))
+    found = json.loads(ctl("drain", "--all", "--format", "json")[1])
+    assert set(cells(page("poolctl.md"), "JSON")) == set(found)
+    assert f"{poolctl._PAUSE:g} if not given, at most {orders.LONGEST:g}" in page("poolctl.md")
+    waits = {name: f"{seconds:g}" for name, seconds in poolctl._WAIT.items()}
+    assert f"{waits['pause']} for `pause`, {waits['kill-lease']} for" in page("poolctl.md")
+
+
+def test_control_md_has_every_setting_with_its_default():
+    text = page("control.md")
+    found = dict(re.findall(r"^\| `([A-Z]+)` \| `(\w+)` \|", text, re.MULTILINE))
+    assert set(found) == set(conf._KEYS)
+    given = {key: ast.literal_eval(default) for key, default in found.items()}
+    with override_settings(POOLKIT={"CONTROL": given}):
+        chosen = control_config()
+    with override_settings(POOLKIT={}):
+        assert control_config() == chosen
+    assert f"at most {conf._LONGEST_DIRECTORY} bytes" in text
+
+
+def test_control_md_has_every_command_and_every_error():
+    text = page("control.md")
+    assert set(cells(text, "Protocol")) >= set(HANDLERS)
+    source = "".join(path.read_text() for path in (ROOT / "django_poolkit/control").glob("*.py"))
+    raised = set(re.findall(r'(?:ProtocolError|failure)\(\s*"(\w+)"', source))
+    raised |= set(re.findall(r'__init__\("(\w+)", message\)', source))
+    raised |= set(re.findall(r'answer\(error="(\w+)"', source)) - {"gone"}
+    section = text.split("\n### Errors\n")[1]
+    listed = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert listed | {"no_answer", "stranger"} == raised
+    assert "`no_answer`" in section
+    assert "`stranger`" in section
+
+
+def test_control_md_has_every_bound():
+    text = page("control.md")
+    for bound in (
+        f"at most {protocol.LONGEST_REQUEST // 1024} KiB",
+        f"within {conversation.REQUEST_TIME:g} s",
+        f"at most {protocol.LONGEST_REPLY // 1024**2} MiB",
+        f"within {conversation.REPLY_TIME:g} s. {server.MOST_CLIENTS} clients",
+        f"a new one within {server.TICK:g} s",
+        f"none came within {client.TIMEOUT:g} s",
+    ):
+        assert bound in text, bound
