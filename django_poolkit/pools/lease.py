@@ -104,6 +104,16 @@ def acquired_at(lines: tuple[str, ...]) -> str:
     return "It was acquired at:\n  " + "\n  ".join(lines)
 
 
+class _Here(threading.local):
+    """The thread one is in: `threading.current_thread()` has it looked up each time."""
+
+    def __init__(self) -> None:
+        self.thread = threading.current_thread()
+
+
+_here = _Here()
+
+
 class Lease:
     """The right to use one connection until it is released.
 
@@ -153,11 +163,16 @@ class Lease:
         self.key = key
         """Identifies the lease in its pool's ledger."""
         self.stack = stack
-        self.thread = threading.current_thread().name
+        self._thread = _here.thread
         self.owner = _thread.get_ident()
         """Identifies the thread that uses it."""
         self.gone: list[None] = []
         """One entry for each cursor that another thread closed, as its garbage collector may."""
+
+    @property
+    def thread(self) -> str:
+        """Name of the thread that acquired it."""
+        return self._thread.name
 
     @property
     def connection(self) -> Any:

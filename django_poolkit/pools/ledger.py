@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -20,7 +21,8 @@ class Ledger:
     """Counts, histograms and live leases of one pool."""
 
     def __init__(self) -> None:
-        self._keys = itertools.count(1)
+        self.new_key: Callable[[], int] = itertools.count(1).__next__
+        """Returns a key for a lease. Needs no lock: the counter is atomic."""
         # All guarded by the pool's lock. The leases are held weakly: one that its owner
         # dropped has to die to be noticed.
         self.live: dict[int, weakref.ref[Lease]] = {}
@@ -32,10 +34,6 @@ class Ledger:
         self.wait, self.use, self.connect = Histogram(), Histogram(), Histogram()
         self.last_connect_error: str | None = None
         self.last_check_error: str | None = None
-
-    def new_key(self) -> int:
-        """Return a key for a lease. Needs no lock: the counter is atomic."""
-        return next(self._keys)
 
     def lend_locked(self, lease: Lease, connection: Any, now: float) -> None:
         """Enter a lease that begins."""

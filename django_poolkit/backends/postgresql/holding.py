@@ -29,7 +29,6 @@ from django.db.backends.signals import connection_created
 from django.db.utils import ProgrammingError
 from psycopg.pq import TransactionStatus
 
-from django_poolkit.backends import request
 from django_poolkit.backends.postgresql.greeting import GreetingMixin
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.pools.lease import Lease
@@ -147,7 +146,7 @@ class HoldingMixin(GreetingMixin):
 
     def _hold(self) -> Lease:
         """Return a lease that stays until its `cursor_closed()`, the present one or a new one."""
-        if (lease := self._present()) is not None:
+        if self._lease is not None and (lease := self._present()) is not None:
             return lease
         if self._opened and self._met:
             try:
@@ -194,7 +193,7 @@ class HoldingMixin(GreetingMixin):
             if raw._greeted != (lease.pool.greeting, connection_created.receivers):
                 self._greet(lease, raw)
             raw._autocommit = self.autocommit  # psycopg's setter would look whether it is at rest
-            if self._hand() is not None:
+            if self._hand is not no_lease and self._by_hand:
                 lease.mark_dirty("pinned")
         except BaseException:
             # Django may keep the traceback, and with it all that this frame knows.
@@ -214,8 +213,8 @@ class HoldingMixin(GreetingMixin):
         lease.keeper = None
         if lease.new_types:
             lease.pool.greeting = object()
-        if (scope := scope or request.current()) is not None:
-            scope.note_end(lease)
+        if lease.committed or lease.wrote:
+            self._note_end(lease, scope)
         try:
             lease.pool.release_idle(lease)
         except Exception:
@@ -243,7 +242,9 @@ class HoldingMixin(GreetingMixin):
 
     def _at_rest(self, lease: Lease) -> bool:
         """Return whether no cursor, transaction, pipeline or COPY is open under the lease."""
-        if lease.busy or not self.autocommit or not self.settings_dict["AUTOCOMMIT"]:
+        if lease.cursors > len(lease.gone) or not self.autocommit:
+            return False
+        if not self.settings_dict["AUTOCOMMIT"]:
             return False
         connection = lease._connection
         if connection is None:

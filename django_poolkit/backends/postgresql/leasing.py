@@ -184,14 +184,17 @@ class LeasingMixin(PoolChoiceMixin):
     def _end(self, lease: Lease, scope: RequestScope | None) -> None:
         """End a lease that has been detached, unless somebody else is about to."""
         if (scope is None or scope.claim(lease)) and not lease.released:
-            scope = scope or request.current()
-            if scope is not None:
-                scope.note_end(lease)
+            self._note_end(lease, scope)
             try:
                 lease.release()
             except Exception:
                 with self.wrap_database_errors:
                     raise
+
+    @staticmethod
+    def _note_end(lease: Lease, scope: RequestScope | None) -> None:
+        if (scope := scope or request.current()) is not None:
+            scope.note_end(lease)
 
     def holds(self, lease: Lease) -> bool:
         """Return whether this is the wrapper's present lease."""

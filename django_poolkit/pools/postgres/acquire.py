@@ -73,7 +73,12 @@ class Acquire(Release):
         try:
             # Nearly always there is one: no more than that has to be asked in the lock.
             connection = self._lend_hottest(lease)
-            if connection is not None and self._proven(connection):
+            config = self.config
+            if (
+                connection is not None
+                and config.check is None
+                and probe.fresh(connection, config.bypass)
+            ):
                 if self.events.of_leases:
                     self.events.tell("lease_acquired", pool=self.name, waited=0.0)
                 return lease
@@ -162,11 +167,6 @@ class Acquire(Release):
                 return connection
             finally:
                 self._inside = before
-
-    def _proven(self, connection: PoolConnection) -> bool:
-        """Return whether the connection can be handed out without a round trip."""
-        config = self.config
-        return config.check is None and probe.fresh(connection, config.bypass)
 
     def _take(self, lease: Lease, started: float, allowed: float, again: bool) -> PoolConnection:
         """Return an idle connection, or one that came while queued. Lent, but not yet probed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import psycopg
 from psycopg.adapt import AdaptersMap
@@ -13,14 +13,6 @@ from psycopg.adapt import AdaptersMap
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres.cursor import leased
 from django_poolkit.pools.postgres.errors import LeaseReleased
-
-# What a caller may change on the Python object, by the slots that psycopg keeps it in: the
-# public setters would refuse, or send a statement.
-_ATTRIBUTES = (
-    "_autocommit", "_isolation_level", "_read_only", "_deferrable", "row_factory",
-    "cursor_factory", "server_cursor_factory", "prepare_threshold", "prepared_max",
-)  # fmt: skip
-
 
 # What a pooler in between, a function or a DO block may have changed without a text that shows
 # it, and the server reports unasked (search_path and the read-only default since PostgreSQL 18
@@ -35,7 +27,7 @@ _REPORTED = (
 def reported(connection: PoolConnection) -> list[bytes | None]:
     """Return the session's settings as far as the server reports them. Sends nothing."""
     read = connection.pgconn.parameter_status
-    return [read(name) for name in _REPORTED]
+    return [*map(read, _REPORTED)]
 
 
 KILLED: Final = -1
@@ -68,7 +60,8 @@ class PoolConnection(psycopg.Connection[Any]):
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         """Return a cursor that is refused once the lease has ended. Raises LeaseReleased."""
-        self._refuse_parked()
+        if self._parked:
+            self._refuse_parked()
         lease = self._lease_ref()
         if lease.lost if lease is not None else self._lease_ref is not no_lease:
             raise LeaseReleased(
@@ -84,24 +77,24 @@ class PoolConnection(psycopg.Connection[Any]):
 
     def _exec_command(self, *args: Any, **kwargs: Any) -> Any:
         # BEGIN, COMMIT and ROLLBACK of psycopg itself pass here, and nothing of the pool's.
-        self._refuse_parked()
+        if self._parked:
+            self._refuse_parked()
         return super()._exec_command(*args, **kwargs)
 
     def transaction(self, *args: Any, **kwargs: Any) -> Any:
         """Open a transaction block, as psycopg does. Raises LeaseReleased."""
-        self._refuse_parked()
+        if self._parked:
+            self._refuse_parked()
         return super().transaction(*args, **kwargs)
 
     def pipeline(self) -> Any:
         """Open a pipeline, as psycopg does. Raises LeaseReleased."""
-        self._refuse_parked()
+        if self._parked:
+            self._refuse_parked()
         return super().pipeline()
 
-    def _refuse_parked(self) -> None:
-        if self._parked:
-            raise LeaseReleased(
-                "this connection has been given back to its pool: acquire one again"
-            )
+    def _refuse_parked(self) -> NoReturn:
+        raise LeaseReleased("this connection has been given back to its pool: acquire one again")
 
     def forget_prepared(self) -> None:
         """Forget what psycopg has prepared: the server is told to, by other means."""
@@ -133,16 +126,14 @@ class PoolConnection(psycopg.Connection[Any]):
 class Baseline:
     """The Python side of a connection as it was when it was made."""
 
-    __slots__ = ("_adapters", "_dumpers", "_handlers", "_parameters", "_values")
+    __slots__ = ("_adapters", "_attributes", "_parameters")
 
     def __init__(self, connection: PoolConnection) -> None:
-        self._values = tuple(getattr(connection, name) for name in _ATTRIBUTES)
-        self._adapters = AdaptersMap(connection.adapters)
-        self._dumpers = _registrations(connection)
-        self._handlers = (
-            list(connection._notice_handlers),
-            list(connection._notify_handlers),
+        self._attributes = tuple(
+            value.copy() if isinstance(value, list | dict) else value
+            for value in _attributes(connection)
         )
+        self._adapters = AdaptersMap(connection.adapters)
         self.read_parameters(connection)
 
     def read_parameters(self, connection: PoolConnection) -> None:
@@ -151,31 +142,39 @@ class Baseline:
 
     def reported_change(self, connection: PoolConnection) -> bool:
         """Return whether the server has reported another value of a session parameter."""
-        read = connection.pgconn.parameter_status
-        return [read(name) for name in _REPORTED] != self._parameters
+        return reported(connection) != self._parameters
 
     def restore(self, connection: PoolConnection) -> None:
         """Undo what a lease changed. Sends nothing."""
-        c = connection
-        if (
-            c._autocommit, c._isolation_level, c._read_only, c._deferrable, c.row_factory,
-            c.cursor_factory, c.server_cursor_factory, c.prepare_threshold, c.prepared_max,
-        ) != self._values:  # fmt: skip
-            for name, value in zip(_ATTRIBUTES, self._values, strict=True):
-                setattr(c, name, value)
-            c._begin_statement = b""  # psycopg caches BEGIN with its attributes
-        if c._notice_handlers != self._handlers[0] or c._notify_handlers != self._handlers[1]:
-            c._notice_handlers[:], c._notify_handlers[:] = self._handlers
-        if c._notifies_backlog is None or c._notifies_backlog:
-            c._notifies_backlog = deque()
-        # Compared by identity first, so equal tables cost nothing.
-        if _registrations(c) != self._dumpers:
-            c._adapters = AdaptersMap(self._adapters)
-            self._dumpers = _registrations(c)
+        if _attributes(connection) != self._attributes:
+            self._undo(connection)
+        if connection._notifies_backlog is None or connection._notifies_backlog:
+            connection._notifies_backlog = deque()
+
+    def _undo(self, c: Any) -> None:
+        (
+            c._autocommit, c._isolation_level, c._read_only, c._deferrable,
+            c.row_factory, c.cursor_factory, c.server_cursor_factory,
+            c._prepared.prepare_threshold, c._prepared.prepared_max,
+            c._notice_handlers[:], c._notify_handlers[:], *_,
+        ) = self._attributes  # fmt: skip
+        c._begin_statement = b""  # psycopg caches BEGIN with its attributes
+        c._adapters = AdaptersMap(self._adapters)
 
 
-def _registrations(connection: PoolConnection) -> tuple[object, ...]:
-    # psycopg copies these on the first registration after a cursor was made
-    # (psycopg 3.3, _adapters_map.py), so another object means another adapter.
-    adapters = connection.adapters
-    return (*adapters._dumpers.values(), *adapters._dumpers_by_oid, *adapters._loaders)
+def _attributes(c: Any) -> tuple[Any, ...]:
+    """Return what a caller may change on the Python object.
+
+    By the slots that psycopg keeps it in: the public setters would refuse, or send a statement.
+    """
+    prepared, adapters = c._prepared, c._adapters
+    return (
+        c._autocommit, c._isolation_level, c._read_only, c._deferrable,
+        c.row_factory, c.cursor_factory, c.server_cursor_factory,
+        prepared.prepare_threshold, prepared.prepared_max,
+        c._notice_handlers, c._notify_handlers,
+        # Tables of tables. psycopg copies one of those on the first registration after a cursor
+        # was made (psycopg 3.3, _adapters_map.py), so another object means another adapter; the
+        # same is equal at once.
+        adapters._dumpers, adapters._dumpers_by_oid, adapters._loaders,
+    )  # fmt: skip

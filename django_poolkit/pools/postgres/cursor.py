@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, Final
 from weakref import WeakKeyDictionary, ref
 
 import psycopg
-from psycopg import sql
+from psycopg import _cursor_base, sql
 
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres.errors import LeaseReleased
 
+_PSYCOPG: Final = vars(_cursor_base)
 _mixed: WeakKeyDictionary[type[Any], ref[type[Any]]] = WeakKeyDictionary()
 
 
@@ -68,24 +69,27 @@ class _ClientCursor:
         try:
             super().close()  # type: ignore[misc]
         finally:
-            self._poolkit_leave()
+            if self._poolkit_counted:
+                self._poolkit_leave()
 
     def __del__(self) -> None:
         if self._poolkit_finalize is not None:
             self._poolkit_finalize()
-        self._poolkit_leave()
+        if self._poolkit_counted:
+            self._poolkit_leave()
 
     def _poolkit_leave(self) -> None:
-        if self._poolkit_counted:
-            self._poolkit_counted = False
-            self._poolkit_lease.cursor_closed()  # type: ignore[union-attr]
+        self._poolkit_counted = False
+        self._poolkit_lease.cursor_closed()  # type: ignore[union-attr]
 
     @property
     def connection(self) -> Any:
         """The psycopg connection. Whoever takes hold of it from outside pins its lease."""
         lease = self._poolkit_lease
         if lease is not None and lease.keeper is not None and lease.pinned is None:
-            lease.pool.statements.raw_access(lease, sys._getframe(1))
+            frame = sys._getframe(1)
+            if frame.f_globals is not _PSYCOPG:  # which asks as each statement begins
+                lease.pool.statements.raw_access(lease, frame)
         return self._conn
 
     def _poolkit_note(self, query: Any) -> None:
@@ -129,7 +133,8 @@ class _ServerCursor(_ClientCursor):
         lease = self._poolkit_lease
         if lease is not None and (lease.released or self._conn.lock.locked()):
             self._close()  # type: ignore[attr-defined]
-            self._poolkit_leave()
+            if self._poolkit_counted:
+                self._poolkit_leave()
         else:
             super().close()
 

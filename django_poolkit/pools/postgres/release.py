@@ -140,7 +140,13 @@ class Release(Cleaning):
 
     def _settle(self, lease: Lease, connection: Any, reason: str | None) -> None:
         """End a lease: its connection goes to a waiter, to idle, or, with a reason, away."""
-        reason, starts = self._end_lease(lease, connection, reason)
+        with self._lock:
+            # As `critical` does it, without its price.
+            before, self._inside = self._inside, _thread.get_ident()
+            try:
+                reason, starts = self._end_locked(lease, connection, reason)
+            finally:
+                self._inside = before
         if self.statements.recorder is not None:
             self.statements.recorder.end(lease)
         if reason is not None and connection is not None:
@@ -160,8 +166,7 @@ class Release(Cleaning):
         )  # fmt: skip
         self.events.tell("lease_returned", pool=self.name, seconds=seconds, thread=lease.thread)
 
-    @critical
-    def _end_lease(
+    def _end_locked(
         self, lease: Lease, connection: PoolConnection | None, reason: str | None
     ) -> tuple[str | None, list[Attempt]]:
         now = monotonic()
@@ -269,7 +274,7 @@ class Release(Cleaning):
             else:
                 self.release(lease)
         except LeaseReleased:
-            # An interrupt hit `_end_lease` half way: the ledger knows the lease no more, and
+            # An interrupt hit `_end_locked` half way: the ledger knows the lease no more, and
             # nobody else its connection.
             self._forsake(lease)
 

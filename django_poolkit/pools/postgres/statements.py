@@ -16,7 +16,7 @@ from django_poolkit.pools.observe import Recorder, Watch
 from django_poolkit.pools.postgres import reset
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.cursor import text_of
-from django_poolkit.pools.session_state import StatementRules
+from django_poolkit.pools.session_state import CACHE_SIZE, CACHED_LENGTH, StatementRules
 
 # Statements that write nothing. Those of _OPAQUE may write behind a name.
 _READS: Final = re.compile(
@@ -67,6 +67,8 @@ class Statements:
         """Where it is observed what transaction mode would do, None where it is not."""
         self._policy = policy
         self._rules = StatementRules(harmless_functions)
+        # Texts that do no more than read. Shared by threads, which add and look up, no more.
+        self._plain: set[str | None] = set()
         self.foreign: Callable[[], bool] = everything_is_foreign
         """Called as a statement begins: whether it is not the ORM's own."""
         self.outside: Callable[[FrameType], bool] = everyone_is_outside
@@ -81,7 +83,8 @@ class Statements:
         first, lease.ran = not lease.ran, True
         if not lease.foreign and self._policy == "request":
             lease.foreign = self.foreign()
-        lease.statement = text = text_of(query, connection)
+        text = query if isinstance(query, str) else text_of(query, connection)
+        lease.statement = text
         if self.recorder is not None and lease.keeper is not None:
             residue = self._rules.residue(text) if text is not None else "unparsed"
             cast(Watch, lease.keeper).statement(lease, residue, sys._getframe(1))
@@ -89,7 +92,13 @@ class Statements:
             # Nothing is left to be learnt but this.
             lease.prepares = lease.prepares or text is None or "prepare" in text.lower()
             return
+        if text in self._plain:
+            return
         residue = self._rules.residue(text) if text is not None else "unparsed"
+        reads = text is not None and _READS.match(text) is not None
+        if residue is None and reads:
+            self._remember(text)
+            return
         if residue is not None:
             if residue == "sequence" and first and self.recorder is None:
                 _refuse_stray_currval(lease, text)
@@ -98,11 +107,18 @@ class Statements:
                 lease.prepares = True
         if _NEW_TYPES.match(text or ""):
             lease.new_types = True
-        if residue in _OPAQUE or text is None or not _READS.match(text):
+        if residue in _OPAQUE or not reads:
             if connection._autocommit and reset.at_rest(connection):
                 lease.committed = True
             else:
                 lease.wrote = True
+
+    def _remember(self, text: str | None) -> None:
+        if text is None or len(text) > CACHED_LENGTH:
+            return
+        if len(self._plain) >= CACHE_SIZE:
+            self._plain = set()
+        self._plain.add(text)
 
     def raw_access(self, lease: Lease, frame: FrameType) -> None:
         """Take note that `frame` takes hold of the connection under `lease`."""
