@@ -6,13 +6,15 @@ for are bounded, and whatever it sends ends in a reply or a closed socket.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
+import selectors
 import socket
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
+from contextlib import suppress
+from time import monotonic
 from typing import Any, Final
 
 from django_poolkit.conf.control import ROOT, ControlConfig
@@ -24,6 +26,10 @@ logger = logging.getLogger("django_poolkit.control")
 Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """A command: gets the arguments, returns the result. Runs in the server's thread, so it neither
 blocks nor takes long. Raises BadArguments for what it cannot honour."""
+
+Wish = tuple[int, float]
+"""What a conversation waits for: an event of `selectors`, and the moment at which it waits no more
+and gets a TimeoutError, on the monotonic clock."""
 
 REQUEST_TIME: Final = 2.0
 """Seconds that a client may take to send its request."""
@@ -45,22 +51,29 @@ class Conversation:
         self._handlers = handlers
         self._steering = frozenset(steering_commands)
 
-    async def hold(self, client: socket.socket) -> None:
-        """Serve one client to its end. Raises OSError where it is gone, or takes no reply."""
+    def hold(self, client: socket.socket) -> Generator[Wish, None, None]:
+        """Serve one client to its end; yields whenever that would block.
+
+        Raises OSError where it is gone, or takes no reply.
+        """
         peer = protocol.peer_of(client)
         if peer.uid not in (os.geteuid(), ROOT):
             logger.warning("event=stranger uid=%d pid=%d", peer.uid, peer.pid)
             return
-        reply = await self._reply(client, peer)
-        async with asyncio.timeout(REPLY_TIME):
-            await asyncio.get_running_loop().sock_sendall(client, reply)
+        reply = yield from self._reply(client, peer)
+        deadline = monotonic() + REPLY_TIME
+        left = memoryview(reply)
+        while left:
+            yield selectors.EVENT_WRITE, deadline
+            with suppress(BlockingIOError):
+                left = left[client.send(left) :]
 
-    async def _reply(self, client: socket.socket, peer: Peer) -> bytes:
+    def _reply(self, client: socket.socket, peer: Peer) -> Generator[Wish, None, bytes]:
+        deadline = monotonic() + REQUEST_TIME
         try:
-            async with asyncio.timeout(REQUEST_TIME):
-                header = await _receive(client, protocol.HEADER.size)
-                length = protocol.length_of(header, protocol.LONGEST_REQUEST)
-                payload = await _receive(client, length)
+            header = yield from _receive(client, protocol.HEADER.size, deadline)
+            length = protocol.length_of(header, protocol.LONGEST_REQUEST)
+            payload = yield from _receive(client, length, deadline)
             return self._carry_out(protocol.read_request(payload), peer)
         except TimeoutError:
             return protocol.failure("bad_frame", f"no whole request within {REQUEST_TIME:g} s")
@@ -85,11 +98,14 @@ class Conversation:
         return reply
 
 
-async def _receive(client: socket.socket, size: int) -> bytes:
-    loop = asyncio.get_running_loop()
+def _receive(client: socket.socket, size: int, deadline: float) -> Generator[Wish, None, bytes]:
     received = bytearray()
     while len(received) < size:
-        part = await loop.sock_recv(client, size - len(received))
+        yield selectors.EVENT_READ, deadline
+        try:
+            part = client.recv(size - len(received))
+        except BlockingIOError:
+            continue
         if not part:
             raise ProtocolError("bad_frame", f"it ends after {len(received)} of {size} bytes")
         received += part

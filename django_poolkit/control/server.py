@@ -1,39 +1,34 @@
 """The socket that a process serves, from one daemon thread: others ask it, and may steer it.
 
-The thread has an event loop of its own over poll(), which shares no kernel object with a forked
-child: an epoll would go on telling the one of the other's sockets. A child forgets the server
-and starts its own with the first pool that it opens.
+A forked child forgets the server, and starts its own with the first pool that it opens.
 """
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import logging
 import os
-import selectors
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 from django_poolkit.conf.control import ControlConfig
 from django_poolkit.control import directory
 from django_poolkit.control.conversation import Conversation, Handler, traced
 from django_poolkit.control.directory import DirectoryRefused
+from django_poolkit.control.visits import Visits
 
 logger = logging.getLogger("django_poolkit.control")
 
 Tick = Callable[[], None]
 
-MOST_CLIENTS: Final = 32
-"""At once; more wait until one of these is done."""
 TICK: Final = 5.0
 """Seconds between two calls of what is called now and then."""
 _FAREWELL: Final = 1.0
-_RECOVERY: Final = 1.0
 
 
 class ControlServer:
@@ -43,14 +38,13 @@ class ControlServer:
         self.path: Path | None = None
         """Where the socket is, once it is there."""
         self._place = config.directory
-        self._talk = talk
         self._ticks = tuple(ticks)
         # All that a forked child has to close its copies of.
         self._sockets: set[socket.socket] = set()
-        self._listener: socket.socket | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._stopped = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._visits = Visits(talk, self._sockets)
+        self._listener: socket.socket
+        self._bell: socket.socket | None = None
+        self._stopped = False
         self._thread: threading.Thread | None = None
 
     # -- from any thread
@@ -63,26 +57,25 @@ class ControlServer:
         """
         directory.prepare(self._place)
         directory.sweep(self._place)
-        loop = asyncio.SelectorEventLoop(selectors.PollSelector())
         try:
-            self._publish()
-            self._loop = loop
-            self._thread = threading.Thread(
-                target=self._run, args=(loop,), name="poolkit-control", daemon=True
-            )
-            self._thread.start()
+            self._bell, ear = socket.socketpair()
+            self._sockets |= {self._bell, ear}
+            self._visits.open_to(self._publish(), ear)
+            thread = threading.Thread(target=self._run, name="poolkit-control", daemon=True)
+            thread.start()
         except BaseException:
-            loop.close()
             self._unlink()
             self._close_all()
             raise
+        self._thread = thread
 
     def stop(self) -> None:
         """Remove the socket and end the thread. Blocks for 1 second at most."""
         self._unlink()
-        if self._loop is not None and self._thread is not None:
-            with suppress(RuntimeError):  # the loop has ended by itself
-                self._loop.call_soon_threadsafe(self._stopped.set)
+        self._stopped = True
+        if self._bell is not None and self._thread is not None:
+            with suppress(OSError):  # it has ended by itself
+                self._bell.send(b"!")
             self._thread.join(_FAREWELL)
 
     def forget(self) -> None:
@@ -91,7 +84,7 @@ class ControlServer:
             with suppress(OSError):
                 os.close(inherited.detach())
 
-    def _publish(self) -> None:
+    def _publish(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX)
         self._sockets.add(listener)  # before it listens: a fork may come at any point
         try:
@@ -101,6 +94,7 @@ class ControlServer:
             self._close(listener)
             raise
         self._listener = listener
+        return listener
 
     def _unlink(self) -> None:
         if self.path is not None:
@@ -117,24 +111,17 @@ class ControlServer:
 
     # -- in its own thread
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                runner.run(self._serve())
+            next_tick = monotonic() + TICK
+            while not self._stopped:
+                self._visits.attend(next_tick)
+                if monotonic() >= next_tick:
+                    next_tick = monotonic() + TICK
+                    self._tick()
         finally:  # a socket that is open and unheard would look alive
             self._unlink()
             self._close_all()
-
-    async def _serve(self) -> None:
-        self._listen()
-        while True:
-            try:
-                await asyncio.wait_for(self._stopped.wait(), TICK)
-                return
-            except TimeoutError:
-                self._tick()
-                if self._missing():
-                    self._renew()
 
     def _tick(self) -> None:
         for tick in self._ticks:
@@ -143,6 +130,9 @@ class ControlServer:
             except Exception as error:
                 name = getattr(tick, "__qualname__", "tick")
                 logger.error("event=tick_failed what=%s error=%s\n%s", name, *traced(error))
+        if self._missing():
+            self._renew()
+        self._visits.take_in()
 
     def _missing(self) -> bool:
         """Tell whether somebody removed our socket, and keep those off who go by age.
@@ -164,50 +154,10 @@ class ControlServer:
         old = self._listener
         try:
             directory.prepare(self._place)
-            self._publish()
+            self._visits.open_to(self._publish())
         except (DirectoryRefused, OSError):
             return
-        if old is not None:
-            asyncio.get_running_loop().remove_reader(old)
-            self._close(old)
-        self._listen()
-
-    def _listen(self) -> None:
-        assert self._listener is not None
-        if len(self._tasks) < MOST_CLIENTS:
-            asyncio.get_running_loop().add_reader(self._listener, self._welcome)
-
-    def _welcome(self) -> None:
-        """Take in who calls. Those who find the house full wait at the door."""
-        assert self._listener is not None
-        loop = asyncio.get_running_loop()
-        try:
-            client, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        except OSError:  # no descriptor left, say; there may be again
-            loop.remove_reader(self._listener)
-            loop.call_later(_RECOVERY, self._listen)
-            return
-        self._sockets.add(client)
-        client.setblocking(False)
-        task = loop.create_task(self._attend(client))
-        self._tasks.add(task)
-        task.add_done_callback(self._leave)
-        if len(self._tasks) >= MOST_CLIENTS:
-            loop.remove_reader(self._listener)
-
-    def _leave(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._listen()
-
-    async def _attend(self, client: socket.socket) -> None:
-        try:
-            await self._talk.hold(client)
-        except OSError:
-            pass  # there is nobody to tell
-        finally:
-            self._close(client)
+        self._close(old)
 
 
 # -- the one of this process
@@ -216,7 +166,6 @@ class ControlServer:
 _lock = threading.Lock()
 _server: ControlServer | None = None
 _settled = False  # whether it runs, or cannot
-_inherited: list[ControlServer] = []
 
 
 def ensure_started(
@@ -275,8 +224,6 @@ def _after_in_child() -> None:
     global _lock, _server, _settled
     if _server is not None:
         _server.forget()
-        # Kept for as long as the child lives: its loop must not be closed by a collector.
-        _inherited.append(_server)
     _lock, _server, _settled = threading.Lock(), None, False
 
 

@@ -24,7 +24,7 @@ from django.test import override_settings
 from django_poolkit import connection_pools, registry
 from django_poolkit.conf import control as conf
 from django_poolkit.conf.control import control_config
-from django_poolkit.control import client, conversation, orders, protocol, server, steer
+from django_poolkit.control import client, conversation, orders, protocol, server, steer, visits
 from django_poolkit.control.answers import HANDLERS
 from django_poolkit.control.client import ask_all
 from django_poolkit.control.orders import Order
@@ -718,7 +718,7 @@ def test_control_md_has_every_bound():
         f"at most {protocol.LONGEST_REQUEST // 1024} KiB",
         f"within {conversation.REQUEST_TIME:g} s",
         f"at most {protocol.LONGEST_REPLY // 1024**2} MiB",
-        f"within {conversation.REPLY_TIME:g} s. {server.MOST_CLIENTS} clients",
+        f"within {conversation.REPLY_TIME:g} s. {visits.MOST_CLIENTS} clients",
         f"a new one within {server.TICK:g} s",
         f"none came within {client.TIMEOUT:g} s",
     ):
