@@ -100,6 +100,15 @@ def test_of_an_order_for_all_a_part_can_be_withdrawn(config, posted):
     assert left(config, "default") == 30
 
 
+def test_the_latest_is_told_by_its_time(config, posted):
+    now = time.time()
+    latest = GOOD | {"until": now + 10, "posted": now}
+    entries = [latest, GOOD | {"until": now + 600, "posted": now - 5}]
+    path = config.directory / f"orders-{os.geteuid()}.json"
+    path.write_text(json.dumps({"orders": entries}))
+    assert left(config, "default") == 10
+
+
 @pytest.mark.parametrize("seconds", [-0.1, 0.0, 3605.0, 1e12, float("nan"), float("inf")])
 def test_what_is_over_or_too_far_off_is_no_order(config, posted, seconds):
     posted(order(seconds=seconds))
