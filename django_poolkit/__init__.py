@@ -1,7 +1,8 @@
 """Connection pools for Django under high concurrency.
 
 `connection_pools["default"]` is the pool behind a database alias, usable outside requests and
-the ORM. The errors and `PoolStats` load neither Django nor a driver.
+the ORM; `client_sessions["default"]` is an aiohttp client session that a process shares. The
+errors and `PoolStats` load neither Django nor a driver.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from django_poolkit.pools.errors import (
 from django_poolkit.pools.stats import PoolStats
 
 if TYPE_CHECKING:
+    from django_poolkit.http.sessions import client_sessions
     from django_poolkit.registry import connection_pools
 
 __version__ = "0.1.0"
@@ -38,6 +40,7 @@ __all__ = [
     "TooManyWaiters",
     "WrongLoop",
     "__version__",
+    "client_sessions",
     "connection_pools",
 ]
 
@@ -48,4 +51,8 @@ def __getattr__(name: str) -> Any:
         from django_poolkit import registry
 
         return registry.connection_pools
+    if name == "client_sessions":
+        from django_poolkit.http import sessions
+
+        return sessions.client_sessions
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The process's table of pools: content keys, closing, and the latch after shutdown.
+"""The process's tables of pools and client sessions: keys, closing, the latch after shutdown.
 
 Pools are keyed by the content of their settings, so that two aliases on one database share a
 pool, and a copy with other options gets its own. The table is the one place that knows when a
@@ -21,6 +21,7 @@ from django.db import connections
 from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.events import Events
 from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.session_table import Measured, SessionTable
 
 # Programs that say by their first argument what they do.
 _LAUNCHERS: Final = ("manage.py", "django-admin", "django")
@@ -218,11 +219,21 @@ class ConnectionPools(Mapping[str, ConnectionPool]):
 
 
 pools = PoolTable()
+sessions = SessionTable()
 process = Process()
 connection_pools = ConnectionPools()
 
+
+def measured() -> Iterator[Measured]:
+    """Return every pool and every client session of this process."""
+    yield from pools
+    yield from sessions
+
+
 # The fork may have happened while another thread held the lock, which the child has not got.
 os.register_at_fork(after_in_child=pools._renew_lock)
+os.register_at_fork(after_in_child=sessions.after_fork)
 os.register_at_fork(after_in_child=process.after_fork)
 # Threads of a pool that is still open at exit would be cut off in the middle of a statement.
 atexit.register(pools.shut_down, 1.0)
+atexit.register(sessions.shut_down, 1.0)

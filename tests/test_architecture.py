@@ -18,13 +18,15 @@ PACKAGE = ROOT / "django_poolkit"
 FLOORS: list[tuple[str, ...]] = [
     ("pools",),
     ("conf",),
+    ("session_table",),
     ("registry",),
     ("signals",),
     ("backends",),
     ("routing", "aio", "http"),
+    ("lifespan",),
     ("health", "metrics", "control"),
     ("exhaustion",),
-    ("middleware", "lifespan", "checks", "retry", "contrib", "testing"),
+    ("middleware", "checks", "retry", "contrib", "testing"),
     ("asgi", "wsgi", "admin", "apps", "management"),
 ]
 FLOOR_OF = {part: level for level, parts in enumerate(FLOORS) for part in parts}

@@ -20,13 +20,15 @@ from django_poolkit.conf.poolkit import bad_value_at, mapping, refuse_unknown, s
 Redirects = Literal["same-origin", "any", "never"]
 Network = IPv4Network | IPv6Network
 
-TIMEOUTS: Final[Mapping[str, float]] = {
+DEFAULTS: Final[Mapping[str, float]] = {
+    "limit": 100,
     "total": 30.0,
     "connect": 5.0,
     "sock_connect": 5.0,
     "sock_read": 15.0,
 }
-"""Seconds, where nothing else is set: aiohttp itself would let a request take five minutes."""
+"""Of aiohttp's options, where nothing else is set: connections, and seconds. By its own defaults a
+request may take five minutes."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _LABEL: Final = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -65,7 +67,7 @@ class HttpConfig:
     """The share of requests that may be retries."""
     close_timeout: float = 3.0
     """Seconds that closing takes at most."""
-    options: Mapping[str, Any] = field(default_factory=lambda: dict(TIMEOUTS))
+    options: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULTS))
     """aiohttp's own."""
 
 
@@ -101,7 +103,7 @@ def http_config(name: str) -> HttpConfig:
     refuse_unknown(ours, _KEYS, path)
     return HttpConfig(
         name=name,
-        options={**TIMEOUTS, **theirs},
+        options={**DEFAULTS, **theirs},
         **{key.lower(): _READ[key](f"{path}[{key!r}]", value) for key, value in ours.items()},
     )
 

@@ -102,8 +102,9 @@ class PoolStats:
     aliases: tuple[str, ...] = ()
     """The names it serves, the first of which is its own."""
     kind: str = "postgresql"
+    """`postgresql`, or `http` for a client session: there a lease is a request's connection."""
     mode: str
-    """`session` or `transaction`: with what a lease ends."""
+    """`session`, `transaction` or `request`: with what a lease ends."""
     state: str
     """`open`, `paused` or `closed`."""
     pause_left: float = 0.0
@@ -129,6 +130,8 @@ class PoolStats:
     """Acquires refused because the queue was full."""
     connects: int
     connect_errors: int
+    errors: Mapping[str, int] = field(default_factory=dict)
+    """Requests of a client session that failed, by the class of the error; else empty."""
     closed: Mapping[str, int] = field(default_factory=dict)
     """Connections closed, by reason."""
     resets: int

@@ -1,0 +1,1 @@
+"""Shared aiohttp client sessions: one for each process and event loop, safe by default."""

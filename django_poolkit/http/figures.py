@@ -1,0 +1,188 @@
+"""What a client session counts, told by aiohttp's own tracing. In no figure is a URL or a host."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any
+
+from aiohttp import ClientSession, TraceConfig
+
+from django_poolkit.pools.stats import Histogram, PoolStats
+
+KIND = "http"
+"""`PoolStats.kind` of a client session."""
+
+
+class Call:
+    """One request, from its first try to the end of its answer. Made by aiohttp's tracing."""
+
+    __slots__ = ("loop", "queued")
+
+    def __init__(self, trace_request_ctx: object = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.queued = 0.0
+        """Seconds it has spent in the queue for the connection that it is about to get."""
+
+
+class Figures:
+    """Counts and histograms of a client session, over all of its event loops."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards all that follows
+        self._acquired = self._waited = self._timeouts = 0
+        self._connects = self._connect_errors = 0
+        self._errors: Counter[str] = Counter()
+        self._last_connect_error: str | None = None
+        self._wait, self._use, self._connect = Histogram(), Histogram(), Histogram()
+        # Since when, the oldest first.
+        self._waiting: dict[Call, float] = {}
+        self._connecting: dict[Call, float] = {}
+        self._using: dict[Call, float] = {}
+
+    def trace(self) -> TraceConfig:
+        """Return what has to be among the `trace_configs` of a client session."""
+        trace = TraceConfig(trace_config_ctx_factory=Call)  # type: ignore[arg-type]
+        trace.on_connection_queued_start.append(_told(self._queued))
+        trace.on_connection_queued_end.append(_told(self._unqueued))
+        trace.on_connection_create_start.append(_told(self._connect_begun))
+        trace.on_connection_create_end.append(_told(self._connected))
+        trace.on_connection_reuseconn.append(_told(self._reused))
+        trace.on_request_end.append(_told(self._answered))
+        trace.on_request_exception.append(_told(self._failed))
+        return trace
+
+    def note(self, error: BaseException) -> None:
+        """Count an error that aiohttp's tracing is not told of."""
+        with self._lock:
+            self._errors[type(error).__name__] += 1
+
+    def forget_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Strike out the requests that were under way on a loop that has ended."""
+        with self._lock:
+            for table in (self._waiting, self._connecting, self._using):
+                for call in [call for call in table if call.loop is loop]:
+                    del table[call]
+
+    def stats(self, *, name: str, state: str, max_size: int, sockets: int) -> PoolStats:
+        """Return a snapshot. Connections that nobody uses or makes are idle."""
+        now = monotonic()
+        with self._lock:
+            used, connecting = len(self._using), len(self._connecting)
+            idle = max(0, sockets - used - connecting)
+            return PoolStats(
+                name=name,
+                kind=KIND,
+                mode="request",
+                state=state,
+                min_size=0,
+                max_size=max_size,
+                size=idle + used + connecting,
+                idle=idle,
+                used=used,
+                connecting=connecting,
+                waiters=len(self._waiting),
+                oldest_waiter=now - next(iter(self._waiting.values()), now),
+                oldest_lease=now - next(iter(self._using.values()), now),
+                acquired=self._acquired,
+                waited=self._waited,
+                timeouts=self._timeouts,
+                too_many_waiters=0,
+                connects=self._connects,
+                connect_errors=self._connect_errors,
+                resets=0,
+                leaks=0,
+                overdue=0,
+                errors=dict(self._errors),
+                last_connect_error=self._last_connect_error,
+                wait=self._wait.snapshot(),
+                use=self._use.snapshot(),
+                connect=self._connect.snapshot(),
+            )
+
+    # -- what happens to one request, in this order or from the top again
+
+    def _queued(self, call: Call, _: Any) -> None:
+        with self._lock:
+            self._settle_locked(call)
+            self._waiting[call] = monotonic()
+
+    def _unqueued(self, call: Call, _: Any) -> None:
+        with self._lock:
+            # It may have to go back, where somebody else was faster.
+            now = monotonic()
+            call.queued += now - self._waiting.pop(call, now)
+
+    def _connect_begun(self, call: Call, _: Any) -> None:
+        with self._lock:
+            self._settle_locked(call)
+            self._connecting[call] = monotonic()
+
+    def _connected(self, call: Call, _: Any) -> None:
+        with self._lock:
+            now = monotonic()
+            self._connects += 1
+            self._connect.observe(now - self._connecting.pop(call, now))
+            self._last_connect_error = None
+            self._acquire_locked(call)
+
+    def _reused(self, call: Call, _: Any) -> None:
+        with self._lock:
+            self._settle_locked(call)
+            self._acquire_locked(call)
+
+    def _answered(self, call: Call, params: Any) -> None:
+        connection = params.response.connection
+        if connection is None:  # all of the body was there with the headers
+            self._release(call)
+        else:
+            connection.add_callback(lambda: self._release(call))
+
+    def _failed(self, call: Call, params: Any) -> None:
+        with self._lock:
+            self._errors[type(params.exception).__name__] += 1
+            self._settle_locked(call, params.exception)
+            self._release_locked(call)
+
+    # -- how it is counted
+
+    def _acquire_locked(self, call: Call) -> None:
+        self._release_locked(call)  # of the try before, or the redirect
+        self._using[call] = monotonic()
+        self._acquired += 1
+        if call.queued:
+            self._waited += 1
+            self._wait.observe(call.queued)
+            call.queued = 0.0
+
+    def _release(self, call: Call) -> None:
+        with self._lock:
+            self._release_locked(call)
+
+    def _release_locked(self, call: Call) -> None:
+        if (since := self._using.pop(call, None)) is not None:
+            self._use.observe(monotonic() - since)
+
+    def _settle_locked(self, call: Call, error: BaseException | None = None) -> None:
+        """Close what is still open of a try that failed."""
+        cancelled = isinstance(error, asyncio.CancelledError)
+        if self._waiting.pop(call, None) is not None and not cancelled:
+            self._timeouts += 1
+        if self._connecting.pop(call, None) is not None and not cancelled:
+            call.queued = 0.0
+            self._connect_errors += 1
+            # Of the text nothing: a host may be in it.
+            causes = [type(each).__name__ for each in (error, getattr(error, "os_error", None))]
+            self._last_connect_error = ": ".join(n for n in causes if n != "NoneType") or "retried"
+
+
+def _told(
+    count: Callable[[Call, Any], None],
+) -> Callable[[ClientSession, Any, Any], Awaitable[None]]:
+    async def receive(session: ClientSession, call: Any, params: Any) -> None:
+        count(call, params)
+
+    return receive
