@@ -20,7 +20,8 @@ from django_poolkit.control.protocol import BadArguments
 from django_poolkit.control.recent import Recent
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.naming import host_mark
-from django_poolkit.registry import pools, process
+from django_poolkit.registry import pools, process, sessions
+from django_poolkit.session_table import Measured
 
 Arguments = Mapping[str, Any]
 Answer = dict[str, Any]
@@ -33,7 +34,8 @@ os.register_at_fork(after_in_child=recent.after_fork)
 
 
 def status(arguments: Arguments) -> Answer:
-    """Say everything of this process. `leases` and `pins` ask for more, `databases` for less."""
+    """Say everything of this process. `leases` and `pins` ask for more, `databases` for less,
+    and `steerable` for what can be steered."""
     config = control_config()
     chosen = _chosen(arguments)
     answer: Answer = {
@@ -48,7 +50,7 @@ def status(arguments: Arguments) -> Answer:
         "steering": bool(config.steering),
         "django": django.get_version(),
         "version": django_poolkit.__version__,
-        "pools": [_described(pool) for pool in chosen],
+        "pools": [_described(each) for each in (*chosen, *_sessions(arguments))],
     }
     if _flag(arguments, "leases"):
         answer["leases"] = [lease for pool in chosen for lease in _leases(pool)]
@@ -129,12 +131,12 @@ STEERING: Final = frozenset(HANDLERS) - {"status"}
 """What only those may ask for who may steer."""
 
 
-def _described(pool: ConnectionPool) -> Answer:
-    stats = pool.stats()
+def _described(measured: Measured) -> Answer:
+    stats = measured.stats()
     return stats.as_dict() | {
         "utilization": stats.utilization,
         "saturated": stats.saturated,
-        "recent": recent.of(pool, stats),
+        "recent": recent.of(measured, stats),
     }
 
 
@@ -175,6 +177,13 @@ def _chosen(arguments: Arguments) -> list[ConnectionPool]:
         raise BadArguments("databases must be a list of aliases, or absent")
     wanted = set(names)
     return [pool for pool in pools if not pool.ended and not wanted.isdisjoint(pool.aliases)]
+
+
+def _sessions(arguments: Arguments) -> list[Measured]:
+    """Return the client sessions: they serve no database, and cannot be steered."""
+    if arguments.get("databases") is not None or _flag(arguments, "steerable"):
+        return []
+    return [session for session in sessions if not session.ended]
 
 
 def _flag(arguments: Arguments, name: str) -> bool:

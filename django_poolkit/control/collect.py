@@ -53,7 +53,7 @@ class Report:
     totals: tuple[Mapping[str, Any], ...]
     """One for each pool name: the sums over the processes, `utilization`, the longest
     `oldest_waiter` and `oldest_lease`, `state` and `mode` (all that there are, where they
-    differ), `pins`, and `recent`."""
+    differ), `pins`, `errors`, and `recent`."""
     servers: tuple[Server, ...]
     verdicts: tuple[Verdict, ...]
     """One for each pool name, where they were asked for."""
@@ -202,8 +202,10 @@ def _total(name: str, pools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     total: dict[str, Any] = {"name": name, "processes": len(pools)}
     total |= {key: sum(pool[key] for pool in pools) for key in _SUMS}
     pins: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
     for pool in pools:
         pins.update(pool["pins"])
+        errors.update(pool["errors"])
     recent = [pool["recent"] for pool in pools]
     return total | {
         "utilization": total["used"] / total["max_size"],
@@ -212,6 +214,7 @@ def _total(name: str, pools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "state": " and ".join(sorted({pool["state"] for pool in pools})),
         "mode": " and ".join(sorted({pool["mode"] for pool in pools})),
         "pins": dict(pins),
+        "errors": dict(errors),
         "recent": {
             key: sum(part[key] for part in recent)
             for key in ("acquires_per_second", "timeouts_per_second")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from django_poolkit.conf.control import control_config
 from django_poolkit.control import answers, orders, server
 from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.session_table import Measured
 
 
-def join(pool: ConnectionPool) -> None:
+def join(pool: Measured) -> None:
     """Serve the control socket of this process, and pause the pool if that has been ordered.
 
     Called by `registry.pools.events.before_open`. In this order: who pauses posts the order
@@ -19,5 +20,5 @@ def join(pool: ConnectionPool) -> None:
     server.ensure_started(
         config, answers.HANDLERS, answers.STEERING, ticks=(answers.recent.sample,)
     )
-    if left := orders.pause_left(config, pool.aliases):
+    if isinstance(pool, ConnectionPool) and (left := orders.pause_left(config, pool.aliases)):
         pool.open_paused(left)

@@ -21,7 +21,7 @@ _QUANTILES: Final = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 
 class Recent:
-    """Samples of all pools of the process's table."""
+    """Samples of all pools and client sessions of the process."""
 
     def __init__(self) -> None:
         # Guards the samples: the server's thread takes them, and so may who asks in this process.
@@ -30,7 +30,7 @@ class Recent:
 
     def sample(self) -> None:
         """Take one snapshot of each pool. Blocks no longer than their locks are held."""
-        for pool in registry.pools:
+        for pool in registry.measured():
             now, stats = monotonic(), pool.stats()
             with self._lock:
                 samples = self._samples.setdefault(pool, deque())

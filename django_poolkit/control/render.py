@@ -22,6 +22,7 @@ _LATELY: Final = (
 )  # fmt: skip
 _SINCE: Final = (
     "PID", ">AGE", "POOL", ">ACQUIRED", ">QUEUED", ">TIMEOUTS", ">REFUSED", ">LEAKS", "~PINS",
+    "~ERRORS",
 )  # fmt: skip
 _SERVER: Final = ("~CONNECTIONS OF", ">MAY OPEN", ">OPEN", ">SERVER", "IDLE IN TRANSACTION")
 _LEASES: Final = (
@@ -153,6 +154,7 @@ def _history(pool: Mapping[str, Any]) -> list[Cell]:
         *(_count(pool[key]) for key in ("acquired", "waited")),
         *(_count(pool[key], "warn") for key in ("timeouts", "too_many_waiters", "leaks")),
         _text(_counts(pool["pins"])),
+        _text(_counts(pool["errors"])),
     ]
 
 

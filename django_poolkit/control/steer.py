@@ -152,7 +152,8 @@ def _give(
 
 
 def _ask_status(config: ControlConfig, target: Target) -> list[Answer]:
-    return ask_all(config, "status", {**target.arguments(), "leases": True}, pids=target.pids)
+    arguments = {**target.arguments(), "leases": True, "steerable": True}
+    return ask_all(config, "status", arguments, pids=target.pids)
 
 
 def _leases(answers: Iterable[Answer]) -> Leases:

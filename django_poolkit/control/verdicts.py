@@ -53,7 +53,8 @@ class Verdict:
 
 def judge(processes: Sequence[Mapping[str, Any]]) -> list[Verdict]:
     """Return one verdict for each pool name, from results of `status` with `pins`."""
-    names = dict.fromkeys(pool["name"] for p in processes for pool in p["pools"])
+    pools = [pool for process in processes for pool in process["pools"]]
+    names = dict.fromkeys(pool["name"] for pool in pools if pool["kind"] == "postgresql")
     return [_judge(name, processes) for name in names]
 
 

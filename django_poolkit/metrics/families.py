@@ -210,6 +210,13 @@ FAMILIES: Final = (
         read=_one("connect_errors"),
     ),
     Family(
+        name="poolkit_errors_total",
+        kind="counter",
+        help="Requests of a client session that failed, by the class of the error.",
+        label="reason",
+        read=_by("errors"),
+    ),
+    Family(
         name="poolkit_closed_total",
         kind="counter",
         help="Connections closed, by reason.",

@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from django_poolkit import registry
@@ -25,7 +25,7 @@ from django_poolkit.metrics.families import (
     Value,
     merged,
 )
-from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.session_table import Measured
 
 logger = logging.getLogger("django_poolkit.metrics")
 
@@ -35,7 +35,7 @@ Counted = dict[tuple[Family, Series], Value]
 class Readings:
     """Reads pools. Opens none, and is not disturbed by one that cannot be read."""
 
-    def __init__(self, table: Iterable[ConnectionPool]) -> None:
+    def __init__(self, table: Iterable[Measured]) -> None:
         self._table = table
         self.forget()
 
@@ -44,11 +44,11 @@ class Readings:
         # Guards what follows. Reentrant: a finalizer may open a pool at any line.
         self._lock = threading.RLock()
         # What has been counted of each pool, also of those that have left the table since.
-        self._counted: dict[ConnectionPool, Counted] = {}
+        self._counted: dict[Measured, Counted] = {}
         self._totals: Figures = {family: {} for family in FAMILIES if family.kind != "gauge"}
         self._errors: Counter[str] = Counter()
 
-    def watch(self, pool: ConnectionPool) -> None:
+    def watch(self, pool: Measured) -> None:
         """Read this pool until it is closed, and once more then. Called before it opens."""
         with self._lock:
             self.take()  # those that are closed by now go, also where nobody else ever asks
@@ -88,7 +88,14 @@ class Readings:
                 totals[series] = family.merge(totals.get(series, nothing), growth)
 
 
-readings: Final = Readings(registry.pools)
-"""Those of the process's table of pools."""
+class _Everything:
+    """All that this process has, at the moment when it is asked."""
+
+    def __iter__(self) -> Iterator[Measured]:
+        return registry.measured()
+
+
+readings: Final = Readings(_Everything())
+"""Those of all pools and client sessions of the process."""
 
 os.register_at_fork(after_in_child=readings.forget)

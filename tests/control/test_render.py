@@ -77,6 +77,7 @@ def test_the_last_minute_and_the_life_of_each() -> None:
     assert since[0] == {
         "PID": "101", "AGE": "2 h", "POOL": "default", "ACQUIRED": "500", "QUEUED": "40",
         "TIMEOUTS": "3", "REFUSED": "1", "LEAKS": "2", "PINS": "raw 1, set 3",
+        "ERRORS": "-",
     }  # fmt: skip
     assert since[1]["PINS"] == "-"
     assert (since[2]["PID"], since[2]["ACQUIRED"]) == ("total", "500")

@@ -52,7 +52,7 @@ def test_processes_are_summed() -> None:
 
 def test_it_says_what_prometheus_client_says_of_the_same_pool() -> None:
     pool = ScriptedPool()
-    pool.says = make_stats(acquired=4, closed={"dead": 1}, pins={"set": 2})
+    pool.says = make_stats(acquired=4, closed={"dead": 1}, pins={"set": 2}, errors={"E": 1})
     registry = CollectorRegistry()
     registry.register(PoolCollector(Readings([pool])))  # type: ignore[list-item]
     theirs = generate_latest(registry).decode()
