@@ -1,4 +1,4 @@
-"""The ASGI side of a request: 503 where a pool was exhausted, and every lease comes home.
+"""The ASGI side: 503 where a pool was exhausted, every lease comes home, and the lifespan.
 
 In a project's `asgi.py`: `from django_poolkit.asgi import get_asgi_application`.
 """
@@ -16,6 +16,8 @@ from django.core import asgi
 from django_poolkit import exhaustion
 from django_poolkit.backends import request, request_end
 from django_poolkit.backends.request import KEY, RequestScope
+from django_poolkit.control import server as control
+from django_poolkit.lifespan import in_flight, protocol
 from django_poolkit.pools.errors import PoolError
 
 logger = logging.getLogger("django_poolkit.request")
@@ -40,6 +42,9 @@ class Poolkit:
     it took. A lease that a view's thread still uses ends when that thread is done with it.
     Where a pool was exhausted, a response of status 500 that has not begun becomes a 503; one
     that has begun is cut. Nothing of this blocks the event loop.
+
+    It answers the lifespan protocol: resources open before the first request, and close after
+    the last one.
     """
 
     def __init__(self, app: Application) -> None:
@@ -51,9 +56,11 @@ class Poolkit:
         if isinstance(outer, RequestScope) and not outer.over:
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            await self.http(scope, receive, send)
+            with in_flight.counted():
+                await self.http(scope, receive, send)
         elif scope["type"] == "websocket":
-            await self.websocket(scope, receive, send)
+            with in_flight.counted():
+                await self.websocket(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self.lifespan(scope, receive, send)
         else:
@@ -76,8 +83,13 @@ class Poolkit:
         await self._serve(request_scope, self.app(scope, receive, send))
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the lifespan protocol on to the application."""
-        await self.app(scope, receive, send)
+        """Open and close the resources, and within them what the application opens itself."""
+        try:
+            await protocol.serve(self.app, scope, receive, send)
+        finally:
+            # Uvicorn ends its processes by a signal, so that no exit hook is run. After the
+            # last message, for which a server does not wait, this runs in time nevertheless.
+            control.stop()
 
     async def _serve(self, scope: RequestScope, work: Awaitable[None]) -> None:
         with request.entered(scope):

@@ -1,0 +1,137 @@
+"""What a resource was opened as, for whoever asks: from the lifespan, or opened by the question.
+
+Where a server sends no lifespan (daphne, WSGI, commands, tests), each event loop opens a resource
+when it is first asked for it, and closes it as it ends; threads without a loop share one that
+runs in the background until the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from django_poolkit.conf.lifespan import lifespan_config
+from django_poolkit.http.background import background
+from django_poolkit.lifespan import course
+from django_poolkit.lifespan.base import Resource, ResourceError
+from django_poolkit.lifespan.span import Span
+from django_poolkit.pools.errors import PoolClosed, WrongLoop
+
+logger = logging.getLogger("django_poolkit.lifespan")
+
+T = TypeVar("T")
+
+# Seconds beyond the budgets, after which the end of a process waits no more for a thread.
+_SLACK: Final = 2.0
+
+
+def get(resource: Resource[T]) -> T:
+    """Return what a resource is open as. Outside of coroutines it may block, to open it.
+
+    Raises ResourceError where it is not ready or cannot be opened, PoolClosed after the end,
+    WrongLoop on an event loop that is not the lifespan's.
+    """
+    span, loop = course.current(), _running_loop()
+    if span is None and loop is None:
+        return background.run(lambda: aget(resource))
+    if span is None:
+        span = _spans.get(loop) if loop is not None else None
+        if span is None or span.keeper(resource.name) is None:
+            raise ResourceError(
+                f"resource {resource.name!r} is not open on this event loop: in a coroutine, open "
+                "it by `await ….aget()`"
+            )
+    return _value(span, resource)
+
+
+async def aget(resource: Resource[T]) -> T:
+    """Return what a resource is open as on the running loop; open it if there is no lifespan.
+
+    Raises as `get()` does.
+    """
+    span = course.current()
+    if span is None:
+        span = await _opened(resource)
+    return _value(span, resource)
+
+
+def _value(span: Span, resource: Resource[T]) -> T:
+    loop, keeper, name = _running_loop(), span.keeper(resource.name), resource.name
+    if loop is not None and loop is not span.loop:
+        raise WrongLoop(f"resource {name!r} belongs to another event loop, the server's")
+    if keeper is None and span.closed:
+        raise PoolClosed(f"resource {name!r} is not opened any more: this process is shutting down")
+    if keeper is None:
+        text = "it was declared after the start, or after the one that asks for it"
+        raise ResourceError(f"resource {name!r} is not open: {text}")
+    if keeper.status.state == "closed":
+        raise PoolClosed(f"resource {name!r} is closed: this process is shutting down")
+    if keeper.status.state != "ready":
+        text = keeper.status.text or "its first attempt has not ended"
+        raise ResourceError(f"resource {name!r} is not ready: {text}")
+    value: T = keeper.value
+    return value
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+# -- without a lifespan
+
+_spans: dict[asyncio.AbstractEventLoop, Span] = {}
+# Kept by a forked child, which has the tasks of its parent and cannot run them.
+_inherited: list[object] = []
+
+
+async def _opened(resource: Resource[Any]) -> Span:
+    """Open a resource on the running loop, if it is not open there; return what is."""
+    loop = asyncio.get_running_loop()
+    span = _spans.get(loop)
+    if span is None:
+        for old in [each for each in list(_spans) if each.is_closed()]:
+            _spans.pop(old, None)
+        span = _spans[loop] = Span(lifespan_config())
+    keeper = span.keeper(resource.name)
+    if keeper is None or keeper.status.state in ("failed", "closed"):
+        # Whoever asks needs it now: there is one attempt, and its error is for them.
+        await span.open(replace(resource, required=True))
+    elif keeper.status.state == "pending":
+        await keeper.settled(resource.start_timeout or span.config.resource_start_timeout)
+    return span
+
+
+def close_all() -> None:
+    """Close what was opened without a lifespan, on loops that go on or will not run again.
+
+    Blocks for as long as the budgets allow. Called as the process ends.
+    """
+    for loop, span in list(_spans.items()):
+        _spans.pop(loop, None)
+        timeout = span.config.stop_timeout
+        if loop.is_closed():
+            continue
+        if loop.is_running():
+            closing = asyncio.run_coroutine_threadsafe(span.close(timeout), loop)
+            try:
+                closing.result(timeout + _SLACK)
+            except TimeoutError:
+                logger.warning("event=exit_timeout seconds=%.2f", timeout + _SLACK)
+        else:  # stopped and left, as by a server that was told to end
+            loop.run_until_complete(span.close(timeout))
+
+
+def _after_in_child() -> None:
+    _inherited.append(dict(_spans))
+    _spans.clear()
+
+
+os.register_at_fork(after_in_child=_after_in_child)
+atexit.register(close_all)
