@@ -15,7 +15,7 @@ from django_poolkit.metrics.readings import Readings
 from django_poolkit.testing.waiting import wait_until
 from tests.metrics.conftest import Worker
 from tests.metrics.support import Samples, ScriptedPool, assert_grown, parsed, value
-from tests.pools.support import make_stats
+from tests.pools.support import Call, make_stats
 
 pytestmark = pytest.mark.core
 
@@ -29,6 +29,18 @@ def scrape(folder: Path) -> Samples:
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(folder))
     return parsed(generate_latest(registry).decode())
+
+
+def wait_for_files(folder: Path, processes: int) -> None:
+    """Wait until so many processes have begun to write.
+
+    A scrape fails that meets a file in the instant between its creation and its first length.
+    """
+
+    def there() -> bool:
+        return len([p for p in folder.glob("gauge_livemax_*.db") if p.stat().st_size]) == processes
+
+    wait_until(there, SOON)
 
 
 def test_three_workers_are_one_sum_and_the_dead_leave_it(start: Start, tmp_path: Path) -> None:
@@ -47,8 +59,7 @@ def test_three_workers_are_one_sum_and_the_dead_leave_it(start: Start, tmp_path:
             and value(samples, "poolkit_pools", state="open") == used
         )
 
-    # A scrape fails that meets a file in the instant between its creation and its first length.
-    wait_until(lambda: len([p for p in tmp_path.glob("*max_*.db") if p.stat().st_size]) == 3, SOON)
+    wait_for_files(tmp_path, 3)
     wait_until(lambda: shown(13, 3, 12), SOON, lambda: str(first.scrape()))
     before = first.scrape()
     assert value(before, "poolkit_utilization_ratio") == 0.25
@@ -71,6 +82,8 @@ def test_a_pool_made_anew_and_a_forked_child_are_counted_once(start: Start, tmp_
     worker = start(tmp_path)
     assert worker.ask("query 2") == 2
     assert worker.ask("remake") == 1
+    wait_for_files(tmp_path, 1)
+    wait_until(lambda: value(scrape(tmp_path), "poolkit_acquires_total") == 3, SOON)
     assert worker.ask("fork 4") == 0
     assert worker.ask("remake") == 1
     assert worker.end() == ""
@@ -158,3 +171,17 @@ def test_the_gauges_of_a_pool_that_is_gone_say_nothing(
     assert value(samples, "poolkit_connections", state="used") == 0
     assert value(samples, "poolkit_connections_max") == 0
     assert value(samples, "poolkit_acquires_total") == 2
+
+
+def test_nobody_writes_while_a_fork_is_under_way(
+    number: Callable[[str], None], tmp_path: Path
+) -> None:
+    number("6")
+    writer = Writer(Readings([ScriptedPool()]))  # type: ignore[list-item]
+    writer.hold()
+    call = Call(writer.write)
+    call.join(0.2)
+    assert list(tmp_path.iterdir()) == []
+    writer.let_go()
+    call.result()
+    assert value(scrape(tmp_path), "poolkit_acquires_total") == 0
