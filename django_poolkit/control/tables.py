@@ -82,7 +82,6 @@ def _by_rich(tables: Sequence[Table], *, color: bool, width: int) -> str:
     console = Console(
         file=out,
         width=width,
-        force_terminal=color,
         no_color=not color,
         color_system="standard" if color else None,
         legacy_windows=False,
@@ -100,6 +99,7 @@ def _by_rich(tables: Sequence[Table], *, color: bool, width: int) -> str:
                     name.lstrip(">~"),
                     justify="right" if name.startswith(">") else "left",
                     no_wrap=not name.startswith("~"),
+                    overflow="fold",
                 )
             for row in table.rows:
                 shown.add_row(*(text(cell) for cell in row))
