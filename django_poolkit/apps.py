@@ -7,7 +7,9 @@ from django.apps import AppConfig
 from django_poolkit import metrics, registry
 from django_poolkit.conf.control import control_config
 from django_poolkit.conf.databases import verify_databases
+from django_poolkit.conf.lifespan import lifespan_config
 from django_poolkit.control.joining import join
+from django_poolkit.http.sessions import verify as verify_client_sessions
 
 
 class PoolkitConfig(AppConfig):
@@ -20,6 +22,8 @@ class PoolkitConfig(AppConfig):
         """Refuse settings that cannot be honoured, with their path; connect what is to be."""
         verify_databases()
         control_config()
+        verify_client_sessions()
+        lifespan_config()
         events = registry.pools.events
         if join not in events.before_open:
             events.before_open += (join,)
