@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,12 +107,13 @@ def test_a_command_is_seen_while_it_lasts(project: Project) -> None:
 def test_who_may_not_steer_is_refused_whatever_it_is(project: Project) -> None:
     with holding(project) as command:
         lease = project.lease("manage.py holdone")
-        steering = [project.begin("poolctl", *words) for words in STEERING]
-        steering.append(project.begin("poolctl", "kill-lease", lease["id"]))
-        for done in map(project.finished, steering):
-            assert done.returncode == 2, done
-            assert "refused by" in done.stderr
-            assert "POOLKIT['CONTROL']['STEERING']" in done.stderr
+        kill = "kill-lease", lease["id"]
+        lines = [["poolctl", *words] for words in (*STEERING, kill)]
+        for done in json.loads(project.manage("several", json.dumps(lines))):
+            assert done["code"] == 2, done
+            assert "refused by" in done["err"]
+            assert "POOLKIT['CONTROL']['STEERING']" in done["err"]
+        project.manage("poolctl", "pause", "--all", code=2)
         process = project.processes()[command.pid]
         [pool] = process["pools"]
         assert (pool["state"], pool["max_size"], pool["used"]) == ("open", 4, 1)

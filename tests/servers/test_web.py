@@ -69,13 +69,14 @@ def test_a_killed_worker_is_gone_at_the_next_look_and_the_new_one_comes(site: Si
     before = site.workers()
     victim = min(before)
     kill(victim)
-    report = site.project.status()
-    assert {process["pid"] for process in report["processes"]} == before - {victim}
+    seen = {process["pid"] for process in site.project.status()["processes"]}
+    assert victim not in seen
+    assert before - {victim} <= seen  # the new one may be there by now
+    assert not list(site.project.directory.glob(f"{victim}-*"))
 
     after = site.workers()
     assert len(after - before) == 1
     assert set(site.project.pools()) == after
-    assert not list(site.project.directory.glob(f"{victim}-*"))
 
 
 @pytest.mark.parametrize("calls", [100, pytest.param(1000, marks=pytest.mark.slow)])
@@ -148,15 +149,15 @@ def test_a_killed_lease_costs_its_own_request_and_no_other(
 ) -> None:
     target, where, status = HANGING[hanging]
     site.workers()
-    with Load(site.client, "/quick/", 50) as load:
+    with Load(site.client, "/quick/", 25) as load:
         victim = site.client.start(target)
         lease = site.project.lease(where, status=status)
         site.project.manage("poolctl", "kill-lease", lease["id"])
         assert victim.result(PATIENCE).status == 500
         served = len(load.replies)
-        wait_until(lambda: len(load.replies) >= served + 20, PATIENCE)
+        wait_until(lambda: len(load.replies) >= served + 10, PATIENCE)
     assert load.failed == []
     wait_until(site.is_quiet, PATIENCE)
     site.fill(MOST)  # its slot is free again
-    backends = "SELECT FROM pg_stat_activity WHERE pid = %s"
+    backends = "SELECT pid FROM pg_stat_activity WHERE pid = %s"
     assert not database.execute(backends, (lease["backend_pid"],))
