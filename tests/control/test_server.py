@@ -91,6 +91,14 @@ def test_no_kernel_object_is_shared_with_a_child(serve):
     assert isinstance(serve()._visits._selector, selectors.PollSelector)
 
 
+def test_it_begins_with_what_the_dead_have_left(serve, place):
+    directory.prepare(place)
+    with socket.socket(socket.AF_UNIX) as dead:
+        directory.publish(place, dead)
+    one = serve()
+    assert [found.path for found in directory.places(place, None)] == [one.path]
+
+
 def test_its_thread_is_in_no_event_loop(serve, dial):
     """Where gevent makes threads of greenlets, Django would refuse to work in all others, too."""
     one = serve({"loop": lambda arguments: {"running": asyncio._get_running_loop() is not None}})
@@ -220,16 +228,30 @@ def test_who_takes_no_reply_is_left(serve, dial, monkeypatch):
 
 def test_only_so_many_are_served_at_once(serve, dial, monkeypatch):
     monkeypatch.setattr(visits, "MOST_CLIENTS", 3)
+    monkeypatch.setattr(server, "TICK", 0.02)
+    ticks: list[int] = []
+    one = serve(ticks=[lambda: ticks.append(1)])
+    for _ in range(3):
+        dial(one)
+    wait_until(lambda: len(one._visits._visits) == 3)
+    last = dial(one).send(request())
+    seen = len(ticks)
+    wait_until(lambda: len(ticks) > seen + 3)
+    assert len(one._visits._visits) == 3
+    last.socket.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        last.reply()
+
+
+def test_who_waits_at_the_door_is_taken_in_when_another_leaves(serve, dial, monkeypatch):
+    monkeypatch.setattr(visits, "MOST_CLIENTS", 3)
+    monkeypatch.setattr(server, "TICK", 60.0)
+    monkeypatch.setattr(conversation, "REQUEST_TIME", 60.0)
     one = serve()
     silent = [dial(one) for _ in range(3)]
     wait_until(lambda: len(one._visits._visits) == 3)
     last = dial(one).send(request())
-    last.socket.settimeout(0.2)
-    with pytest.raises(TimeoutError):
-        last.reply()
-    assert len(one._visits._visits) == 3
     silent[1].socket.close()
-    last.socket.settimeout(10.0)
     assert last.reply()["ok"]
 
 
@@ -449,13 +471,13 @@ def test_what_is_to_be_done_now_and_then_is(serve, dial, monkeypatch, caplog):
 
 
 def test_it_goes_on_when_the_process_has_no_descriptor_left(serve, dial, monkeypatch):
-    monkeypatch.setattr(server, "TICK", 0.02)
-    refused = threading.Event()
+    monkeypatch.setattr(server, "TICK", 0.05)
+    refused: list[float] = []
 
     class Exhausted(socket.socket):
         def accept(self):
-            if not refused.is_set():
-                refused.set()
+            if len(refused) < 3:
+                refused.append(time.monotonic())
                 raise OSError(24, "Too many open files")
             return super().accept()
 
@@ -463,7 +485,21 @@ def test_it_goes_on_when_the_process_has_no_descriptor_left(serve, dial, monkeyp
         patch.setattr(socket, "socket", Exhausted)
         one = serve()
     assert answers(one, dial)
-    assert refused.is_set()
+    # It did not ask the system again and again meanwhile.
+    assert refused[2] - refused[0] > 0.05
+
+
+def test_it_goes_on_after_a_mistake_of_our_own(serve, dial, monkeypatch, caplog):
+    def mistaken(client):
+        raise LookupError(SECRET)
+
+    one = serve()
+    with monkeypatch.context() as patch:
+        patch.setattr(protocol, "peer_of", mistaken)
+        assert dial(one).hung_up()
+    assert "event=command_failed what=- error=LookupError" in caplog.text
+    assert "s3cr" not in caplog.text
+    assert answers(one, dial)
 
 
 # -- the one of this process
