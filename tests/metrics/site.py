@@ -36,9 +36,6 @@ django.setup()
 
 from django.db import connection as default_connection  # noqa: E402
 from django.test import Client  # noqa: E402
-from opentelemetry import metrics  # noqa: E402
-from opentelemetry.sdk.metrics import MeterProvider  # noqa: E402
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader  # noqa: E402
 
 from django_poolkit import registry  # noqa: E402
 from django_poolkit.contrib import django_prometheus  # noqa: E402
@@ -95,6 +92,10 @@ def fork(times: str) -> int:
 
 def measure() -> None:
     """Set a meter provider, as a server's hook does after the fork."""
+    from opentelemetry import metrics
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
     global reader
     reader = InMemoryMetricReader()
     metrics.set_meter_provider(MeterProvider([reader]))
