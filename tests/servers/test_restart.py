@@ -15,6 +15,8 @@ from tests.servers.project import PATIENCE, create_role
 from tests.servers.serving import Site, kill, serve
 
 RATE = 50
+# Long enough that a restart without a pause would cut several.
+TARGET = "/slow/?seconds=0.05"
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +43,13 @@ def states(site: Site) -> dict[int, str]:
 def test_a_restart_in_a_pause_fails_no_request(site: Site, node: Node) -> None:
     workers = site.workers()
     was = node.pid
-    with Load(site.client, "/quick/", RATE) as load:
+    with Load(site.client, TARGET, RATE) as load:
         wait_until(lambda: len(load.replies) >= RATE, PATIENCE)
         site.project.manage("poolctl", "pause", "--all", "--for", "120", "--wait", "60")
         paused = time.monotonic()
         assert states(site) == dict.fromkeys(workers, "paused")
         assert node.sessions() == []
-        served = len(load.replies)
         node.restart()
-        assert len(load.replies) == served
         over = time.monotonic()
         site.project.manage("poolctl", "resume", "--all")
         resumed = time.monotonic()
