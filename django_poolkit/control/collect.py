@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from django_poolkit import __version__
 from django_poolkit.conf.control import control_config
 from django_poolkit.control import answers, client, servers, verdicts
 from django_poolkit.control.servers import Server
@@ -111,14 +112,17 @@ def _ask(
     replies = client.ask_all(config, "status", arguments)
     if not replies:
         return [], [Problem(code=NO_PROCESS, text=client.explain_none(config))]
-    results = [reply.result for reply in replies if reply.result is not None]
-    problems = [
-        Problem(
-            code=DEGRADED, pid=reply.pid, text=f"does not answer: {reply.message or reply.error}"
-        )
-        for reply in replies
-        if reply.result is None
-    ]
+    results, problems = [], []
+    for reply in replies:
+        if reply.result is None:
+            text = f"does not answer: {reply.message or reply.error}"
+        elif (version := reply.result.get("version")) != __version__:
+            # Its figures may be others, or mean something else.
+            text = f"runs django_poolkit {version}, and this is {__version__}: restart it"
+        else:
+            results.append(reply.result)
+            continue
+        problems.append(Problem(code=DEGRADED, pid=reply.pid, text=text))
     return results, problems
 
 

@@ -87,6 +87,18 @@ def test_nobody_there_is_explained(processes: Callable[..., None], place: Path) 
     assert str(place) in texts(report)[0]
 
 
+def test_one_of_another_version_is_a_problem_and_no_process(
+    processes: Callable[..., None],
+) -> None:
+    other = status(102, version="0.0.1")
+    other["pools"] = [{"name": "default"}]  # which has other figures
+    processes(status(101, pool()), other)
+    report = collect()
+    assert [process["pid"] for process in report.processes] == [101]
+    assert report.exit_code == DEGRADED
+    assert any("pid 102: runs django_poolkit 0.0.1" in text for text in texts(report))
+
+
 def test_one_that_cannot_answer_is_a_problem_and_no_process(
     processes: Callable[..., None], serve: Callable[..., Any]
 ) -> None:

@@ -69,36 +69,20 @@ class Acquire(Release):
         if stack and self._samples:
             self._stack_due = started + _STACK_INTERVAL
         lease = Lease(self, self._ledger.new_key(), stack)
-        again, pause = False, FIRST_PAUSE / 2
         try:
             # Nearly always there is one: no more than that has to be asked in the lock.
             connection = self._lend_hottest(lease)
             config = self.config
             if (
-                connection is not None
-                and config.check is None
-                and probe.fresh(connection, config.bypass)
+                connection is None
+                or config.check is not None
+                or not probe.fresh(connection, config.bypass)
             ):
-                if self.events.of_leases:
-                    self.events.tell("lease_acquired", pool=self.name, waited=0.0)
-                return lease
-            while True:
-                if connection is None:
-                    connection = self._take(lease, started, allowed, again)
-                reason = self._unusable(connection, started + allowed)
-                if reason is None:
-                    if self.events.of_leases:
-                        self._tell_acquired(started)
-                    return lease
-                new = connection._used_at == connection._created_at
-                self._evict(lease, connection, reason)
-                again, connection = True, None
-                if new and reason == "check_failed":
-                    # The user's check refuses even what was connected just now: to connect
-                    # again at once would help nobody, and be a storm.
-                    left = started + allowed - monotonic()
-                    pause = min(self.config.reconnect_cap, pause * 2)
-                    sleep(max(0.0, min(pause, left)))
+                self._find_living(lease, connection, started, allowed)
+            if self.events.of_leases:
+                waited = monotonic() - started
+                self.events.tell("lease_acquired", pool=self.name, waited=waited)
+            return lease
         except BaseException as error:
             # An interrupt between the hand-over and this frame's end, or a failing check.
             if lease.connection is not None and not lease.released:
@@ -109,9 +93,26 @@ class Acquire(Release):
                 self.events.tell("pool_timeout", pool=self.name, kind=kind, waited=waited)
             raise
 
-    def _tell_acquired(self, started: float) -> None:
-        waited = monotonic() - started
-        self.events.tell("lease_acquired", pool=self.name, waited=waited)
+    def _find_living(
+        self, lease: Lease, connection: PoolConnection | None, started: float, allowed: float
+    ) -> None:
+        """Probe what has been lent, and go on, through the queue, until something lives."""
+        again, pause = False, FIRST_PAUSE / 2
+        while True:
+            if connection is None:
+                connection = self._take(lease, started, allowed, again)
+            reason = self._unusable(connection, started + allowed)
+            if reason is None:
+                return
+            new = connection._used_at == connection._created_at
+            self._evict(lease, connection, reason)
+            again, connection = True, None
+            if new and reason == "check_failed":
+                # The user's check refuses even what was connected just now: to connect
+                # again at once would help nobody, and be a storm.
+                left = started + allowed - monotonic()
+                pause = min(self.config.reconnect_cap, pause * 2)
+                sleep(max(0.0, min(pause, left)))
 
     @contextmanager
     def lease(self, timeout: float | None = None) -> Iterator[Any]:

@@ -99,13 +99,7 @@ class ConnectionPool(Steering):
         self._stack_due = math.inf if stacks == "none" else 0.0
         self._ledger = Ledger()
         self._orphans = deque()
-        self._adopting = False
-        self._inside = 0
-        self._generation = 0
         self.greeting = object()
-        self._paused_until = 0.0
-        self._told_full = False
-        self._failing_since = 0.0
         self._growth = Growth(workers=config.num_workers, cap=config.reconnect_cap)
         recorder = Recorder() if config.observe else None
         self.statements = Statements(config.reset, config.harmless_functions, recorder=recorder)

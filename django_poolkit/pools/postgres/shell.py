@@ -81,7 +81,7 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
     """What is kept of psycopg_pool, fitted to a ledger of our own."""
 
     _ledger: Ledger
-    _inside: int
+    _inside = 0
     _popped: dict[str, int]
 
     def _prepare_shell(self) -> None:

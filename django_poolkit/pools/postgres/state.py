@@ -44,13 +44,13 @@ class State(Shell):
     _waiting: Waiters  # type: ignore[assignment]
     _growth: Growth
     _orphans: deque[Orphan]
-    _adopting: bool
+    _adopting = False
     """Whether a worker has been told of orphans, and has not come to it."""
-    _generation: int
+    _generation = 0
     greeting: object
     """Another one when each connection is to be shown again to those who prepare new ones."""
-    _paused_until: float
-    _told_full: bool
+    _paused_until = 0.0
+    _told_full = False
     """Whether it has been said that all are leased and somebody waits; ends with the queue."""
     _stack_due: float
     """When the next lease is to remember its stack; not guarded, a race takes one too many."""

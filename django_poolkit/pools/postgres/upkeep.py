@@ -41,7 +41,7 @@ class Upkeep(Acquire):
     _connector: Connector
     service: str | None = None
     """What connections are named for, where nobody names them otherwise; None: they are not."""
-    _failing_since: float
+    _failing_since = 0.0
 
     # -- connecting
 
