@@ -38,7 +38,7 @@ seen: list[Any] = []
 def hog(pool: Any) -> None:
     """Take every connection of the pool."""
     while pool.stats().used < pool.max_size:
-        hogged.append(pool.acquire())
+        hogged.append(pool.acquire(5.0))
 
 
 def count(request: HttpRequest) -> HttpResponse:

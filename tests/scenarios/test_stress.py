@@ -69,9 +69,7 @@ def assert_whole(pool: ConnectionPool, killer: Killer) -> None:
     assert pool.stats().idle == pool.stats().size == SIZE
 
 
-def unleash(
-    crowd: Crowd, steps: PoolCrowd, killer: Killer, seconds: float, share: float = 1.0
-) -> None:
+def unleash(crowd: Crowd, steps: PoolCrowd, killer: Killer, share: float = 1.0) -> None:
     """Run the crowd, then look whether all of the well-behaved got their share."""
     steady, unruly = round(STEADY * share), round(UNRULY * share)
     for index in range(steady):
@@ -82,10 +80,11 @@ def unleash(
     crowd.add("steer", steps.steer)
     crowd.add("fork", steps.fork)
     crowd.run()
-    assert killer.kills > seconds
-    assert crowd.steps["fork"] > seconds / 4
+    # How often is a question of the machine; that each took part, and took its share, is not.
+    assert killer.kills > 2
+    assert crowd.steps["fork"] > 1
     counts = [crowd.steps[f"steady-{index}"] for index in range(steady)]
-    assert min(counts) > seconds * share  # all of them got somewhere
+    assert min(counts) > 2
     assert jain(counts) >= FAIR, counts
 
 
@@ -97,7 +96,7 @@ def storm(params: dict[str, Any], primary: Node, seconds: float) -> None:
     crowd = Crowd(seconds)
     steps = PoolCrowd(pool, crowd)
     try:
-        unleash(crowd, steps, killer, seconds)
+        unleash(crowd, steps, killer)
         assert_whole(pool, killer)
         steps.book.check({number for (number,) in primary.execute("SELECT number FROM stress")})
     finally:
@@ -111,7 +110,7 @@ def orm_storm(pool: ConnectionPool, primary: Node, seconds: float) -> None:
     crowd = Crowd(seconds)
     steps = OrmCrowd(pool, crowd)
     try:
-        unleash(crowd, steps, killer, seconds)
+        unleash(crowd, steps, killer)
         connection.close()
         assert_whole(pool, killer)
         steps.book.check({int(name) for name in Item.objects.values_list("name", flat=True)})
@@ -127,7 +126,7 @@ def statement_storm(pool: ConnectionPool, primary: Node, seconds: float) -> None
     with watched(primary, connection.settings_dict["NAME"]) as observer:
         try:
             # A step of theirs is many statements: fewer of them keep the machine as busy.
-            unleash(crowd, steps, killer, seconds, share=0.5)
+            unleash(crowd, steps, killer, share=0.5)
             steps.attic.clear()
             connection.close()
             assert_whole(pool, killer)
