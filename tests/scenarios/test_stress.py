@@ -23,7 +23,8 @@ from tests.scenarios.users import LONG, SIZE, Broken, OrmCrowd, PoolCrowd, asser
 
 STEADY = 48
 UNRULY = 16
-FAIR = 0.99
+# Who starves makes it fall towards 0.5; a handful of turns each, on a busy machine, below 0.99.
+FAIR = 0.95
 
 pytestmark = [
     # Leases are lost on purpose.
