@@ -10,14 +10,15 @@ import argparse
 import asyncio
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import django
@@ -34,9 +35,9 @@ WORKERS = 3
 READING = """
 how to read it:
   Rounds without and with status calls take turns, so that whatever else the machine does hits
-  both. "ratio" is the median of the rounds with, over that of the rounds without. "noise" is how
-  far the rounds without are apart by themselves: the highest over the lowest. A ratio that
-  differs from 1 by less than that is none.
+  both. "ratio" is what a round with serves over the mean of the two without beside it; "noise" is
+  by how much two neighbours without differ. Of both it is the median. A ratio that differs from 1
+  by less than the noise says nothing.
   Asking takes CPU, too: on a machine whose cores are all busy, that of the process that asks is
   in the ratio. "CPU of a call" is what one costs one worker, measured while nothing else runs.
   Compare ratios of one run, never figures of two.
@@ -156,21 +157,23 @@ def measure(site: Site, options: argparse.Namespace) -> dict[str, Any]:
         done = onlooker.look(each, options.seconds)
         spent = cpu_seconds(workers) - before
         found: dict[str, Any] = {"cpu_ms_of_call": spent / done / len(workers) * 1000}
-        without, with_calls, calls = [], [], 0
+        without, with_calls, calls = [one()], [], 0
         for _ in range(options.rounds):
-            without.append(one())
             onlooker.begin(each, options.seconds)
             with_calls.append(one())
             calls += onlooker.end()
+            without.append(one())
     finally:
         onlooker.close()
+    around = list(pairwise(without))
+    ratios = [rate / mean(beside) for rate, beside in zip(with_calls, around, strict=True)]
     return found | {
         "calls": calls,
         "calls_per_second": calls / options.rounds / options.seconds,
         "without": without,
         "with": with_calls,
-        "ratio": statistics.median(with_calls) / statistics.median(without),
-        "noise": max(without) / min(without),
+        "ratio": median(ratios),
+        "noise": median([abs(after / before - 1) for before, after in around]),
     }
 
 
@@ -179,7 +182,7 @@ def show(found: dict[str, Any]) -> str:
     lines = []
     for name in ("without", "with"):
         rates = found[name]
-        low, middle, high = min(rates), statistics.median(rates), max(rates)
+        low, middle, high = min(rates), median(rates), max(rates)
         lines.append(f"{name:8} {middle:8.1f} requests/s ({low:.1f}-{high:.1f})")
     rate = f"{found['calls_per_second']:.1f}/s"
     return "\n".join(
