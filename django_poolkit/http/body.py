@@ -7,14 +7,18 @@ socket while nobody reads, at half a megabyte; so what is counted is what is rea
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import ClientResponse
 from aiohttp.streams import StreamReader
 
 from django_poolkit.http.errors import BodyTooLarge
 from django_poolkit.pools.errors import WrongLoop
+
+_PIECE: Final = 2**18
+"""Bytes that are read at once, as aiohttp does where nobody asks for more."""
 
 
 def bound(
@@ -24,8 +28,26 @@ def bound(
 
     `failed` is told of what is raised to those who read.
     """
-    if type(response.content) is StreamReader:  # one without a body has another
+    reader = response.content
+    if type(reader) is StreamReader:  # one without a body has another
         response.content = BoundedReader(response, limit, failed)
+        # The connection would keep alive a response that nobody has any more, and that one the
+        # connection (aiohttp 3.14, client_reqrep.py, `ClientResponse.start`): for ever, since
+        # only the finalizer of a response gives back what its owner did not.
+        reader._eof_callbacks[:] = [
+            _weakly(callback) if callback == response._response_eof else callback
+            for callback in reader._eof_callbacks
+        ]
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        if (found := reference()) is not None:
+            found()
+
+    return call
 
 
 class BoundedReader(StreamReader):
@@ -53,7 +75,7 @@ class BoundedReader(StreamReader):
     async def read(self, n: int = -1) -> bytes:
         """Read up to `n` bytes, or all."""
         if n >= 0:
-            return await self._read(self._reader.read, self._most(n))
+            return await self._read(self._reader.read, min(n, self._most()))
         # aiohttp's own would lift its bound on decompression to read everything.
         blocks = []
         while block := await self.readany():
@@ -62,11 +84,18 @@ class BoundedReader(StreamReader):
 
     async def readany(self) -> bytes:
         """Read what is there, or comes next."""
-        return await self._read(self._reader.readany)
+        return await self.read(_PIECE)
 
     async def readexactly(self, n: int) -> bytes:
-        """Read `n` bytes."""
-        return await self._read(self._reader.readexactly, self._most(n))
+        """Read `n` bytes. Raises IncompleteReadError where there are fewer."""
+        blocks = []
+        while n > 0 and (block := await self.read(n)):
+            blocks.append(block)
+            n -= len(block)
+        found = b"".join(blocks)
+        if n > 0:
+            raise asyncio.IncompleteReadError(found, len(found) + n)
+        return found
 
     async def readline(self, **options: Any) -> bytes:
         """Read a line."""
@@ -89,7 +118,7 @@ class BoundedReader(StreamReader):
 
     def read_nowait(self, n: int = -1) -> bytes:
         """Read what is there."""
-        return self._count(self._reader.read_nowait(self._most(n) if n >= 0 else n))
+        return self._count(self._reader.read_nowait(n))
 
     def unread_data(self, data: bytes) -> None:
         """Put back what was read last."""
@@ -108,9 +137,9 @@ class BoundedReader(StreamReader):
             self._failed(error)
             raise
 
-    def _most(self, n: int) -> int:
-        # aiohttp buffers as much as is asked for.
-        return n if self._left is None else min(n, self._left + 1)
+    def _most(self) -> int:
+        # aiohttp gets ready to buffer twice as much as is asked for.
+        return _PIECE if self._left is None else min(_PIECE, self._left + 1)
 
     def _count(self, data: bytes) -> bytes:
         if self._left is not None:

@@ -8,6 +8,7 @@ import ssl
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Self
 
 from aiohttp import web
@@ -153,8 +154,8 @@ class Upstream:
 
     async def _bomb(self, request: web.Request) -> web.Response:
         """Send `n` bytes that were compressed to a thousandth."""
-        packed = gzip.compress(bytes(int(request.query["n"])))
-        return web.Response(body=packed, headers={"Content-Encoding": "gzip"})
+        body = _packed(int(request.query["n"]))
+        return web.Response(body=body, headers={"Content-Encoding": "gzip"})
 
     async def _redirect(self, request: web.Request) -> web.Response:
         """Lead to `to`."""
@@ -191,3 +192,8 @@ class Upstream:
             content_type="text/plain",
             charset="latin-1",
         )
+
+
+@cache
+def _packed(size: int) -> bytes:
+    return gzip.compress(bytes(size))
