@@ -171,7 +171,7 @@ def test_a_pause_of_some_databases_leaves_the_others(live, config, monkeypatch):
     code, _, _ = ctl("pause", "--database", "default", "--database", "b", "--for", "90")
     assert code == 0
     assert one.asked[0] == ("pause", {"databases": ["default", "b"], "seconds": 90.0})
-    assert one.asked[1] == ("status", {"databases": ["default", "b"], "leases": True})
+    assert one.asked[1][1]["databases"] == ["default", "b"]
     assert one.pools["c"]["state"] == "open"
     assert orders.pause_left(config, ["b"]) > 89
     assert orders.pause_left(config, ["c"]) == 0
@@ -262,6 +262,15 @@ def test_a_worker_that_ends_meanwhile_is_not(live, serve):
     wait_until(lambda: two.times("status") > 0)
     gone.stop()
     assert call.result()[0] == 0
+
+
+def test_one_that_does_not_answer_for_a_while_is_waited_for(live, monkeypatch):
+    one, two = live(Worker(20), Worker(300))
+    monkeypatch.setattr(steer, "ask_all", partial(ask_all, timeout=0.2))
+    two.look = lambda: time.sleep(0.6) if two.times("status") == 1 else None
+    code, _, error = ctl("pause", "--all")
+    assert (code, error) == (0, "")
+    assert one.times("status") > 1
 
 
 def test_a_pool_that_somebody_resumed_is_no_success(live):
