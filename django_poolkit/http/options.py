@@ -120,12 +120,13 @@ def _check(path: str, key: str, value: object) -> None:
         raise bad_value_at(path, value, f"must be {names}")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         _check_number(path, key, value)
-    if key == "headers":
+    if key == "headers" and value is not None:
         try:
             CIMultiDict(value)  # type: ignore[arg-type]
         except (TypeError, ValueError):
             raise bad_value_at(path, value, "must be a dict of headers") from None
-    if key in ("middlewares", "trace_configs") and not isinstance(value, (list, tuple)):
+    lists = (list, tuple, type(None))
+    if key in ("middlewares", "trace_configs") and not isinstance(value, lists):
         raise bad_value_at(path, value, "must be a list")
 
 
