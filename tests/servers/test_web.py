@@ -30,7 +30,9 @@ on_gthread = pytest.mark.parametrize("site", ["gthread"], indirect=True)
 def site(request: pytest.FixtureRequest, database: Node, deploy: Deploy) -> Iterator[Site]:
     _, size, mode = SERVERS[request.param]
     project = deploy(database, {"mode": mode, "max_size": MOST}, STEERING=True)
-    with serve(project, request.param, size) as site:
+    # Else one worker takes requests that another one could serve.
+    fair = ("--worker-connections", str(MOST + 1)) if request.param == "gthread" else ()
+    with serve(project, request.param, size, *fair) as site:
         yield site
 
 
