@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextvars
 import logging
 import os
 from dataclasses import replace
@@ -86,7 +87,29 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 # -- without a lifespan
 
-_spans: dict[asyncio.AbstractEventLoop, Span] = {}
+
+class _LoopSpan(Span):
+    """Opens at the first question, and closes with its loop."""
+
+    def __init__(self) -> None:
+        super().__init__(lifespan_config(), loop_ends=lambda: self._guard.cancelling() > 0)
+        # Not in the context of whoever asks: it outlives a request.
+        context = contextvars.Context()
+        self._guard = self.loop.create_task(self._watch(), name="poolkit guard", context=context)
+
+    async def _watch(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:  # all tasks have been cancelled: the loop ends
+            await self.close(self.config.stop_timeout)
+
+    async def end(self) -> None:
+        """Close everything. Takes `STOP_TIMEOUT` at most, and a moment for what hangs."""
+        self._guard.cancel()
+        await asyncio.wait({self._guard})
+
+
+_spans: dict[asyncio.AbstractEventLoop, _LoopSpan] = {}
 # Kept by a forked child, which has the tasks of its parent and cannot run them.
 _inherited: list[object] = []
 
@@ -98,7 +121,7 @@ async def _opened(resource: Resource[Any]) -> Span:
     if span is None:
         for old in [each for each in list(_spans) if each.is_closed()]:
             _spans.pop(old, None)
-        span = _spans[loop] = Span(lifespan_config())
+        span = _spans[loop] = _LoopSpan()
     keeper = span.keeper(resource.name)
     if keeper is None or keeper.status.state in ("failed", "closed"):
         # Whoever asks needs it now: there is one attempt, and its error is for them.
@@ -115,17 +138,17 @@ def close_all() -> None:
     """
     for loop, span in list(_spans.items()):
         _spans.pop(loop, None)
-        timeout = span.config.stop_timeout
         if loop.is_closed():
             continue
         if loop.is_running():
-            closing = asyncio.run_coroutine_threadsafe(span.close(timeout), loop)
+            closing = asyncio.run_coroutine_threadsafe(span.end(), loop)
+            seconds = span.config.stop_timeout + _SLACK
             try:
-                closing.result(timeout + _SLACK)
+                closing.result(seconds)
             except TimeoutError:
-                logger.warning("event=exit_timeout seconds=%.2f", timeout + _SLACK)
+                logger.warning("event=exit_timeout seconds=%.2f", seconds)
         else:  # stopped and left, as by a server that was told to end
-            loop.run_until_complete(span.close(timeout))
+            loop.run_until_complete(span.end())
 
 
 def _after_in_child() -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from django_poolkit.lifespan.base import ResourceError
+
+# Seconds for an application to end that has told of its failure.
+_FAREWELL: Final = 1.0
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -17,10 +20,11 @@ class _Conversation:
 
     def __init__(self) -> None:
         self.asked = False
-        self.said: str = ""
-        """The type of the last message that the application sent."""
+        """Whether the application has asked for a message."""
+        self.said = ""
+        """The type of the last one that it sent."""
         self._questions: asyncio.Queue[dict[str, str]] = asyncio.Queue()
-        self._heard = asyncio.Event()
+        self._answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def receive(self) -> dict[str, str]:
         self.asked = True
@@ -28,18 +32,14 @@ class _Conversation:
 
     async def send(self, message: Any) -> None:
         self.said = message["type"]
-        self._heard.set()
+        if not self._answer.done():
+            self._answer.set_result(None)
 
-    async def ask(self, question: str, task: asyncio.Future[None]) -> None:
+    async def ask(self, question: str, task: asyncio.Task[None]) -> None:
         """Send a message, and wait for the answer or for the application's end."""
-        self._heard.clear()
+        self._answer = asyncio.get_running_loop().create_future()
         self._questions.put_nowait({"type": question})
-        answer = asyncio.ensure_future(self._heard.wait())
-        either: set[asyncio.Future[Any]] = {answer, task}
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            answer.cancel()
+        await asyncio.wait({self._answer, task}, return_when=asyncio.FIRST_COMPLETED)
 
 
 @asynccontextmanager
@@ -49,11 +49,15 @@ async def running(app: Application, scope: Any) -> AsyncIterator[None]:
     One that raises before it asks for a message, as Django's does, or returns, does not.
     """
     talk = _Conversation()
-    task = asyncio.ensure_future(app(scope, talk.receive, talk.send))
+    serving: Any = app(scope, talk.receive, talk.send)
+    task: asyncio.Task[None] = asyncio.get_running_loop().create_task(serving)
     try:
         await talk.ask("lifespan.startup", task)
+        failed = talk.said == "lifespan.startup.failed"
+        if failed:  # what it failed of comes as an exception
+            await asyncio.wait({task}, timeout=_FAREWELL)
         error = task.exception() if task.done() and not task.cancelled() else None
-        if talk.said == "lifespan.startup.failed" or (error is not None and talk.asked):
+        if failed or (error is not None and talk.asked):
             raise ResourceError("the application's own lifespan.startup failed") from error
         yield
         if not task.done():

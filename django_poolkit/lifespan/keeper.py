@@ -139,8 +139,7 @@ class Keeper:
         try:
             await self._keep()
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if self._task.cancelling():
                 raise
             return error  # of something that the resource waited for
         except Exception as error:
@@ -183,11 +182,10 @@ class Keeper:
         try:
             await self._stopped.wait()
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or not self._loop_ends():
-                raise
+            if not self._loop_ends():
+                raise  # by a cancel scope of the resource, which has to see it
             # The loop has cancelled all its tasks at once. This one waits for its turn.
-            task.uncancel()
+            self._task.uncancel()
             await self._stopped.wait()
 
     def _fail(self, error: BaseException | None) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Iterable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from django.core.handlers.asgi import ASGIHandler
 
@@ -18,6 +20,9 @@ from django_poolkit.lifespan.declared import declared
 from django_poolkit.lifespan.span import Span
 
 logger = logging.getLogger("django_poolkit.lifespan")
+
+CHANGES: Final = "django_poolkit.lifespan"
+"""Where a lifespan scope may hold changes to the settings, by the names of `LifespanConfig`."""
 
 
 async def serve(app: inner.Application, scope: Any, receive: Any, send: Any) -> None:
@@ -31,7 +36,7 @@ async def serve(app: inner.Application, scope: Any, receive: Any, send: Any) -> 
     await receive()
     state = scope.setdefault("state", {})
     try:
-        span = await _begin(state, *_of_the_application(app, scope))
+        span = await _begin(state, _of_the_application(app, scope), scope.get(CHANGES, {}))
     except ResourceError as error:
         await send({"type": "lifespan.startup.failed", "message": str(error)})
         return
@@ -76,14 +81,20 @@ def _of_the_application(app: inner.Application, scope: Any) -> list[Resource[Any
     return [Resource(name="app", enter=partial(inner.running, app, scope))]
 
 
-async def _begin(state: MutableMapping[str, Any], *more: Resource[Any]) -> Span:
+async def _begin(
+    state: MutableMapping[str, Any],
+    more: Iterable[Resource[Any]] = (),
+    changes: Mapping[str, Any] = MappingProxyType({}),
+) -> Span:
     """Open everything. Raises nothing but ResourceError, with a text for all eyes."""
     try:
-        config = lifespan_config()
+        config = replace(lifespan_config(), **changes)
         return await course.begin(config, [*builtin(config), *declared(), *more], state)
+    except ResourceError as error:
+        stack = stack_of(error.__cause__) if error.__cause__ else ""
+        logger.error("event=start_failed error=%s\n%s", error, stack)
+        raise ResourceError(str(error)) from None
     except Exception as error:
         said = said_of(error)
         logger.error("event=start_failed error=%s\n%s", said, stack_of(error))
-        if isinstance(error, ResourceError):
-            raise ResourceError(said) from None
         raise ResourceError(f"the resources cannot be told from the settings: {said}") from None

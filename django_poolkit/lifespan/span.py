@@ -46,9 +46,9 @@ class Span:
         return {name: keeper.status for name, keeper in self._keepers.items()}
 
     def values(self) -> dict[str, Any]:
-        """Return what is ready, by name."""
+        """Return what is ready, by name; what is open as nothing has no value."""
         keepers = self._keepers.values()
-        return {each.name: each.value for each in keepers if each.status.state == "ready"}
+        return {each.name: each.value for each in keepers if each.value is not None}
 
     # -- on the loop
 
@@ -104,7 +104,7 @@ class Span:
             raise
 
     def _publish(self, keeper: Keeper) -> None:
-        if keeper.status.state == "ready":
+        if keeper.value is not None:
             self._state[keeper.name] = keeper.value
         else:
             self._state.pop(keeper.name, None)

@@ -1,4 +1,4 @@
-"""pytest fixtures: a real PostgreSQL cluster for a project's own tests.
+"""pytest fixtures for a project's own tests: a real PostgreSQL cluster, and a started site.
 
 pytest loads this module in every project that has django_poolkit installed, so
 it imports nothing until a fixture is asked for.
@@ -6,13 +6,15 @@ it imports nothing until a fixture is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from django_poolkit.testing.cluster import Cluster
+    from django_poolkit.testing.lifespan import Site
     from django_poolkit.testing.node import Node
 
 
@@ -52,3 +54,19 @@ def poolkit_database(poolkit_primary: Node) -> Iterator[str]:
         yield name
     finally:
         poolkit_primary.drop_database(name)
+
+
+@pytest.fixture
+def poolkit_site() -> Iterator[Callable[..., Site]]:
+    """A function that starts an ASGI application with its lifespan: `poolkit_site(application)`.
+
+    What it returns is stopped after the test.
+    """
+    from django_poolkit.testing.lifespan import Site
+
+    with ExitStack() as stack:
+
+        def start(app: Any, **changes: Any) -> Site:
+            return stack.enter_context(Site(app, **changes))
+
+        yield start

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from websockets.sync.client import unix_connect
 
 from django_poolkit.testing import Node
+from django_poolkit.testing.processes import is_alive
 from django_poolkit.testing.waiting import wait_until
 from tests.lifespan.serving import PATIENCE, Farm, Server
+from tests.servers.serving import held, kill
 
-# How many stories at once: most of each is waiting.
-_AT_ONCE = 3
+# How many stories at once: a good part of each is waiting.
+_AT_ONCE = 4
 
 
 @dataclass
@@ -32,19 +35,22 @@ class Story:
 
 
 class Stories:
-    """Has each kind of server live a story, several of them at a time."""
+    """Has servers live their stories, several at a time, whatever order they are asked for in."""
 
-    def __init__(self, tell: Callable[[str], Story], kinds: Mapping[str, Any] | tuple[str, ...]):
+    def __init__(self, tellers: Iterable[tuple[Callable[[str], Story], Iterable[str]]]) -> None:
         self._threads = ThreadPoolExecutor(_AT_ONCE)
-        self._told: dict[str, Future[Story]] = {
-            kind: self._threads.submit(tell, kind) for kind in kinds
+        self._told = {
+            (tell, kind): self._threads.submit(tell, kind)
+            for tell, kinds in tellers
+            for kind in kinds
         }
 
-    def __getitem__(self, kind: str) -> Story:
-        return self._told[kind].result(4 * PATIENCE)
+    def story(self, tell: Callable[[str], Story], kind: str) -> Story:
+        """Return what became of one kind of server."""
+        return self._told[tell, kind].result(4 * PATIENCE)
 
     def close(self) -> None:
-        """Wait for those that nobody asked for."""
+        """Drop those that nobody asked for."""
         self._threads.shutdown(cancel_futures=True)
 
 
@@ -151,6 +157,72 @@ def cut(farm: Farm, kind: str, *options: str) -> Story:
     story.seconds = time.monotonic() - told
     story.replies = {target: reply.result(PATIENCE) for target, reply in replies.items()}
     return story
+
+
+# -- no lifespan
+
+VIEWS = ("/query/", "/aquery/", "/resource/?name=a", "/aresource/?name=a")
+
+
+def without(farm: Farm, kind: str) -> Story:
+    """Serve all kinds of requests without a lifespan, and end with one in flight."""
+    server = farm.start(kind, {"a": {}, "b": {"opening": "fail"}, "group": {}})
+    server.wait_up()
+    story = Story(server, workers=frozenset(server.workers(1)))
+    story.replies = {target: [server.get(target) for _ in range(3)] for target in VIEWS}
+    story.replies["/state/"] = server.get("/state/")
+    story.replies["/status/"] = server.get("/status/")
+    story.replies["group"] = server.client.get("/aresource/?name=group")
+    story.replies["failed"] = server.client.get("/aresource/?name=b")
+    in_flight = server.client.start("/slow/?seconds=1.5")
+    server.wait_for("slow begins")
+    server.tell()
+    story.code = server.ended()
+    story.replies["in flight"] = in_flight.result(PATIENCE)
+    return story
+
+
+# -- workers that come and go
+
+
+def replace(farm: Farm, database: Node, kind: str, times: int, *options: str) -> Story:
+    """Have one of two workers killed, and then so many recycled, and look at what is left."""
+    server = farm.start(kind, {"a": {}, "group": {}}, *options)
+    server.wait_up()
+    story = Story(server, workers=frozenset(server.workers(2)))
+    story.replies["before"] = held(server.child.pid)
+    kill(min(_living(server)))
+    server.wait_for("open group", 3)
+    deadline = time.monotonic() + 4 * PATIENCE
+    while (closed := server.events().count("close a")) < times:
+        assert time.monotonic() < deadline, (server.events(), server.log)
+        if kind == "granian":  # recycles by age alone, or when it is told to
+            server.tell(signal.SIGHUP)
+            server.wait_for("close a", closed + 2)
+        for reply in [server.client.start("/query/") for _ in range(8)]:
+            reply.result(PATIENCE)
+    wait_until(lambda: len(_living(server)) == 2, PATIENCE, lambda: f"{server.events()}")
+    pids = frozenset(_living(server))
+    everybody = frozenset(entry.pid for entry in server.journal)
+    wait_until(lambda: not connections_of(database, everybody - pids), PATIENCE)
+    story.replies["sockets"] = {int(name.partition("-")[0]) for name in server.sockets}
+    story.replies["living"] = pids
+    wait_until(
+        lambda: held(server.child.pid) == story.replies["before"],
+        10.0,
+        lambda: f"{held(server.child.pid)} files and threads, before {story.replies['before']}",
+    )
+    server.tell()
+    story.code = server.ended()
+    story.replies["connections"] = connections_of(database, everybody)
+    return story
+
+
+def _living(server: Server) -> list[int]:
+    """Return the workers that have started and live."""
+    started = [entry.pid for entry in server.journal if entry.event == "open group"]
+    ended = {entry.pid for entry in server.journal if entry.event == "closing a"}
+    return [pid for pid in started if pid not in ended and is_alive(pid)]
 
 
 # -- what is left

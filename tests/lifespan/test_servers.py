@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -12,9 +11,33 @@ from tests.lifespan import stories
 from tests.lifespan.serving import Farm, farming
 from tests.lifespan.stories import Stories, Story, connections_of, size_of
 
-ASGI = ("uvicorn", "uvicorn-2", "granian", "gunicorn-uvicorn", "gunicorn-asgi")
-# What a server exits with that was told lifespan.startup.failed. The parents of workers hide it.
-CODES = {"uvicorn": 3, "uvicorn-2": 0, "granian": 1, "gunicorn-uvicorn": 3, "gunicorn-asgi": 3}
+# What a server exits with that was told lifespan.startup.failed. Parents of workers may hide it.
+CODES = {
+    "uvicorn": 3,
+    "uvicorn-2": 0,
+    "granian": 1,
+    "gunicorn-uvicorn": 3,
+    "gunicorn-asgi": 3,
+    "hypercorn": 0,
+}
+ASGI = tuple(CODES)
+# Hypercorn goes through what is for all servers.
+BUSY = ASGI[:-1]
+# What makes a server give up on a request after a second. Others can only kill the worker.
+CUTS = {
+    "uvicorn": ("--timeout-graceful-shutdown", "1"),
+    "gunicorn-uvicorn": ("--worker-class", "tests.lifespan.site.worker.Worker"),
+}
+WITHOUT = ("daphne", "gunicorn-wsgi")
+# Two workers, which are recycled after some requests; granian's when it is told to.
+REPLACED = {
+    "uvicorn-2": ("--limit-max-requests", "25"),
+    "gunicorn-uvicorn": ("--workers", "2", "--max-requests", "25"),
+    "granian": ("--workers", "2", "--respawn-failed-workers", "--respawn-interval", "0.1"),
+}
+COMPLAINTS = ("never retrieved", "was destroyed", "never awaited", "unclosed", "leaked")
+
+Told = Callable[[str, str], Story]
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +47,32 @@ def farm(primary: Node) -> Iterator[Farm]:
 
 
 @pytest.fixture(scope="module")
-def lives(farm: Farm) -> Iterator[Stories]:
-    lives = Stories(partial(stories.live, farm), ASGI)
-    yield lives
-    lives.close()
+def told(farm: Farm, primary: Node) -> Iterator[Told]:
+    """Return a function that returns a story, by its name and the kind of server."""
+    tellers: dict[str, tuple[Callable[[str], Story], tuple[str, ...]]] = {
+        # The long ones first.
+        "replace": (
+            lambda kind: stories.replace(farm, primary, kind, 2, *REPLACED[kind]),
+            tuple(REPLACED),
+        ),
+        "live": (lambda kind: stories.live(farm, kind), ASGI),
+        "fail": (lambda kind: stories.fail(farm, kind), ASGI),
+        "hang": (lambda kind: stories.hang(farm, kind), BUSY),
+        "interrupted": (lambda kind: stories.interrupted(farm, kind), BUSY),
+        "cut": (lambda kind: stories.cut(farm, kind, *CUTS[kind]), tuple(CUTS)),
+        "without": (lambda kind: stories.without(farm, kind), WITHOUT),
+    }
+    every = Stories(tellers.values())
+    yield lambda name, kind: every.story(tellers[name][0], kind)
+    every.close()
+
+
+# -- a whole life
 
 
 @pytest.fixture(params=ASGI)
-def lived(request: pytest.FixtureRequest, lives: Stories) -> Story:
-    return lives[request.param]
+def lived(request: pytest.FixtureRequest, told: Told) -> Story:
+    return told("live", request.param)
 
 
 def test_each_worker_starts_once_and_stops_once(lived: Story) -> None:
@@ -102,46 +142,29 @@ def test_nothing_is_left_of_it(lived: Story, primary: Node) -> None:
     assert connections_of(primary, lived.workers) == []
     assert lived.server.sockets == []
     log = lived.server.log
-    for complaint in ("never retrieved", "was destroyed", "never awaited", "unclosed", "leaked"):
-        assert complaint not in log, log
+    assert not [complaint for complaint in COMPLAINTS if complaint in log], log
 
 
 # -- starts that come to nothing
 
 
-@pytest.fixture(scope="module")
-def failures(farm: Farm) -> Iterator[Stories]:
-    failures = Stories(partial(stories.fail, farm), ASGI)
-    yield failures
-    failures.close()
-
-
 @pytest.mark.parametrize("kind", ASGI)
-def test_a_failed_start_closes_what_was_open_and_ends_the_process(
-    failures: Stories, kind: str
-) -> None:
-    story = failures[kind]
+def test_a_failed_start_closes_what_was_open_and_ends_the_process(told: Told, kind: str) -> None:
+    story = told("fail", kind)
     events, log = story.server.events(), story.server.log
     starts = events.count("opening b")
-    assert events.count("close a") == events.count("open a") == starts
+    assert events.count("close a") == events.count("open a") == starts >= 1
     assert not [event for event in events if event.endswith(" c")]
-    assert not story.server.path.exists() or kind.startswith("gunicorn")
     assert story.code == CODES[kind]
+    assert story.server.client.get("/pid/").status == 0
     assert "resource 'b': could not be opened: ConnectionError" in log
     assert "s3same" not in log
     assert "no route" not in log
 
 
-@pytest.fixture(scope="module")
-def hung(farm: Farm) -> Iterator[Stories]:
-    hung = Stories(partial(stories.hang, farm), ASGI)
-    yield hung
-    hung.close()
-
-
-@pytest.mark.parametrize("kind", ASGI)
-def test_a_start_that_hangs_is_ended_by_its_budget(hung: Stories, kind: str) -> None:
-    story = hung[kind]
+@pytest.mark.parametrize("kind", BUSY)
+def test_a_start_that_hangs_is_ended_by_its_budget(told: Told, kind: str) -> None:
+    story = told("hang", kind)
     events = story.server.events()
     assert events.count("close a") == events.count("open a") == events.count("opening b")
     assert "resource 'b': not open within 1." in story.server.log
@@ -151,47 +174,80 @@ def test_a_start_that_hangs_is_ended_by_its_budget(hung: Stories, kind: str) -> 
     assert ends[-1] - story.server.at("opening b") < 2.5
 
 
-@pytest.fixture(scope="module")
-def interrupted(farm: Farm) -> Iterator[Stories]:
-    interrupted = Stories(partial(stories.interrupted, farm), ASGI)
-    yield interrupted
-    interrupted.close()
-
-
-@pytest.mark.parametrize("kind", ASGI)
+@pytest.mark.parametrize("kind", BUSY)
 def test_a_server_that_is_told_to_end_as_it_starts_closes_what_it_opened(
-    interrupted: Stories, kind: str
+    told: Told, kind: str
 ) -> None:
-    story = interrupted[kind]
-    events = story.server.events()
+    events = told("interrupted", kind).server.events()
     assert events.count("close a") == events.count("open a") >= 1
     assert events.count("close b") == events.count("open b")
 
 
 # -- requests without an end
 
-# What makes a server give up on a request after a second. Others can only kill the worker.
-CUTS = {
-    "uvicorn": ("--timeout-graceful-shutdown", "1"),
-    "gunicorn-uvicorn": ("--worker-class", "tests.lifespan.site.worker.Worker"),
-}
-
-
-@pytest.fixture(scope="module")
-def cut(farm: Farm) -> Iterator[Stories]:
-    cut = Stories(lambda kind: stories.cut(farm, kind, *CUTS[kind]), tuple(CUTS))
-    yield cut
-    cut.close()
-
 
 @pytest.mark.parametrize("kind", CUTS)
 def test_what_does_not_end_is_cut_and_cleans_up_before_anything_closes(
-    cut: Stories, kind: str
+    told: Told, kind: str
 ) -> None:
-    story = cut[kind]
+    story = told("cut", kind)
     events, log = story.server.events(), story.server.log
-    assert events.index("cleaned up, open True") < events.index("closing a"), log
-    assert events.index("stream ends") < events.index("closing a")
-    assert "close a" in events
+    for end in ("cleaned up, open True", "stream ends", "websocket ends"):
+        assert events.index(end) < events.index("closing a")
+    assert events[-1] == "close a"
     assert "event=cut requests=1 left=0" in log  # the stubborn one
     assert story.seconds < 15
+
+
+# -- no lifespan
+
+
+@pytest.mark.parametrize("kind", WITHOUT)
+def test_without_a_lifespan_everything_works_and_opens_at_its_first_use(
+    told: Told, kind: str, primary: Node
+) -> None:
+    story = told("without", kind)
+    said, events, log = story.replies, story.server.events(), story.server.log
+    for target in stories.VIEWS[:2]:
+        assert all(answer["backend"] > 0 for answer in said[target])
+    for target in stories.VIEWS[2:]:
+        assert all((answer["name"], answer["open"]) == ("a", True) for answer in said[target])
+    assert said["/state/"]["state"] is None
+    assert said["/status/"]["status"] == {}
+    assert said["failed"].status == 500
+    assert "ResourceError: resource 'b': could not be opened: ConnectionError" in log
+    assert "s3same" not in log
+    # Threads share one. Coroutines have one for each loop: daphne's is that of all requests.
+    assert events.count("open a") == (2 if kind == "daphne" else 1 + 3 + 1)
+    assert events.count("close a") == events.count("open a")
+    assert events.count("close group") == events.count("open group") == 1
+    assert connections_of(primary, story.workers) == []
+    assert not [complaint for complaint in COMPLAINTS if complaint in log], log
+
+
+@pytest.mark.parametrize("kind", WITHOUT)
+def test_wsgi_answers_what_is_in_flight_and_daphne_cuts_it(told: Told, kind: str) -> None:
+    reply = told("without", kind).replies["in flight"]
+    assert reply.status == (200 if kind == "gunicorn-wsgi" else 0)
+
+
+# -- workers that come and go
+
+
+def nothing_is_left(story: Story) -> None:
+    assert story.replies["sockets"] == story.replies["living"]
+    assert story.replies["connections"] == []
+    assert story.server.sockets == []
+    events = story.server.events()
+    assert events.count("close a") == events.count("open a") - 1  # the killed one's
+
+
+@pytest.mark.parametrize("kind", REPLACED)
+def test_workers_that_were_killed_or_recycled_leave_nothing_behind(told: Told, kind: str) -> None:
+    nothing_is_left(told("replace", kind))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", REPLACED)
+def test_twenty_recycled_workers_leave_nothing_behind(kind: str, farm: Farm, primary: Node) -> None:
+    nothing_is_left(stories.replace(farm, primary, kind, 20, *REPLACED[kind]))

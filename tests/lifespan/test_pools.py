@@ -1,0 +1,178 @@
+"""Pools and client sessions as resources: opened at the start, closed for good at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.core.handlers.asgi import ASGIHandler
+from django.db import connection, connections
+from django.test import override_settings
+
+from django_poolkit import PoolClosed, client_sessions, connection_pools, lifespan, registry
+from django_poolkit.asgi import Poolkit
+from django_poolkit.lifespan import ResourceError, course
+from django_poolkit.lifespan import keeper as keeper_module
+from django_poolkit.lifespan import span as span_module
+from django_poolkit.testing import Node
+from django_poolkit.testing.lifespan import AsyncSite
+from django_poolkit.testing.waiting import wait_until
+from tests.lifespan.support import Wire, looped, until
+
+pytestmark = [pytest.mark.core, pytest.mark.django_db(transaction=True)]
+
+
+APP = Poolkit(ASGIHandler())
+OF_POOLS = "django_poolkit.lifespan"
+
+
+@pytest.fixture
+def anew() -> Iterator[None]:
+    """Have the test begin and end without a pool."""
+    connection.close()
+    registry.pools.close_all()
+    yield
+    connection.close()
+    registry.pools.close_all()
+
+
+@pytest.fixture
+def nowhere(anew: None) -> Iterator[Callable[[], None]]:
+    """Lead the alias to a port where nobody listens; return what leads it back."""
+    settings = connections.settings["default"]
+    before = {key: settings[key] for key in ("HOST", "PORT")}
+    own = {key: connection.settings_dict[key] for key in ("HOST", "PORT")}
+
+    def lead(place: dict[str, Any]) -> None:
+        for entry in (settings, connection.settings_dict):
+            entry.update(place)
+
+    lead({"HOST": "127.0.0.1", "PORT": "1"})
+    yield lambda: lead(own)
+    lead(before)
+
+
+def test_a_pool_connects_as_the_server_starts_and_closes_as_it_ends(
+    anew: None, primary: Node
+) -> None:
+    @looped
+    async def main() -> None:
+        wire = Wire(APP, **{OF_POOLS: {"pools": "optional"}})
+        await wire.ask("startup")
+        assert lifespan.status()["pool:default"] == ("ready", "")
+        pool = wire.state["pool:default"]
+        assert pool is connection_pools["default"]
+        assert pool.stats().idle == 1
+        await wire.ask("shutdown")
+        assert pool.ended
+        assert len(registry.pools) == 0
+        with pytest.raises(PoolClosed):
+            pool.acquire()
+        with pytest.raises(PoolClosed, match="shutting down"):
+            connection_pools["default"]
+        course.forget()
+        assert connection_pools["default"] is not pool
+
+    main()
+
+
+def test_a_resource_may_use_a_pool_to_its_end(anew: None) -> None:
+    done = []
+
+    @lifespan.resource
+    async def user() -> Any:
+        yield
+        lease = await asyncio.to_thread(connection_pools["default"].acquire)
+        lease.release()
+        done.append(True)
+
+    @looped
+    async def main() -> None:
+        async with AsyncSite(APP, pools="optional"):
+            pass
+
+    main()
+    assert done == [True]
+
+
+def test_a_database_that_is_down_does_not_hinder_the_start(
+    nowhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch, primary: Node
+) -> None:
+    monkeypatch.setattr(span_module, "_PATIENCE", 0.2)
+    monkeypatch.setattr(keeper_module, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(keeper_module, "_LONGEST_PAUSE", 0.05)
+
+    @looped
+    async def main() -> None:
+        connection_pools["default"].timeout = 0.3
+        async with AsyncSite(APP, pools="optional"):
+            assert lifespan.status()["pool:default"].state == "pending"
+            await until(lambda: lifespan.status()["pool:default"].state == "failed")
+            assert lifespan.status()["pool:default"].text == "PoolTimeout"
+            nowhere()
+            await until(lambda: lifespan.status()["pool:default"].state == "ready")
+
+    main()
+
+
+def test_a_pool_that_is_required_fails_the_start(nowhere: Callable[[], None]) -> None:
+    @looped
+    async def main() -> None:
+        connection_pools["default"].timeout = 0.1
+        with pytest.raises(ResourceError, match="'pool:default': could not be opened: PoolTimeout"):
+            async with AsyncSite(APP, pools="required"):
+                raise AssertionError
+
+    main()
+
+
+def test_pools_that_are_lazy_connect_nowhere_and_close_nevertheless(anew: None) -> None:
+    @looped
+    async def main() -> None:
+        wire = Wire(APP)
+        await wire.ask("startup")
+        assert lifespan.status() == {}
+        pool = connection_pools["default"]
+        assert pool.stats().size == 0
+        await wire.ask("shutdown")
+        assert pool.ended
+
+    main()
+
+
+@override_settings(POOLKIT={"HTTP": {"default": {}, "payments": {}}})
+def test_client_sessions_open_after_the_pools_and_close_for_good(anew: None) -> None:
+    @looped
+    async def main() -> None:
+        wire = Wire(APP, **{OF_POOLS: {"pools": "optional"}})
+        await wire.ask("startup")
+        assert list(lifespan.status()) == ["pool:default", "http:default", "http:payments"]
+        session = wire.state["http:payments"]
+        assert session is client_sessions["payments"]
+        await wire.ask("shutdown")
+        assert session.ended
+        with pytest.raises(PoolClosed):
+            client_sessions["payments"]
+
+    main()
+    course.forget()
+    assert not client_sessions["payments"].ended
+    registry.sessions.close_all()
+
+
+def test_a_lease_that_is_out_at_the_end_comes_home_and_is_closed(anew: None, primary: Node) -> None:
+    lease = connection_pools["default"].acquire()
+    assert lease.connection is not None
+    backend = lease.connection.info.backend_pid
+
+    @looped
+    async def main() -> None:
+        async with AsyncSite(APP, pools="optional"):
+            pass
+
+    main()
+    assert lease.connection.execute("SELECT 1").fetchone() is not None
+    lease.release()
+    wait_until(lambda: backend not in {session.pid for session in primary.sessions()})
