@@ -14,6 +14,9 @@ from typing import Any, Self
 from aiohttp import web
 
 
+LINE = b"x" * 998 + b"y\n"
+
+
 @dataclass(frozen=True)
 class Seen:
     """One request, as the server saw it."""
@@ -143,12 +146,12 @@ class Upstream:
         return response
 
     async def _bytes(self, request: web.Request) -> web.StreamResponse:
-        """Send `n` bytes, in chunks of 1000."""
+        """Send `n` bytes, in chunks and lines of 1000."""
         response = web.StreamResponse()
         await response.prepare(request)
         left = int(request.query["n"])
         while left > 0:
-            await response.write(b"x" * min(left, 1000))
+            await response.write(LINE[:left])
             left -= 1000
         return response
 
