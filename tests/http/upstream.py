@@ -13,7 +13,6 @@ from typing import Any, Self
 
 from aiohttp import web
 
-
 LINE = b"x" * 998 + b"y\n"
 
 
