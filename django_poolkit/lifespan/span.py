@@ -83,7 +83,7 @@ class Span:
         return keeper
 
     async def close(self, seconds: float) -> None:
-        """Close everything in reverse order, within `seconds`.
+        """Close everything in reverse order, within `seconds` and a moment for each that hangs.
 
         None has to wait for what hangs beyond its own budget, nor so long that the others go
         without.
@@ -96,7 +96,7 @@ class Span:
                 keeper = left.pop()
                 own = keeper.resource.stop_timeout or self.config.resource_stop_timeout
                 rest = max(deadline - self.loop.time(), 0.0)
-                share = max(rest - len(left) * _RESERVE, rest / (len(left) + 1))
+                share = max(rest - len(left) * _RESERVE, rest / (len(left) + 1), _RESERVE)
                 await keeper.stop(min(own, share))
         except asyncio.CancelledError:
             for keeper in left:

@@ -25,11 +25,12 @@ def looped(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None
     @functools.wraps(test)
     def run(*arguments: Any, **fixtures: Any) -> None:
         async def main() -> None:
-            await test(*arguments, **fixtures)
+            async with asyncio.timeout(30):
+                await test(*arguments, **fixtures)
             left = asyncio.all_tasks() - {asyncio.current_task()}
             assert not left, left
 
-        asyncio.run(asyncio.wait_for(main(), 30))
+        asyncio.run(main())
 
     return run
 

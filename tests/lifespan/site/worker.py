@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from uvicorn_worker import UvicornWorker
+from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped,unused-ignore]
 
 
-class Worker(UvicornWorker):  # type: ignore[misc]
+class Worker(UvicornWorker):  # type: ignore[misc,unused-ignore]
     """Uvicorn's worker, with a bound that gunicorn has no option for."""
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
