@@ -289,7 +289,7 @@ async def a():
         "a.get()",
         "asyncio.run(a.aget())",
         "loop = asyncio.new_event_loop(); loop.run_until_complete(a.aget())",
-        "from threading import Thread; thread = Thread(target=a.get); thread.start(); thread.join()",
+        "from threading import Thread; each = Thread(target=a.get); each.start(); each.join()",
     ],
 )
 def test_a_program_closes_what_it_opened_as_it_ends(use: str) -> None:
