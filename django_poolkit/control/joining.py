@@ -20,5 +20,7 @@ def join(pool: Measured) -> None:
     server.ensure_started(
         config, answers.HANDLERS, answers.STEERING, ticks=(answers.recent.sample,)
     )
+    # So that what it does before the first tick is of the last minute, too.
+    answers.recent.sample()
     if isinstance(pool, ConnectionPool) and (left := orders.pause_left(config, pool.aliases)):
         pool.open_paused(left)

@@ -24,8 +24,9 @@ class Recent:
     """Samples of all pools and client sessions of the process."""
 
     def __init__(self) -> None:
-        # Guards the samples: the server's thread takes them, and so may who asks in this process.
-        self._lock = threading.Lock()
+        # Guards the samples: the server's thread takes them, and so does who opens a pool, which
+        # a finalizer may do at any line.
+        self._lock = threading.RLock()
         self._samples: WeakKeyDictionary[Any, deque[tuple[float, PoolStats]]] = WeakKeyDictionary()
 
     def sample(self) -> None:

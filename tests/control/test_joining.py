@@ -12,7 +12,7 @@ from django.test import override_settings
 
 from django_poolkit import registry
 from django_poolkit.conf.control import control_config
-from django_poolkit.control import orders, server
+from django_poolkit.control import answers, orders, server
 from django_poolkit.control.orders import Order
 
 # With one app flushed, and nothing made anew, a test ends in a tenth of the time.
@@ -50,8 +50,16 @@ def test_the_socket_is_there_before_the_first_connection(place):
     assert place.stat().st_mode & 0o777 == 0o700
 
 
+def test_what_a_pool_does_first_is_of_the_last_minute(place):
+    select()
+    connection.close()
+    answers.recent.sample()  # the first tick
+    pool = connection.pool  # type: ignore[attr-defined]
+    assert answers.recent.of(pool, pool.stats())["use"]["count"] == 1
+
+
 def test_to_look_at_a_pool_shows_nothing(place):
-    assert connection.pool.stats().size == 0
+    assert connection.pool.stats().size == 0  # type: ignore[attr-defined]
     assert not place.exists()
 
 
@@ -79,7 +87,7 @@ def test_a_pool_born_in_a_pause_is_paused(place):
     try:
         with pytest.raises(OperationalError, match=r"paused, and not resumed within 0\.10 s"):
             select()
-        stats = connection.pool.stats()
+        stats = connection.pool.stats()  # type: ignore[attr-defined]
         assert (stats.state, stats.connects) == ("paused", 0)
         assert 25.0 < stats.pause_left <= 30.0
     finally:
