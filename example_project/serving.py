@@ -11,14 +11,14 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from django_poolkit.testing import Node
 from example_project.processes import Child, ChildFailed, listen, url_of
 from example_project.runs import UPSTREAM_SECONDS
-from example_project.upstream import PEAK
+from example_project.upstream import CONNECTIONS, PEAK
 
 WORKERS = 2
 START_SECONDS = 60.0
@@ -75,23 +75,59 @@ def take_peak(upstream_url: str) -> int:
 
     Blocks until it answers.
     """
-    url = urllib.parse.urljoin(upstream_url, PEAK)
+    return int(_ask(upstream_url, PEAK)["peak"])
+
+
+def take_connections(upstream_url: str) -> int:
+    """Return how many connections a supplier has been sent requests by since this was last asked.
+
+    Blocks until it answers.
+    """
+    return int(_ask(upstream_url, CONNECTIONS)["connections"])
+
+
+def _ask(upstream_url: str, path: str) -> Mapping[str, int]:
+    url = urllib.parse.urljoin(upstream_url, path)
     with urllib.request.urlopen(url, timeout=START_SECONDS) as answer:
-        return int(json.load(answer)["peak"])
+        values: Mapping[str, int] = json.load(answer)
+        return values
 
 
 @contextlib.contextmanager
 def site(
     listener: socket.socket, shape: Shape, environment: Mapping[str, str], log: Path
 ) -> Iterator[Child]:
-    """Run the shop on `listener`; yield once it answers.
+    """Run the shop on `listener`, on threads; yield once it answers.
 
     Raises:
         ChildFailed: it did not start; the text holds the end of its log.
     """
-    command = [sys.executable, "-m", "gunicorn", "example_project.wsgi:application"]
-    command += ["--bind", f"fd://{listener.fileno()}", "--workers", str(WORKERS)]
-    command += ["--worker-class", "gthread", "--threads", str(shape.threads)]
+    threads = ["--worker-class", "gthread", "--threads", str(shape.threads)]
+    with _serve("wsgi", WORKERS, threads, listener, shape, environment, log) as child:
+        yield child
+
+
+@contextlib.contextmanager
+def async_site(
+    listener: socket.socket, shape: Shape, environment: Mapping[str, str], log: Path
+) -> Iterator[Child]:
+    """Run the shop on `listener`, on an event loop in one worker; else as `site()`."""
+    with _serve("asgi", 1, ["--worker-class", "asgi"], listener, shape, environment, log) as child:
+        yield child
+
+
+@contextlib.contextmanager
+def _serve(
+    interface: str,
+    workers: int,
+    options: Sequence[str],
+    listener: socket.socket,
+    shape: Shape,
+    environment: Mapping[str, str],
+    log: Path,
+) -> Iterator[Child]:
+    command = [sys.executable, "-m", "gunicorn", f"example_project.{interface}:application"]
+    command += ["--bind", f"fd://{listener.fileno()}", "--workers", str(workers), *options]
     command += ["--graceful-timeout", "3", "--timeout", "60"]
     command += ["--log-level", "warning"]
     if _has_control_socket():

@@ -25,6 +25,7 @@ DEBUG = False
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 ROOT_URLCONF = "example_project.urls"
 WSGI_APPLICATION = "example_project.wsgi.application"
+ASGI_APPLICATION = "example_project.asgi.application"
 USE_TZ = True
 TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -41,6 +42,16 @@ POOL: dict[str, Any] = {
 
 # One line to move in: POOL's options are Django's own, and mean the same to both engines.
 ENGINE = "django.db.backends.postgresql"
+# Whichever the engine: the supplier's API is asked by connections that all requests share.
+POOLKIT: dict[str, Any] = {
+    "HTTP": {
+        "supplier": {
+            "base_url": UPSTREAM_URL,
+            "limit": 1_000,  # what waits shall wait at the supplier
+            "total": 10.0,
+        },
+    },
+}
 if BACKEND == "poolkit":
     ENGINE = "django_poolkit.backends.postgresql"
     INSTALLED_APPS = ["django_poolkit", *INSTALLED_APPS]
@@ -49,7 +60,7 @@ if BACKEND == "poolkit":
     # And one word for small pools. Django's own pool knows no such option.
     POOL["mode"] = POOL_MODE
     # `manage poolstatus` sees the running shop; this lets `manage poolctl` steer it as well.
-    POOLKIT = {"CONTROL": {"STEERING": True}}
+    POOLKIT["CONTROL"] = {"STEERING": True}
 
 
 def _database(node: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from django_poolkit.testing import Cluster
 from django_poolkit.testing.errors import ClusterError
-from example_project import places, report
+from example_project import calls, places, report
 from example_project.bootstrap import ROOT
 from example_project.load import Plan, drive, drive_alone
 from example_project.measures import Measures
@@ -34,6 +34,7 @@ from example_project.sampling import Sampler
 from example_project.serving import (
     WORKERS,
     Shape,
+    async_site,
     database_environment,
     site,
     take_peak,
@@ -115,6 +116,7 @@ class Stage:
         print(f"Ready after {time.monotonic() - started:.1f} s.\n", flush=True)
         if not self._options.serve:
             self._measure(listener)
+            self._call(listener)
             kept = self._judge()
             if self._options.check:
                 return 0 if kept else 1
@@ -190,6 +192,13 @@ class Stage:
             await self._kill_all()
             await drive_alone(plan, measures, ALONE_REQUESTS)
 
+    def _call(self, listener: socket.socket) -> None:
+        print("The supplier asked by one client session, on an event loop:", flush=True)
+        supplier, log = self._environment["SHOP_UPSTREAM_URL"], self._home / "site-async.log"
+        with async_site(listener, self._shape, self._environment, log):
+            self._calls = calls.measure(url_of(listener), supplier)
+        print("\n".join(each.line() for each in self._calls) + "\n", flush=True)
+
     def _killer(
         self, run: Run, measures: Measures
     ) -> Callable[[], Coroutine[None, None, None]] | None:
@@ -228,7 +237,8 @@ class Stage:
 
     def _judge(self) -> bool:
         print(report.conclusion(self._results, self._shape, self._loads) + "\n\nWhat is promised:")
-        found = verdicts(self._results, self._shape, self._loads)
+        found = [*verdicts(self._results, self._shape, self._loads)]
+        found += [each.verdict() for each in self._calls]
         for verdict in found:
             print(f"  {'ok  ' if verdict.kept else 'FAIL'}  {verdict.sentence}", flush=True)
         return all(verdict.kept for verdict in found)
@@ -244,7 +254,7 @@ class Stage:
             print(
                 f"\nThe shop is open. Try:\n"
                 f"  {url}                          what there is to see\n"
-                f"  curl {url}products/p00001/quote/\n"
+                f"  curl {url}products/p00001/quote/          asks the supplier\n"
                 f'  curl -d \'{{"customer": 1, "items": {{"p00001": 2}}}}\' {url}orders/\n'
                 "and in another shell:\n"
                 "  python3 -m example_project manage poolstatus --watch\n"

@@ -1,7 +1,8 @@
 """A supplier's API that takes its time: `python -m example_project.upstream FD SECONDS`.
 
-It answers every GET after the same wait and serves any number at once; `/peak` says how many
-waited at once. Standard library only.
+It answers every GET after the same wait, serves any number at once, and keeps connections until
+its clients hang up. `/peak` says how many waited at once, `/connections` how many connections have
+come. Standard library only.
 """
 
 from __future__ import annotations
@@ -15,31 +16,44 @@ import sys
 import zlib
 
 PEAK = "/peak"
+CONNECTIONS = "/connections"
 
 
 class Supplier:
-    """Answers every request after the same wait; counts how many wait at once."""
+    """Answers every request after the same wait; counts who waits, and who connects."""
 
     def __init__(self, wait: float) -> None:
         self._wait = wait
         self._waiting = 0
         self._peak = 0
+        self._connections = 0
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request, then hang up."""
+        """Answer the requests of one connection, until its client wants no more."""
+        counted = False
         # Whoever hangs up first, or sends too much, is no concern of the others.
         with contextlib.suppress(
             ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError
         ):
-            head = await reader.readuntil(b"\r\n\r\n")
-            target = head.split(b" ", 2)[1]
-            values = self._take_peak() if target == PEAK.encode() else await self._days(target)
-            body = json.dumps(values).encode()
-            writer.write(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
-                b"Content-Length: %d\r\n\r\n" % len(body) + body
-            )
-            await writer.drain()
+            last = False
+            while not last:
+                head = await reader.readuntil(b"\r\n\r\n")
+                last = b"\r\nconnection: close\r\n" in head.lower()
+                target = head.split(b" ", 2)[1]
+                if target == PEAK.encode():
+                    values = self._take_peak()
+                elif target == CONNECTIONS.encode():
+                    values = self._take_connections()
+                else:
+                    self._connections += not counted
+                    counted = True
+                    values = await self._days(target)
+                body = json.dumps(values).encode()
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\n\r\n" % len(body) + body
+                )
+                await writer.drain()
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
@@ -57,6 +71,11 @@ class Supplier:
         """Return how many waited at once since this was last asked."""
         peak, self._peak = self._peak, self._waiting
         return {"peak": peak}
+
+    def _take_connections(self) -> dict[str, int]:
+        """Return how many connections have come since this was last asked."""
+        connections, self._connections = self._connections, 0
+        return {"connections": connections}
 
 
 async def serve(listener: socket.socket, wait: float) -> None:

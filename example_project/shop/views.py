@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import urllib.request
 from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
@@ -13,15 +12,14 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Count, F, Sum
 from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, JsonResponse
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import aget_object_or_404, get_object_or_404, render
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_safe
 
-from example_project.settings import BACKEND, POOL, UPSTREAM_URL
+from django_poolkit import client_sessions
+from example_project.settings import BACKEND, POOL
 from example_project.shop.models import Customer, Order, OrderLine, Product, Stock
-
-UPSTREAM_TIMEOUT = 10.0
 
 
 class OrderRefused(Exception):
@@ -124,13 +122,25 @@ def place_order(customer_id: int, items: Mapping[str, int]) -> Order:
 def quote(request: HttpRequest, sku: str) -> HttpResponse:
     """Ask the slow supplier between two queries, as so many views do."""
     product = get_object_or_404(Product, sku=sku)
-    with urllib.request.urlopen(
-        f"{UPSTREAM_URL}?sku={product.sku}", timeout=UPSTREAM_TIMEOUT
-    ) as answer:
-        supplier: dict[str, Any] = json.load(answer)
-    left = Stock.objects.get(product=product).quantity
+    answer = client_sessions["supplier"].sync.get("", params={"sku": product.sku})
+    return _quoted(product, Stock.objects.get(product=product).quantity, answer.json())
+
+
+@require_safe
+async def quote_async(request: HttpRequest, sku: str) -> HttpResponse:
+    """Do the same, on the event loop of the server."""
+    product = await aget_object_or_404(Product, sku=sku)
+    async with client_sessions["supplier"].get("", params={"sku": product.sku}) as answer:
+        supplier = await answer.json()
+    stock = await Stock.objects.aget(product=product)
+    return _quoted(product, stock.quantity, supplier)
+
+
+def _quoted(product: Product, left: int, supplier: Mapping[str, Any]) -> HttpResponse:
     days = supplier["days"] if left < 10 else 1
-    return JsonResponse({"sku": sku, "price": str(product.price), "left": left, "days": days})
+    return JsonResponse(
+        {"sku": product.sku, "price": str(product.price), "left": left, "days": days}
+    )
 
 
 @require_safe

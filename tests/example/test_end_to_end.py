@@ -95,7 +95,9 @@ def test_a_check_measures_and_judges(home, tmp_path):
 
     assert process.returncode == 0, output
     assert re.match(r"Python \S+, Django \S+, PostgreSQL \S+\n", output)
-    assert output.count("  ok    ") == 9
+    assert output.count("  ok    ") == 11
+    for view in ("async view", "sync view"):
+        assert re.search(rf"{view}: 100 requests, 20 at once, .* \d+ connections to the", output)
     assert "FAIL" not in output
     for row in ("requests in flight, peak", "connections, peak", "timeouts (", "p99:"):
         assert output.count(row) == 3

@@ -221,9 +221,10 @@ def test_orders_at_once_never_sell_more_than_there_is(shop):
     assert shop.left("p00020") == 0
 
 
-def test_a_quote_waits_for_the_supplier_between_two_queries(shop):
+@pytest.mark.parametrize("view", ["quote/", "quote/async/"])
+def test_a_quote_waits_for_the_supplier_between_two_queries(shop, view):
     shop.set_left("p00030", 3)
-    answer = shop.ask("products/p00030/quote/")
+    answer = shop.ask(f"products/p00030/{view}")
 
     assert answer.status == 200
     assert answer.json["left"] == 3

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
+import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 from django_poolkit.testing.waiting import wait_until
-from example_project.serving import take_peak, upstream
+from example_project.serving import take_connections, take_peak, upstream
 
 
 def ask(url: str) -> dict[str, int]:
@@ -42,6 +44,22 @@ def test_it_counts_how_many_wait_at_once_and_serves_them_all(tmp_path):
         take_peak(url)
 
         assert take_peak(url) == 0
+
+
+def test_it_keeps_a_connection_and_counts_those_that_ask(tmp_path):
+    with upstream(tmp_path, 0.01) as url:
+        address = urllib.parse.urlsplit(url)
+        for connections in (1, 2):
+            kept = [http.client.HTTPConnection(address.netloc) for _ in range(connections)]
+            for connection in kept * 3:
+                connection.request("GET", "/?sku=1")
+                assert set(json.load(connection.getresponse())) == {"days"}
+            for connection in kept:
+                connection.close()
+            # Those that only ask for the counts are not in them.
+            assert take_peak(url) == 1
+            assert take_connections(url) == connections
+        assert take_connections(url) == 0
 
 
 def test_one_after_the_other_is_one_at_once(tmp_path):
