@@ -92,7 +92,7 @@ def test_an_interrupt_in_an_observer_does_not_silence_the_thread(events, heard, 
 
 
 def test_an_error_before_a_pool_opens_is_logged(events, caplog):
-    called = []
+    called: list[Any] = []
 
     def broken(pool):
         raise ValueError("broken")
