@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import _thread
 import sys
 import threading
 import weakref
+from _thread import get_ident
 from collections.abc import Callable
 from time import monotonic
 from types import CodeType
@@ -122,11 +122,8 @@ class Lease:
     A lease that is dropped instead is taken back by its pool, with a warning.
     """
 
-    # On the class, so that a lease costs no time for what does not happen under it.
-    since = 0.0
-    """When it was acquired, on the monotonic clock."""
-    ran = False
-    """Whether any statement ran."""
+    # On the class, so that a lease costs no time for what seldom happens under it. What happens
+    # under each is no default: CPython 3.12 and 3.13 are slow on an attribute that is both.
     dirty: str | None = None
     """Why the connection may carry session state, None while it cannot."""
     foreign = False
@@ -141,33 +138,37 @@ class Lease:
     """Whether a statement may have prepared others by name."""
     new_types = False
     """Whether a statement made types that receivers of a new connection may look for."""
-    statement: str | None = None
-    """The text of the last statement."""
     context: Callable[[], Context | None] | None = None
     """Leads to what it was acquired for."""
     overdue = False
     """Whether it has been reported as held for too long."""
     lost = False
     """Whether it was dropped instead of being released, and waits to be taken back."""
-    keeper: Callable[[], Keeper | None] | None = None
-    """Leads to who gives it back as soon as it is idle; None for one that is held on to."""
-    cursors = 0
-    """Open cursors, and those in `gone`. Counted for a keeper, by the owner alone."""
     pinned: str | None = None
     """Why it is held until its keeper closes, None while it is not."""
-    released = False
-    _connection: Any = None
 
     def __init__(self, pool: Home, key: int, stack: Stack) -> None:
+        self._connection: Any = None
         self.pool = pool
         self.key = key
         """Identifies the lease in its pool's ledger."""
         self.stack = stack
         self._thread = _here.thread
-        self.owner = _thread.get_ident()
+        self.owner = get_ident()
         """Identifies the thread that uses it."""
+        self.since = 0.0
+        """When it was acquired, on the monotonic clock."""
+        self.ran = False
+        """Whether any statement ran."""
+        self.statement: str | None = None
+        """The text of the last statement."""
+        self.keeper: Callable[[], Keeper | None] | None = None
+        """Leads to who gives it back as soon as it is idle; None for one that is held on to."""
+        self.cursors = 0
+        """Open cursors, and those in `gone`. Counted for a keeper, by the owner alone."""
         self.gone: list[None] = []
         """One entry for each cursor that another thread closed, as its garbage collector may."""
+        self.released = False
 
     @property
     def thread(self) -> str:
@@ -207,7 +208,7 @@ class Lease:
 
         Also called by finalizers, on any thread.
         """
-        if self.owner != _thread.get_ident():
+        if self.owner != get_ident():
             # The owner may be about to use the lease: whoever passes looks whether it is.
             self.gone.append(None)
             if not self.busy and not self.released:
@@ -238,7 +239,7 @@ class Lease:
         # Runs on any thread, at any bytecode, even inside the pool's critical section: so it
         # only says that it is lost. One that an interrupt hit half way home is released and has
         # its connection still.
-        if self._connection is not None:
+        if getattr(self, "_connection", None) is not None:  # one may hit its first line, too
             self.lost = True
             self.pool.lost(self)
 

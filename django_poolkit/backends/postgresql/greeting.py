@@ -36,9 +36,6 @@ _LISTS = ("savepoint_ids", "atomic_blocks", "run_on_commit")
 class GreetingMixin(LeasingMixin):
     """Shows a physical connection to the wrapper classes below, and to signal receivers."""
 
-    _raw: Any = None
-    """psycopg's connection, None where there is none."""
-
     def _greet(self, lease: Lease, raw: PoolConnection) -> None:
         """Prepare a connection under its first lease, which is of no use where that fails."""
         # Taken first: who comes meanwhile has not seen it.

@@ -20,10 +20,13 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import methodcaller
 from time import monotonic
 from types import FrameType
 from typing import Any
 
+from django.db.backends.base import base as generic
+from django.db.backends.postgresql import base as postgresql
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from django.db.backends.signals import connection_created
 from django.db.utils import ProgrammingError
@@ -38,16 +41,20 @@ from django_poolkit.pools.postgres.connection import no_lease
 _IDLE = TransactionStatus.IDLE
 _UNKNOWN = TransactionStatus.UNKNOWN
 
-# Where each statement passes.
-_INSIDE = {"django.db.backends.base.base", "django.db.backends.postgresql.base"}
+# Where each statement passes: the modules of Django's own wrappers.
+_GENERIC, _POSTGRESQL = vars(generic), vars(postgresql)
 # Django's own that prepare a connection for new types, and cannot do it to none.
 _PREPARING = {"django.contrib.postgres.operations", "django.contrib.postgres.signals"}
 # A lease of a statement is short, and its stack is taken for each: so only where it matters.
 _DEPTH = 10
-_SKIPPED = 7
+_SKIPPED = 6
 
 # Reentrant, for finalizers.
 _gate = threading.RLock()
+
+
+def _prepares(frame: FrameType) -> bool:
+    return frame.f_globals.get("__name__") in _PREPARING
 
 
 class _Hand:
@@ -57,13 +64,16 @@ class _Hand:
 class HoldingMixin(GreetingMixin):
     """Takes a lease when it is needed, and gives it back when it is not."""
 
-    # All of it is written by the thread that the wrapper belongs to.
-    _opened = False  # in transaction mode; in session mode there is a connection, or none
-    _met = False  # whether Django's own ensure_connection() has been passed since it was opened
-    _wanted = False  # whether who connects goes on to use the lease
-    _steady: ConnectionPool | None = None
-    _me: weakref.ref[HoldingMixin] | None = None
     _outside: Callable[[FrameType], bool]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # All of it is written by the thread that the wrapper belongs to.
+        self._opened = False  # in transaction mode; in session mode there is a connection, or none
+        self._met = False  # whether Django's ensure_connection() has been passed since then
+        self._wanted = False  # whether who connects goes on to use the lease
+        self._steady: ConnectionPool | None = None
+        self._me: weakref.ref[HoldingMixin] | None = None
+        super().__init__(*args, **kwargs)
 
     # -- open, with or without a lease
 
@@ -84,9 +94,11 @@ class HoldingMixin(GreetingMixin):
         """
         if self._opened:
             frame = sys._getframe(1)
-            name = frame.f_globals.get("__name__")
-            if name not in _INSIDE and (
-                self._outside(frame) or (self._raw is None and name in _PREPARING)
+            module = frame.f_globals
+            if (
+                module is not _GENERIC
+                and module is not _POSTGRESQL
+                and (self._outside(frame) or (self._raw is None and _prepares(frame)))
             ):
                 return self._exposed()
         if self._watch is not None:
@@ -230,29 +242,23 @@ class HoldingMixin(GreetingMixin):
         self._end(lease, scope)
 
     def _idle(self, lease: Lease) -> bool:
-        if lease.pinned is not None or not self._at_rest(lease):
+        """Return whether no cursor, transaction, pipeline or COPY is open, and nothing pins it."""
+        if lease.pinned is not None or lease.cursors > len(lease.gone) or not self.autocommit:
+            return False
+        connection = lease._connection
+        if connection is None or not self.settings_dict["AUTOCOMMIT"]:
+            return False
+        status = connection.pgconn.transaction_status
+        if status != _IDLE:
+            return bool(status == _UNKNOWN)  # it is lost, and the pool closes it
+        if connection._pipeline or connection._num_transactions or connection._tpc:
             return False
         if lease.ran and lease.dirty is None:
-            connection = lease._connection
             if connection._baseline.reported_change(connection):
                 lease.mark_dirty("parameter")  # set where no text shows it
                 return False
             lease.ran = False  # so that the release does not look again
         return True
-
-    def _at_rest(self, lease: Lease) -> bool:
-        """Return whether no cursor, transaction, pipeline or COPY is open under the lease."""
-        if lease.cursors > len(lease.gone) or not self.autocommit:
-            return False
-        if not self.settings_dict["AUTOCOMMIT"]:
-            return False
-        connection = lease._connection
-        if connection is None:
-            return False
-        status = connection.pgconn.transaction_status
-        if status != _IDLE:
-            return bool(status == _UNKNOWN)  # it is lost, and the pool closes it
-        return not (connection._pipeline or connection._num_transactions or connection._tpc)
 
     def _end(self, lease: Lease, scope: RequestScope | None) -> None:
         lease.keeper = None
@@ -281,14 +287,14 @@ class HoldingMixin(GreetingMixin):
             lease = self._lease
             if lease is not None and lease.pinned == "pinned":
                 lease.pinned = None
-                if self._at_rest(lease):
+                if self._idle(lease):
                     self.close()  # its reset takes away what wrapper classes believe to be set
 
 
-def _acquire(pool: ConnectionPool | None) -> Lease:
-    assert pool is not None
-    # From the caller of Django's cursor() on, and no further than the ORM is deep.
-    return pool.acquire(depth=_DEPTH, skip=_SKIPPED)
+# From the caller of Django's cursor() on, and no further than the ORM is deep.
+_acquire: Callable[[ConnectionPool | None], Lease] = methodcaller(
+    "acquire", depth=_DEPTH, skip=_SKIPPED
+)
 
 
 def _after_fork() -> None:

@@ -11,10 +11,10 @@ import weakref
 from collections.abc import Callable
 from time import monotonic
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
-from django.db.backends.postgresql.base import TIMESTAMPTZ_OID, ServerSideCursor
+from django.db.backends.postgresql.base import TIMESTAMPTZ_OID, DatabaseWrapper, ServerSideCursor
 from django.db.backends.postgresql.psycopg_any import register_tzloader
 from django.utils.functional import cached_property
 from psycopg.pq import Format
@@ -34,16 +34,25 @@ from django_poolkit.pools.postgres.cursor import leased
 
 T = TypeVar("T")
 
+_DJANGOS: Final = DatabaseWrapper.create_cursor
+
 
 class LeasingMixin(PoolChoiceMixin):
     """Takes, ends and loses the leases of a database wrapper."""
 
-    _lease: Lease | None = None
-    _scope: RequestScope | None = None  # in which the present lease was taken
-    _on_net = False
-    _hand: Callable[[], object | None] = staticmethod(no_lease)  # leads to who is in pinned()
-    _watch: Watch | None = None  # of the present lease, where it is observed
     client_class = DatabaseClient
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # No defaults on the class: each statement asks, and CPython 3.12 and 3.13 are slow on what
+        # is both.
+        self._lease: Lease | None = None
+        self._scope: RequestScope | None = None  # in which the present lease was taken
+        self._raw: Any = None
+        """psycopg's connection, None where there is none."""
+        self._on_net = False
+        self._hand: Callable[[], object | None] = no_lease  # leads to who is in pinned()
+        self._watch: Watch | None = None  # of the present lease, where it is observed
+        super().__init__(*args, **kwargs)
 
     @property
     def _by_hand(self) -> bool:
@@ -136,19 +145,30 @@ class LeasingMixin(PoolChoiceMixin):
     def create_cursor(self, name: str | None = None) -> Any:
         if self._watch is not None:
             self._watch.resumed()
-        options = self.settings_dict["OPTIONS"]
-        if name is None or self._lease is None or options.get("server_side_binding") is True:
-            return super().create_cursor(name)
-        # Django builds this one by its class, past `connection.cursor()`: so it has to be
-        # bound to the lease here, and set up as Django's create_cursor() does.
-        connection = self.connection
-        cursor = leased(ServerSideCursor)(
-            connection, name=name, scrollable=False, withhold=connection.autocommit
-        )
-        loader = connection.adapters.get_loader(TIMESTAMPTZ_OID, Format.TEXT)
+        create, raw = super().create_cursor, self._raw
+        if self._lease is None:
+            return create(name)
+        if name is None:
+            if getattr(create, "__func__", None) is not _DJANGOS:
+                return create(name)
+            # Every statement passes here: Django's own would have it looked once more for an
+            # event loop, and twice for who asks for the connection.
+            cursor = raw.cursor()
+        elif self._binds_on_the_server():
+            return create(name)
+        else:
+            # Django builds this one by its class, past `connection.cursor()`: so it has to be
+            # bound to the lease here.
+            cursor = leased(ServerSideCursor)(
+                raw, name=name, scrollable=False, withhold=raw.autocommit
+            )
+        loader = raw.adapters.get_loader(TIMESTAMPTZ_OID, Format.TEXT)
         if self.timezone != loader.timezone:
             register_tzloader(self.timezone, cursor)
         return cursor
+
+    def _binds_on_the_server(self) -> bool:
+        return self.settings_dict["OPTIONS"].get("server_side_binding") is True
 
     @cached_property
     def wrap_database_errors(self) -> ErrorWrapper:

@@ -41,7 +41,7 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
 
     def ensure_connection(self) -> None:
         """Make sure that the server can be reached: connect, or probe."""
-        if not (self._opened or self._by_statement()):
+        if not self._opened and (self._raw is not None or not self._by_statement()):
             super().ensure_connection()
         elif self._lease is None or self._lease.released:
             self._ensure_connected()
@@ -83,7 +83,7 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
     # -- what Django does with a connection
 
     def _cursor(self, name: str | None = None) -> Any:
-        if not (self._opened or self._by_statement()):
+        if not self._opened and (self._raw is not None or not self._by_statement()):
             return super()._cursor(name)  # type: ignore[misc]
         lease = self._hold()
         try:

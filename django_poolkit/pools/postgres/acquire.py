@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import logging
 import weakref
+from _thread import get_ident
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic, sleep
@@ -57,7 +57,7 @@ class Acquire(Release):
         it is None. Raises PoolTimeout, PoolPaused, TooManyWaiters or PoolClosed. Where the
         lease remembers its stack, that has `depth` frames, and leaves out the `skip` innermost.
         """
-        if self._inside == _thread.get_ident():
+        if self._inside and self._inside == get_ident():
             raise PoolError(
                 f"pool {self.name!r}: a finalizer tried to acquire a connection while its "
                 "thread was inside the pool; finalizers cannot wait",
@@ -159,7 +159,7 @@ class Acquire(Release):
         """Lend the connection that came home last, if nothing speaks against it, else None."""
         with self._lock:
             # As `critical` does it, without its price.
-            before, self._inside = self._inside, _thread.get_ident()
+            before, self._inside = self._inside, get_ident()
             try:
                 if not self._pool or self._waiting or self._paused_until or self._orphans:
                     return None

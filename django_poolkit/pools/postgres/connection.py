@@ -42,21 +42,32 @@ def no_lease() -> None:
 class PoolConnection(psycopg.Connection[Any]):
     """A connection of a pool. Its cursors are bound to the lease they were opened under."""
 
-    # Class attributes, so that a connection costs no time for what it does not use.
-    _lease_ref: Callable[[], Lease | None] = staticmethod(no_lease)
-    _parked = False
-    _generation = 0
-    _used_at = 0.0  # when it was last heard of
-    _idle_since = 0.0  # when its last lease ended
     _restore_sql = b""
-    _baseline: Baseline
-    _poller: select.poll | None = None
-    _owned_lease: Lease | None = None
     _introduced = False  # whether every class of database wrapper in between has seen it
-    _greeted: object = None  # the pool's `greeting` at the last connection_created
     # Asks the server for its session state, where the pool verifies it.
     _look: Callable[[PoolConnection], frozenset[tuple[str, str, str]]] | None = None
     _ground_state: frozenset[tuple[str, str, str]] = frozenset()  # which every lease begins with
+    # What each lease asks has no default on the class: CPython 3.12 and 3.13 are slow on an
+    # attribute that is both.
+    _baseline: Baseline
+    _lease_ref: Callable[[], Lease | None]
+    _owned_lease: Lease | None
+    _parked: bool
+    _generation: int
+    _used_at: float  # when it was last heard of
+    _idle_since: float  # when its last lease ended
+    _factories: tuple[object, object]  # which are bound to leases
+    _poller: select.poll | None
+    _greeted: object  # the pool's `greeting` at the last connection_created, and who received it
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._lease_ref = no_lease
+        self._owned_lease = self._poller = self._greeted = None
+        self._parked = False
+        self._generation = 0
+        self._used_at = self._idle_since = 0.0
+        self._factories = None, None
+        super().__init__(*args, **kwargs)
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         """Return a cursor that is refused once the lease has ended. Raises LeaseReleased."""
@@ -69,11 +80,15 @@ class PoolConnection(psycopg.Connection[Any]):
                 "connection is used, or acquire with `with pool.lease() as connection`"
             )
         # Instrumentation replaces the factories on a living connection, so look each time.
-        if not hasattr(self.cursor_factory, "_poolkit_lease"):
-            self.cursor_factory = leased(self.cursor_factory)
-        if not hasattr(self.server_cursor_factory, "_poolkit_lease"):
-            self.server_cursor_factory = leased(self.server_cursor_factory)
+        client, server = self._factories
+        if self.cursor_factory is not client or self.server_cursor_factory is not server:
+            self._bind_factories()
         return super().cursor(*args, **kwargs)
+
+    def _bind_factories(self) -> None:
+        client = self.cursor_factory = leased(self.cursor_factory)
+        server = self.server_cursor_factory = leased(self.server_cursor_factory)
+        self._factories = client, server
 
     def _exec_command(self, *args: Any, **kwargs: Any) -> Any:
         # BEGIN, COMMIT and ROLLBACK of psycopg itself pass here, and nothing of the pool's.
@@ -108,8 +123,7 @@ class PoolConnection(psycopg.Connection[Any]):
 
         Called when the connection has been configured, and when receivers have seen it.
         """
-        self.cursor_factory = leased(self.cursor_factory)
-        self.server_cursor_factory = leased(self.server_cursor_factory)
+        self._bind_factories()
         self._adapters = AdaptersMap(self.adapters)
         self._baseline = Baseline(self)
         self.read_ground_state()
@@ -142,7 +156,8 @@ class Baseline:
 
     def reported_change(self, connection: PoolConnection) -> bool:
         """Return whether the server has reported another value of a session parameter."""
-        return reported(connection) != self._parameters
+        read = connection.pgconn.parameter_status
+        return [*map(read, _REPORTED)] != self._parameters
 
     def restore(self, connection: PoolConnection) -> None:
         """Undo what a lease changed. Sends nothing."""

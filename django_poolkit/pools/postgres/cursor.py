@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary, ref
 
 import psycopg
@@ -23,17 +23,19 @@ _mixed: WeakKeyDictionary[type[Any], ref[type[Any]]] = WeakKeyDictionary()
 
 def leased(factory: type[Any]) -> type[Any]:
     """Return `factory` with the lease mixed in, under its own name."""
-    if hasattr(factory, "_poolkit_lease"):
+    if issubclass(factory, _ClientCursor):
         return factory
     # Held weakly on both sides: some instrumentation makes a new class per connection.
     if (known := _mixed.get(factory)) is not None and (cls := known()) is not None:
         return cls
     mixin = _ServerCursor if hasattr(factory, "_declare_gen") else _ClientCursor
-    names = {
+    names: dict[str, Any] = {
         "__module__": factory.__module__,
         "__qualname__": factory.__qualname__,
-        "_poolkit_finalize": getattr(factory, "__del__", None),
+        "__slots__": mixin._poolkit_slots,
     }
+    if (finalize := getattr(factory, "__del__", None)) is not None:
+        names["__del__"] = _both(finalize)
     cls = type(factory.__name__, (mixin, factory), names)
     _mixed[factory] = ref(cls)
     return cls
@@ -50,19 +52,34 @@ def text_of(query: Any, connection: psycopg.Connection[Any]) -> str | None:
     return None
 
 
+def _both(finalize: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return a finalizer that runs the factory's own first."""
+
+    def both(self: Any) -> None:
+        finalize(self)
+        _ClientCursor.__del__(self)
+
+    return both
+
+
 class _ClientCursor:
-    _poolkit_lease: Lease | None = None
-    _poolkit_counted = False
-    _poolkit_finalize: Callable[[], None] | None = None
-    """The finalizer of the class that was mixed into."""
+    # Of the class that it is mixed into: in a dict, they would cost each cursor one.
+    _poolkit_slots: ClassVar[tuple[str, ...]] = ("_poolkit_counted", "_poolkit_lease")
+    _poolkit_lease: Lease | None
+    _poolkit_counted: bool
     _conn: Any
 
-    def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, connection: Any, *args: Any, row_factory: Any = None, **kwargs: Any) -> None:
         lease = self._poolkit_lease = connection._lease_ref()
+        self._poolkit_counted = False
         if lease is not None and lease.keeper is not None:
             lease.cursors += 1
             self._poolkit_counted = True
-        super().__init__(connection, *args, **kwargs)  # type: ignore[call-arg]
+        # psycopg's way of calling it, spelled out: others cost more than all the rest in here.
+        if args or kwargs:
+            super().__init__(connection, *args, row_factory=row_factory, **kwargs)  # type: ignore[call-arg]
+        else:
+            super().__init__(connection, row_factory=row_factory)  # type: ignore[call-arg]
 
     def close(self) -> None:
         """Close the cursor, as psycopg does. The lease may end with its last one."""
@@ -73,9 +90,11 @@ class _ClientCursor:
                 self._poolkit_leave()
 
     def __del__(self) -> None:
-        if self._poolkit_finalize is not None:
-            self._poolkit_finalize()
-        if self._poolkit_counted:
+        try:
+            counted = self._poolkit_counted
+        except AttributeError:  # it was refused its arguments
+            return
+        if counted:
             self._poolkit_leave()
 
     def _poolkit_leave(self) -> None:
@@ -107,7 +126,12 @@ class _ClientCursor:
         super().executemany(*args, **kwargs)  # type: ignore[misc]
 
     def _start_query(self, query: Any = None) -> Generator[Any, Any, None]:
-        self._poolkit_note(query)
+        # As `_poolkit_note` does it, without its price: every statement passes here.
+        if (lease := self._poolkit_lease) is not None:
+            if lease.released:
+                raise _refused()
+            if query is not None:
+                lease.pool.statements.note(lease, query, self._conn)
         return super()._start_query(query)  # type: ignore[misc,no-any-return]
 
     def _start_copy_gen(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
@@ -122,7 +146,12 @@ class _ClientCursor:
 
 
 class _ServerCursor(_ClientCursor):
-    _poolkit_open = False
+    _poolkit_slots = (*_ClientCursor._poolkit_slots, "_poolkit_open")
+    _poolkit_open: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._poolkit_open = False
+        super().__init__(*args, **kwargs)
 
     def close(self) -> None:
         """Close the cursor, as psycopg does, but never wait for a statement that is under way.

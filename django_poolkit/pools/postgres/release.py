@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import _thread
 import logging
 import os
 import sys
 import warnings
+from _thread import get_ident
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -35,7 +35,7 @@ class Release(Cleaning):
         that round trip only. Raises LeaseReleased where it has been given back already, and
         SessionStateLeft as `verify_state` asks for it.
         """
-        if self._inside == _thread.get_ident():
+        if self._inside == get_ident():
             self._orphans.append((lease, "release"))
             return
         connection = lease.connection
@@ -77,7 +77,7 @@ class Release(Cleaning):
             or config.reset_callback is not None
             or config.verify_state
             or self._closed
-            or self._inside == _thread.get_ident()
+            or (self._inside and self._inside == get_ident())
             or (connection := lease._connection) is None
         ):
             self.release(lease)
@@ -87,7 +87,7 @@ class Release(Cleaning):
 
     def discard(self, lease: Lease) -> None:
         """Give the slot back and close the connection. Raises LeaseReleased, as `release()`."""
-        if self._inside == _thread.get_ident():
+        if self._inside == get_ident():
             self._orphans.append((lease, "discard"))
             return
         connection = lease.connection
@@ -101,7 +101,7 @@ class Release(Cleaning):
         # cannot wait for the lock; where it is taken, that is somebody who passes.
         # Nor is it for a forked child to say farewell: it loses the other threads of its parent
         # with their leases before `forget()` is called.
-        outside = self._inside != _thread.get_ident() and self._pid == os.getpid()
+        outside = self._inside != get_ident() and self._pid == os.getpid()
         if self._closed and outside and self._lock.acquire(blocking=False):
             self._lock.release()
             self._adopt_orphans()
@@ -142,9 +142,23 @@ class Release(Cleaning):
         """End a lease: its connection goes to a waiter, to idle, or, with a reason, away."""
         with self._lock:
             # As `critical` does it, without its price.
-            before, self._inside = self._inside, _thread.get_ident()
+            before, self._inside = self._inside, get_ident()
             try:
-                reason, starts = self._end_locked(lease, connection, reason)
+                now = monotonic()
+                if not self._ledger.settle_locked(lease, now):
+                    raise LeaseReleased(f"this lease of pool {self.name!r} has ended already")
+                lease.released = True
+                lease._connection = None
+                if connection is not None:
+                    self._park(connection)
+                    reason = reason or self._stale_locked(connection, now)
+                if reason is None:
+                    connection._used_at = connection._idle_since = now
+                    self._give_locked(connection, now)
+                    starts = []
+                else:
+                    self._ledger.closed[reason] += 1
+                    starts = self._plan_locked()
             finally:
                 self._inside = before
         if self.statements.recorder is not None:
@@ -165,25 +179,6 @@ class Release(Cleaning):
             self.name, seconds, lease.thread, lease.key,
         )  # fmt: skip
         self.events.tell("lease_returned", pool=self.name, seconds=seconds, thread=lease.thread)
-
-    def _end_locked(
-        self, lease: Lease, connection: PoolConnection | None, reason: str | None
-    ) -> tuple[str | None, list[Attempt]]:
-        now = monotonic()
-        if not self._ledger.settle_locked(lease, now):
-            raise LeaseReleased(f"this lease of pool {self.name!r} has ended already")
-        lease.released = True
-        lease._connection = None
-        if connection is not None:
-            self._park(connection)
-            reason = reason or self._stale_locked(connection, now)
-            if reason is None:
-                connection._used_at = connection._idle_since = now
-                self._give_locked(connection, now)
-                return None, []
-        assert reason is not None
-        self._ledger.closed[reason] += 1
-        return reason, self._plan_locked()
 
     # -- what comes home by other ways
 
@@ -274,7 +269,7 @@ class Release(Cleaning):
             else:
                 self.release(lease)
         except LeaseReleased:
-            # An interrupt hit `_end_locked` half way: the ledger knows the lease no more, and
+            # An interrupt hit `_settle` half way: the ledger knows the lease no more, and
             # nobody else its connection.
             self._forsake(lease)
 

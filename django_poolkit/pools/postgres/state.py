@@ -12,10 +12,10 @@ then goes to `_orphans`, which everyone who passes clears.
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 from time import monotonic
 from typing import Literal
+from weakref import ref
 
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.errors import PoolError
@@ -58,7 +58,7 @@ class State(Shell):
     def _lend_locked(self, lease: Lease, connection: PoolConnection, now: float) -> None:
         connection._parked = False
         connection._pool = self
-        connection._lease_ref = weakref.ref(lease)
+        connection._lease_ref = ref(lease)
         self._ledger.lend_locked(lease, connection, now)
 
     def _park(self, connection: PoolConnection) -> None:
