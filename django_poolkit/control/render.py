@@ -282,7 +282,7 @@ def _verdict(verdict: Verdict) -> Table:
 def _conclusion(report: Report) -> Table:
     word = WORDS[report.exit_code]
     pools = _number(len(report.totals), "pool")
-    when = datetime.fromtimestamp(report.time).strftime("%H:%M:%S")
+    when = datetime.fromtimestamp(report.time).astimezone().strftime("%H:%M:%S %Z")
     title = f"{when} {word}: {_number(len(report.processes), 'process', 'processes')}, {pools}"
     tone = "good" if report.exit_code == FINE else "bad"
     notes = [

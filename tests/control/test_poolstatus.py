@@ -176,7 +176,7 @@ def test_all_is_well(live: None) -> None:
     assert (code, err) == (0, "")
     assert re.search(rf"^{os.getpid()} .* default  session +1/8 ", out, re.MULTILINE)
     assert re.search(rf"^pid {os.getpid()} +8 +1 +1  -$", out, re.MULTILINE)
-    assert re.search(r"^\d\d:\d\d:\d\d fine: 1 process, 1 pool$", out, re.MULTILINE)
+    assert re.search(r"^\d\d:\d\d:\d\d \S+ fine: 1 process, 1 pool$", out, re.MULTILINE)
 
 
 def test_somebody_waits(processes: Callable[..., None]) -> None:

@@ -186,7 +186,8 @@ class ConnectionPool(Steering):
         me = threading.current_thread()
         gather(*(thread for thread in threads if thread is not me), timeout=timeout)
         self._adopt_orphans()  # which a worker would have done
-        logger.info("pool=%s event=close", self.name)
+        if idle is not None:  # or it has been said
+            logger.info("pool=%s event=close", self.name)
 
     @critical
     def _close(self) -> list[PoolConnection] | None:
