@@ -30,6 +30,9 @@ class LifespanConfig:
     """Seconds of that for the requests in flight, before they are cut."""
     resource_stop_timeout: float = 3.0
     """Seconds for closing one resource that says nothing else."""
+    cut_after: float | None = None
+    """Seconds after SIGTERM or SIGINT, after which requests are cut that hold up the server.
+    None leaves signals to the server."""
 
 
 _KEYS: Final = tuple(f.name.upper() for f in fields(LifespanConfig))
@@ -46,6 +49,8 @@ def lifespan_config() -> LifespanConfig:
             values["resources"] = _resources(value)
         elif key == "POOLS":
             values["pools"] = _pools(value)
+        elif key == "CUT_AFTER" and value is None:
+            continue
         else:
             values[key.lower()] = _seconds(key, value)
     config = LifespanConfig(**values)
@@ -73,7 +78,8 @@ def _pools(value: object) -> Pools:
 
 
 def _seconds(key: str, value: object) -> float:
-    least, what = (0.0, "0 or more") if key == "DRAIN_TIMEOUT" else (1e-3, "more than 0")
+    zero = key in ("DRAIN_TIMEOUT", "CUT_AFTER")
+    least, what = (0.0, "0 or more") if zero else (1e-3, "more than 0")
     number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
     if number is None or not least <= number < math.inf:
         raise bad_value("LIFESPAN", key, value, f"must be a number of seconds, {what}")

@@ -17,6 +17,7 @@ from django_poolkit.conf.lifespan import LifespanConfig
 from django_poolkit.lifespan import in_flight
 from django_poolkit.lifespan.base import Resource, ResourceError
 from django_poolkit.lifespan.keeper import Status
+from django_poolkit.lifespan.notice import Notice
 from django_poolkit.lifespan.span import Span
 
 logger = logging.getLogger("django_poolkit.lifespan")
@@ -75,6 +76,9 @@ async def begin(
         state=state,
         loop_ends=lambda: owner is not None and owner.cancelling() > 0,
     )
+    if config.cut_after is not None:
+        span.notice = Notice(config.cut_after)
+        span.notice.listen()
     try:
         await span.open_all(resources)
     except GeneratorExit:  # the loop was closed: nothing can be awaited any more
@@ -93,6 +97,8 @@ async def end(span: Span) -> None:
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + span.config.stop_timeout
+    if span.notice is not None:
+        span.notice.ignore()
     await in_flight.drain(span.config.drain_timeout)
     await span.close(deadline - loop.time())
     await _shut_down_tables(deadline - loop.time())

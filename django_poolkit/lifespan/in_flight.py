@@ -48,15 +48,22 @@ async def drain(seconds: float) -> None:
         return
     logger.info("event=draining requests=%d", len(_tasks))
     await _until_none(seconds)
-    if not _tasks:
-        return
-    cut = len(_tasks)
+    if _tasks:
+        cut()
+        await _until_none(_FAREWELL)
+    if _tasks:
+        logger.warning("event=left requests=%d", len(_tasks))
+
+
+def cut() -> None:
+    """Cancel what is in flight on the running loop, but for the caller itself."""
     loop, me = asyncio.get_running_loop(), asyncio.current_task()
-    for task in list(_tasks.values()):
-        if task is not None and task is not me and task.get_loop() is loop:
-            task.cancel()
-    await _until_none(_FAREWELL)
-    logger.warning("event=cut requests=%d left=%d", cut, len(_tasks))
+    found = [task for task in _tasks.values() if task is not None and task is not me]
+    found = [task for task in found if task.get_loop() is loop]
+    if found:
+        logger.warning("event=cut requests=%d", len(found))
+    for task in found:
+        task.cancel()
 
 
 async def _until_none(seconds: float) -> None:

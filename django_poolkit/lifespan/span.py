@@ -9,6 +9,7 @@ from typing import Any, Final
 from django_poolkit.conf.lifespan import LifespanConfig
 from django_poolkit.lifespan.base import Resource, ResourceError
 from django_poolkit.lifespan.keeper import Keeper, Status
+from django_poolkit.lifespan.notice import Notice
 
 # Seconds that a start waits for an optional resource, before it goes on without.
 _PATIENCE: Final = 1.0
@@ -31,6 +32,8 @@ class Span:
         self.config = config
         self.loop: Final = asyncio.get_running_loop()
         self.closed = False
+        self.notice: Notice | None = None
+        """Who hears of signals while this is open."""
         self._state = {} if state is None else state
         self._loop_ends = loop_ends
         self._keepers: dict[str, Keeper] = {}

@@ -31,6 +31,7 @@ def test_what_holds_where_nothing_is_set():
         stop_timeout=15.0,
         drain_timeout=5.0,
         resource_stop_timeout=3.0,
+        cut_after=None,
     )
 
 
@@ -43,6 +44,7 @@ def test_what_is_set_holds():
         "STOP_TIMEOUT": 9,
         "DRAIN_TIMEOUT": 0,
         "RESOURCE_STOP_TIMEOUT": 0.5,
+        "CUT_AFTER": 4,
     }
     assert config_of(section) == LifespanConfig(
         resources=("shop.resources.redis", "shop.search.index"),
@@ -52,6 +54,7 @@ def test_what_is_set_holds():
         stop_timeout=9.0,
         drain_timeout=0.0,
         resource_stop_timeout=0.5,
+        cut_after=4.0,
     )
 
 
@@ -67,10 +70,16 @@ def test_a_timeout_is_a_number_of_seconds_above_0(key, value):
         config_of({key: value})
 
 
-@pytest.mark.parametrize("value", [-0.1, "5", None, False, float("inf")])
-def test_the_time_for_draining_may_be_0(value):
-    with pytest.raises(ImproperlyConfigured, match=r"\['DRAIN_TIMEOUT'\] must .* 0 or more"):
-        config_of({"DRAIN_TIMEOUT": value})
+@pytest.mark.parametrize("key", ["DRAIN_TIMEOUT", "CUT_AFTER"])
+@pytest.mark.parametrize("value", [-0.1, "5", False, float("inf")])
+def test_the_time_for_requests_may_be_0(key, value):
+    with pytest.raises(ImproperlyConfigured, match=rf"\['{key}'\] must .* 0 or more"):
+        config_of({key: value})
+    assert getattr(config_of({key: 0}), key.lower()) == 0
+
+
+def test_requests_need_not_be_cut():
+    assert config_of({"CUT_AFTER": None}).cut_after is None
 
 
 def test_draining_is_a_part_of_stopping():

@@ -142,9 +142,9 @@ def interrupted(farm: Farm, kind: str) -> Story:
 ENDLESS = ("/stream/", "/cleanup/", "/stubborn/")
 
 
-def cut(farm: Farm, kind: str, *options: str) -> Story:
-    """Be told to end with requests in flight that do not, by a server that gives them a second."""
-    server = farm.start(kind, {"a": {}}, *options, DRAIN_TIMEOUT=1.0)
+def cut(farm: Farm, kind: str, options: tuple[str, ...], lifespan: Mapping[str, Any]) -> Story:
+    """Be told to end with requests in flight that do not, and a second for them."""
+    server = farm.start(kind, {"a": {}}, *options, DRAIN_TIMEOUT=1.0, **lifespan)
     server.wait_up()
     with unix_connect(str(server.path), "ws://localhost/chat") as socket:
         socket.send("hello")
