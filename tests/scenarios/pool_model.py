@@ -161,7 +161,9 @@ class PoolModel(RuleBasedStateMachine):
         assert stats.size <= max(self.max_size, used)
         assert stats.waiters == 0
         assert stats.leaks == self.leaks
-        if self.pool._opened:
+        if self.paused:
+            assert stats.idle == 0
+        elif self.pool._opened:
             assert stats.size >= self.min_size
         idle = self.idle_pids()
         assert len(set(idle)) == len(idle) == stats.idle

@@ -151,8 +151,10 @@ class PoolMachine(PoolModel):
 
     @rule()
     def pause(self) -> None:
-        self.pool.pause()
+        self.pool.pause(600)
         self.paused = True
+        for held in self.all_held:
+            held.stale = True
         assert self.pool.stats().state == "paused"
 
     @rule()
