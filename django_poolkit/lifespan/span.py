@@ -98,8 +98,8 @@ class Span:
             while left:
                 keeper = left.pop()
                 own = keeper.resource.stop_timeout or self.config.resource_stop_timeout
-                rest = max(deadline - self.loop.time(), 0.0)
-                share = max(rest - len(left) * _RESERVE, rest / (len(left) + 1), _RESERVE)
+                rest = deadline - self.loop.time()
+                share = max(rest - len(left) * _RESERVE, _RESERVE)
                 await keeper.stop(min(own, share))
         except asyncio.CancelledError:
             for keeper in left:

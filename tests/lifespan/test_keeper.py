@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -55,6 +55,7 @@ async def test_while_it_is_being_closed_nobody_gets_it(diary: Diary) -> None:
 async def test_a_required_one_has_one_attempt(diary: Diary) -> None:
     keeper = Keeper(diary.resource("a", opening="fail"), 5.0)
     assert await keeper.settled(5.0) == Status("failed", "ConnectionError")
+    await until(keeper._task.done)
     await keeper.stop(5.0)
     assert diary.events == ["opening a"]
 
@@ -250,6 +251,82 @@ async def test_a_task_group_of_asyncio_works_as_well() -> None:
     keeper.value.create_task(work())
     await keeper.stop(5.0)
     assert done.is_set(), "it waits for its tasks"
+
+
+@looped
+async def test_a_task_group_of_asyncio_whose_task_fails_is_opened_again() -> None:
+    groups: list[asyncio.TaskGroup] = []
+
+    @asynccontextmanager
+    async def enter() -> AsyncIterator[asyncio.TaskGroup]:
+        async with asyncio.TaskGroup() as tasks:
+            groups.append(tasks)
+            yield tasks
+
+    async def fail() -> None:
+        raise ConnectionError(SECRET)
+
+    keeper = Keeper(Resource(name="group", enter=enter), 5.0)
+    await keeper.settled(5.0)
+    keeper.value.create_task(fail())
+    await until(lambda: len(groups) == 2 and keeper.status.state == "ready")
+    await keeper.stop(5.0)
+
+
+@looped
+async def test_after_it_was_open_the_pauses_are_short_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outages = 0
+
+    def pauses() -> Iterator[float]:
+        nonlocal outages
+        outages += 1
+        while True:
+            yield 0.0
+
+    monkeypatch.setattr(keeper_module, "_pauses", pauses)
+
+    @asynccontextmanager
+    async def enter() -> AsyncIterator[None]:
+        async with asyncio.timeout(0):
+            yield
+
+    keeper = Keeper(Resource(name="a", enter=enter), 5.0)
+    await until(lambda: outages == 4)
+    await keeper.stop(5.0)
+
+
+def test_a_task_group_is_closed_as_ever_where_the_loop_ends() -> None:
+    """`asyncio.run()` cancels all tasks, and the group must not take that for its own."""
+    events = []
+
+    @asynccontextmanager
+    async def enter() -> AsyncIterator[anyio.abc.TaskGroup]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(asyncio.sleep, 3600)
+            yield tasks
+            tasks.cancel_scope.cancel()
+        events.append("close")
+
+    async def main() -> None:
+        keeper = Keeper(Resource(name="group", enter=enter), 5.0, loop_ends=lambda: True)
+        await keeper.settled(5.0)
+
+        async def stop() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await keeper.stop(5.0)
+
+        _stopping.append(asyncio.create_task(stop()))
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert events == ["close"]
+
+
+_stopping: list[asyncio.Task[None]] = []
 
 
 @looped
