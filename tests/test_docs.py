@@ -39,7 +39,8 @@ PAGES = docs.pages()
 # What a block may be. One that cannot run has to say that it is text.
 LANGUAGES = {"python", "console", "bash", "text", "mermaid", "toml", "sql", "ini", "html", "setup"}
 # Commands of others, which are taken as they are.
-FOREIGN = {"pip", "curl", "psql", "pytest", "gunicorn", "uvicorn", "mkdir", "cd", "git", "kill"}
+FOREIGN = {"pip", "curl", "psql", "pytest", "mkdir", "cd", "git", "kill"}
+FOREIGN |= {"gunicorn", "uvicorn", "granian", "hypercorn", "daphne"}
 
 
 def page_named(path: str) -> Path:

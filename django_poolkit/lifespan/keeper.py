@@ -117,7 +117,7 @@ class Keeper:
                 error = await self._attempt()
                 if self._stopped.is_set():
                     if error is not None and self._opened:
-                        self._log(logging.ERROR, "close_failed", error)
+                        self._log(logging.ERROR, "event=close_failed", error)
                     return
                 if self._opened:
                     pauses = _pauses()
@@ -193,10 +193,10 @@ class Keeper:
         known = self.status == Status("failed", text)
         self._set(Status("failed", text))
         if self._opened:
-            self._log(logging.ERROR, "ended", error)
+            self._log(logging.ERROR, "event=ended", error)
         elif not known:  # else it is the same outage, and has been told of
             level = logging.ERROR if self.resource.required else logging.WARNING
-            self._log(level, "open_failed", error)
+            self._log(level, "event=open_failed", error)
 
     def _set(self, status: Status, value: Any = None) -> None:
         self.status, self.value = status, value
@@ -206,7 +206,7 @@ class Keeper:
 
     def _log(self, level: int, event: str, error: BaseException | None) -> None:
         said, stack = ("none", "") if error is None else (said_of(error), stack_of(error))
-        logger.log(level, "resource=%s event=%s error=%s\n%s", self.name, event, said, stack)
+        logger.log(level, "resource=%s %s error=%s\n%s", self.name, event, said, stack)
 
 
 def _pauses() -> Iterator[float]:
