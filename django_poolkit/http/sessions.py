@@ -56,6 +56,7 @@ def verify() -> None:
     """
     configs = [http_config(name) for name in http_names()]
     if configs and find_spec("aiohttp"):
+        _require_aiohttp()
         from django_poolkit.http import options
 
         for config in configs:
@@ -64,15 +65,23 @@ def verify() -> None:
 
 def _make(name: str) -> SharedClientSession:
     config = http_config(name)
+    _require_aiohttp()
+    from django_poolkit.http.shared import SharedClientSession
+
+    return SharedClientSession(config)
+
+
+def _require_aiohttp() -> None:
+    needed = "POOLKIT['HTTP'] needs aiohttp 3.14 or later: pip install django-poolkit[http]"
     try:
-        from django_poolkit.http.shared import SharedClientSession
+        import aiohttp
     except ModuleNotFoundError as error:
         if error.name != "aiohttp":
             raise
-        raise ImproperlyConfigured(
-            f"client_sessions[{name!r}] needs aiohttp: pip install django-poolkit[http]"
-        ) from error
-    return SharedClientSession(config)
+        raise ImproperlyConfigured(needed) from error
+    # Those before unpack whatever comes at once, before anybody could count it.
+    if tuple(map(int, aiohttp.__version__.split(".")[:2])) < (3, 14):
+        raise ImproperlyConfigured(f"{needed}. This is {aiohttp.__version__}.")
 
 
 def _settings_changed(*, setting: str, **kwargs: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from django_poolkit.conf.http import AddressRule, HttpConfig, http_config, http_names
@@ -142,6 +142,7 @@ def test_the_section_must_be_a_dict() -> None:
         http_names()
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_what_passes_for_a_host_is_nothing_else(host: str) -> None:
     try:

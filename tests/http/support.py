@@ -26,3 +26,9 @@ async def read(session: SharedClientSession, url: str, **options: Any) -> bytes:
     """Return the body of what a GET request brings."""
     async with session.get(url, **options) as response:
         return await response.read()
+
+
+def said(stderr: str) -> str:
+    """Return what a process has complained of, without asyncio's word on a machine that is slow."""
+    lines = stderr.splitlines()
+    return "\n".join(line for line in lines if not line.startswith("Executing <"))

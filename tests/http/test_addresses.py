@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from django_poolkit.conf.http import AddressRule
@@ -53,6 +53,7 @@ def test_the_internet_is(address: str) -> None:
     assert allowed(PUBLIC, address)
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4))
 def test_an_ipv4_address_is_the_same_in_any_ipv6_form(address: IPv4Address) -> None:
     number = int(address)
@@ -66,6 +67,7 @@ def test_an_ipv4_address_is_the_same_in_any_ipv6_form(address: IPv4Address) -> N
         assert allowed(PUBLIC, form) == is_public(address) == allowed(PUBLIC, str(address))
 
 
+@settings(deadline=None)
 @given(st.ip_addresses())
 def test_public_is_never_more_than_python_calls_global(
     address: IPv4Address | IPv6Address,
@@ -79,6 +81,7 @@ def test_public_is_never_more_than_python_calls_global(
         assert not address.is_unspecified
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4), st.integers(8, 32))
 def test_a_network_allows_its_own_addresses(address: IPv4Address, length: int) -> None:
     network = IPv4Network((int(address) >> 32 - length << 32 - length, length))
@@ -89,6 +92,7 @@ def test_a_network_allows_its_own_addresses(address: IPv4Address, length: int) -
     assert not allowed(rule, str(outside))
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4))
 def test_an_address_in_another_form_is_none(address: IPv4Address) -> None:
     rule = AddressRule(public=True, networks=(ip_network("0.0.0.0/0"), ip_network("::/0")))
@@ -107,6 +111,7 @@ def test_an_address_in_another_form_is_none(address: IPv4Address) -> None:
         assert not allowed(rule, form)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_no_text_makes_it_fail(text: str) -> None:
     assert allowed(PUBLIC, text) in (True, False)

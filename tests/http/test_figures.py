@@ -9,7 +9,7 @@ import socket
 
 import aiohttp
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from django_poolkit import registry
@@ -221,6 +221,7 @@ class Told:
 STEPS = ("_queued", "_unqueued", "_connect_begun", "_connected", "_reused", "_answered", "_failed")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(STEPS)), max_size=40))
 def test_no_order_of_events_leaves_something_behind(events: list[tuple[int, str]]) -> None:
     async def main() -> None:

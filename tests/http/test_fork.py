@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.http.support import said
 from tests.http.upstream import Upstream
 
 pytestmark = pytest.mark.core
@@ -90,7 +91,7 @@ def run(upstream: Upstream, secure: Upstream, cafile: Path) -> Any:
             text=True,
             timeout=120,
         )
-        assert (done.stderr, done.returncode) == ("", 0), done.stdout
+        assert (said(done.stderr), done.returncode) == ("", 0), done.stdout
         return done.stdout
 
     return run

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from django_poolkit.conf.http import HttpConfig
@@ -203,6 +203,7 @@ def request_to(url: str, method: str = "GET") -> aiohttp.ClientRequest:
     return found[0]
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="ascii"), max_size=12), st.sampled_from("@/\\#?:. %;"))
 def test_no_trick_of_a_url_passes_for_an_allowed_host(prefix: str, mark: str) -> None:
     policy = Policy("same-origin", ("good.example",), direct=False)

@@ -14,7 +14,7 @@ from django.test import override_settings
 import django_poolkit
 from django_poolkit import PoolClosed, client_sessions, registry
 from django_poolkit.http import sessions
-from tests.http.support import MakeSession
+from tests.http.support import MakeSession, said
 from tests.http.upstream import Upstream
 
 pytestmark = pytest.mark.core
@@ -138,10 +138,26 @@ sys.modules["aiohttp"] = None
             print(error)
         """
     )
-    assert (done.stdout, done.stderr) == (
-        "client_sessions['api'] needs aiohttp: pip install django-poolkit[http]\n",
+    assert (done.stdout, said(done.stderr)) == (
+        "POOLKIT['HTTP'] needs aiohttp 3.14 or later: pip install django-poolkit[http]\n",
         "",
     )
+
+
+def test_an_aiohttp_that_unpacks_without_a_bound_is_refused(
+    make: MakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make()
+    for version in ("3.13.5", "3.9.0", "2.0"):
+        monkeypatch.setattr("aiohttp.__version__", version)
+        registry.sessions.close_all(1.0)
+        for look in (sessions.verify, lambda: client_sessions["api"]):
+            with pytest.raises(ImproperlyConfigured, match=rf"3\.14 or later.*This is {version}"):
+                look()
+    for version in ("3.14.0", "3.15.0a1", "4.0.0a2.dev0"):
+        monkeypatch.setattr("aiohttp.__version__", version)
+        registry.sessions.close_all(1.0)
+        assert client_sessions["api"] is not None
 
 
 def test_aiohttp_is_not_loaded_where_no_session_is_set() -> None:
@@ -157,7 +173,7 @@ HTTP = {}
         print("aiohttp" in sys.modules)
         """
     )
-    assert (done.stdout, done.stderr) == ("False\n", "")
+    assert (done.stdout, said(done.stderr)) == ("False\n", "")
 
 
 def test_the_end_of_a_process_is_silent_while_sessions_are_open() -> None:
@@ -182,5 +198,5 @@ HTTP = {{}}
         warnings.filterwarnings("ignore", "unclosed event loop")
             """
         )
-        assert (done.stdout, done.stderr) == ("2\n", "")
+        assert (done.stdout, said(done.stderr)) == ("2\n", "")
         assert done.returncode == 0

@@ -149,6 +149,8 @@ def test_a_call_that_is_under_way_as_the_loop_stops_ends_with_an_error(
         background.stop(5.0)
         with pytest.raises(PoolClosed, match="are being closed"):
             call.result(5)
+        # What was open on that loop has been closed with it, and by it.
+        assert session._opened == {}
         # It is only the loop that has ended: the next call gets another.
         assert executor.submit(session.sync.get, upstream.url()).result(5).status == 200
 
