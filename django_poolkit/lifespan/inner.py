@@ -53,19 +53,26 @@ async def running(app: Application, scope: Any) -> AsyncIterator[None]:
     task: asyncio.Task[None] = asyncio.get_running_loop().create_task(serving)
     try:
         await talk.ask("lifespan.startup", task)
-        failed = talk.said == "lifespan.startup.failed"
-        if failed:  # what it failed of comes as an exception
-            await asyncio.wait({task}, timeout=_FAREWELL)
-        error = task.exception() if task.done() and not task.cancelled() else None
-        if failed or (error is not None and talk.asked):
-            raise ResourceError("the application's own lifespan.startup failed") from error
+        await _look_for_failure(talk, task, "lifespan.startup")
         yield
         if not task.done():
             await talk.ask("lifespan.shutdown", task)
-            if talk.said == "lifespan.shutdown.failed":
-                raise ResourceError("the application's own lifespan.shutdown failed")
+        await _look_for_failure(talk, task, "lifespan.shutdown")
     finally:
         task.cancel()
         await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # looked at, so that nobody complains that it was not
+        _error_of(task)  # looked at, so that nobody complains that it was not
+
+
+async def _look_for_failure(talk: _Conversation, task: asyncio.Task[None], question: str) -> None:
+    """Raise ResourceError if the application says that it failed, or raised where it had to say."""
+    failed = talk.said == f"{question}.failed"
+    if failed:  # of what comes as an exception
+        await asyncio.wait({task}, timeout=_FAREWELL)
+    error = _error_of(task)
+    if failed or (error is not None and talk.asked):
+        raise ResourceError(f"the application's own {question} failed") from error
+
+
+def _error_of(task: asyncio.Task[None]) -> BaseException | None:
+    return task.exception() if task.done() and not task.cancelled() else None

@@ -197,12 +197,12 @@ def replace(farm: Farm, database: Node, kind: str, times: int, *options: str) ->
     while (closed := server.events().count("close a")) < times:
         assert time.monotonic() < deadline, (server.events(), server.log)
         if kind == "granian":  # recycles by age alone, or when it is told to
+            _settle(server)  # it forgets one that it tells to stop as it starts
             server.tell(signal.SIGHUP)
             server.wait_for("close a", closed + 2)
         for reply in [server.client.start("/query/") for _ in range(8)]:
             reply.result(PATIENCE)
-    wait_until(lambda: len(_living(server)) == 2, PATIENCE, lambda: f"{server.events()}")
-    pids = frozenset(_living(server))
+    pids = _settle(server)
     everybody = frozenset(entry.pid for entry in server.journal)
     wait_until(lambda: not connections_of(database, everybody - pids), PATIENCE)
     story.replies["sockets"] = {int(name.partition("-")[0]) for name in server.sockets}
@@ -216,6 +216,17 @@ def replace(farm: Farm, database: Node, kind: str, times: int, *options: str) ->
     story.code = server.ended()
     story.replies["connections"] = connections_of(database, everybody)
     return story
+
+
+def _settle(server: Server) -> frozenset[int]:
+    """Wait until two workers live, and both answer; return who they are."""
+
+    def settled() -> bool:
+        living = _living(server)
+        return len(living) == 2 and server.workers(2) == set(living)
+
+    wait_until(settled, PATIENCE, lambda: f"{_living(server)}, {server.log}")
+    return frozenset(_living(server))
 
 
 def _living(server: Server) -> list[int]:

@@ -110,6 +110,20 @@ async def test_what_ignores_its_end_is_left_behind(
 
 
 @looped
+async def test_one_that_begins_as_the_last_ends_is_waited_for() -> None:
+    first, second = in_flight.counted(), in_flight.counted()
+    first.__enter__()
+    draining = asyncio.create_task(in_flight.drain(5.0))
+    await asyncio.sleep(0)
+    first.__exit__(None, None, None)
+    second.__enter__()
+    await asyncio.sleep(0.02)
+    assert not draining.done()
+    second.__exit__(None, None, None)
+    await draining
+
+
+@looped
 async def test_nothing_in_flight_is_nothing_to_wait_for() -> None:
     async with asyncio.timeout(0.5):
         await in_flight.drain(60.0)

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from django_poolkit import lifespan
 from django_poolkit.asgi import Poolkit, get_asgi_application
-from django_poolkit.lifespan import ResourceError, course
+from django_poolkit.lifespan import ResourceError, course, inner
 from django_poolkit.lifespan.protocol import CHANGES
 from tests.lifespan.support import SECRET, Diary, Wire, looped, span_of, until
 
@@ -352,6 +352,63 @@ def test_an_application_without_a_lifespan_is_fine(app: Any, diary: Diary) -> No
         assert diary.said("close") == ["a"]
 
     main()
+
+
+async def gives_up(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": SECRET})
+
+
+async def gives_up_and_stays(scope: Any, receive: Any, send: Any) -> None:
+    await gives_up(scope, receive, send)
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("app", [gives_up, gives_up_and_stays])
+def test_an_application_that_says_it_failed_fails_the_start(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inner, "_FAREWELL", 0.05)
+
+    @looped
+    async def main() -> None:
+        answer = await Wire(Poolkit(app)).ask("startup")
+        assert answer["type"] == "lifespan.startup.failed"
+        assert SECRET not in answer["message"]
+
+    main()
+
+
+@looped
+async def test_what_it_failed_of_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    async def explains_later(scope: Any, receive: Any, send: Any) -> None:
+        await gives_up(scope, receive, send)
+        await asyncio.sleep(0.01)
+        raise ConnectionError(SECRET)
+
+    await Wire(Poolkit(explains_later)).ask("startup")
+    assert "from ConnectionError" in caplog.text
+    assert "in explains_later" in caplog.text
+
+
+@looped
+async def test_an_application_whose_lifespan_ends_too_early_is_told_of(
+    diary: Diary, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def dies(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(COMPLETE)
+        await asyncio.sleep(0.01)
+        diary.events.append("dead")
+        raise ConnectionError(SECRET)
+
+    wire = Wire(Poolkit(dies))
+    assert await wire.ask("startup") == COMPLETE
+    await until(lambda: diary.events == ["dead"])
+    assert await wire.ask("shutdown") == STOPPED
+    assert "resource=app event=close_failed" in caplog.text
+    assert "in dies" in caplog.text
+    assert "never retrieved" not in caplog.text
 
 
 async def breaks(scope: Any, receive: Any, send: Any) -> None:
