@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from django_poolkit.conf.http import AddressRule
@@ -12,8 +12,12 @@ _NAT64: Final = IPv6Network("64:ff9b::/96")
 _SIXTOFOUR: Final = IPv6Network("2002::/16")
 # All that has been given out so far; what Python's tables call global is more (RFC 4291, 2.4).
 _UNICAST: Final = IPv6Network("2000::/3")
-# Azure's virtual machines find their platform's services there, by an address that is public.
-_PLATFORM: Final = frozenset({IPv4Address("168.63.129.16")})
+_PLATFORMS: Final = (
+    # Azure's machines find their platform there, by an address that is public.
+    IPv4Network("168.63.129.16/32"),
+    # Oracle's are told of themselves there. To some Pythons most of it is global.
+    IPv4Network("192.0.0.0/24"),
+)
 
 Address = IPv4Address | IPv6Address
 
@@ -51,6 +55,6 @@ def is_public(address: Address) -> bool:
         address.is_global
         and not address.is_multicast
         and not address.is_reserved
-        and address not in _PLATFORM
+        and not any(address in network for network in _PLATFORMS)
         and (address.version == 4 or address in _UNICAST)
     )
