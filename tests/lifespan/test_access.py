@@ -20,6 +20,7 @@ from django_poolkit import lifespan
 from django_poolkit.asgi import Poolkit
 from django_poolkit.http.background import background
 from django_poolkit.lifespan import ResourceError, access, course
+from django_poolkit.lifespan import span as span_module
 from django_poolkit.pools.errors import PoolClosed, WrongLoop
 from django_poolkit.testing.lifespan import AsyncSite
 from tests.lifespan.support import SECRET, Diary, looped, until
@@ -200,6 +201,22 @@ def test_a_failure_is_for_who_asks_and_the_next_tries_again(diary: Diary) -> Non
     assert a.get() == "A"
 
 
+def test_who_asks_waits_for_an_optional_one_and_has_its_only_attempt(
+    diary: Diary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(span_module, "_PATIENCE", 0.01)
+    a = diary.declare("a", opening=0.1, tries=1, required=False)
+
+    async def main() -> None:
+        with pytest.raises(ResourceError, match="could not be opened"):
+            await a.aget()
+        await asyncio.sleep(0.7)
+        assert diary.said("opening") == ["a"], "not tried again behind anybody's back"
+        assert await a.aget() == "A"
+
+    asyncio.run(main())
+
+
 def test_one_that_hangs_is_given_up(diary: Diary) -> None:
     a = diary.declare("a", opening="hang", start_timeout=0.05)
     with pytest.raises(ResourceError, match=r"'a': not open within 0\.05 s"):
@@ -256,6 +273,8 @@ def test_a_forked_child_opens_its_own(diary: Diary) -> None:
             assert a.get() == "A"
             assert diary.said("open") == ["a", "a"]
             assert background.loop is not parent
+            access.close_all()
+            assert diary.said("close") == ["a"], "its own, and not that of its parent"
             code = 0
         finally:
             os._exit(code)
