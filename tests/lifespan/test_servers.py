@@ -22,8 +22,8 @@ CODES = {
     "hypercorn": 0,
 }
 ASGI = tuple(CODES)
-# Hypercorn goes through what is for all servers.
-BUSY = ASGI[:-1]
+# The others go through what differs from server to server.
+BUSY = ASGI[:4]
 # What makes a server give up on a request after a second, or us where no server does.
 CUTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "uvicorn": (("--timeout-graceful-shutdown", "1"), {}),
