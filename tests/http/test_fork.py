@@ -23,6 +23,9 @@ PRELUDE = """
 import asyncio, gc, json, os, signal, sys, threading, time, warnings
 # What several threads and a fork may come to is what is tested here.
 warnings.filterwarnings("ignore", ".*multi-threaded, use of fork.*", DeprecationWarning)
+# Nor are steps of a loop that a busy machine makes long, which asyncio's debug mode tells of.
+import logging
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 from django.conf import settings
 options = json.loads(os.environ["OPTIONS"])
 settings.configure(
