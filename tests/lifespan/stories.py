@@ -71,6 +71,7 @@ PLAN: dict[str, Any] = {
     "slow": {"opening": 0.2, "closing": 0.1},
     "z": {},
 }
+SLOW = ("slow", "slow-sync")
 REVERSE = [
     "closing z", "close z", "closing slow", "close slow", "closing fails", "closing hangs",
     "close group", "closing late", "close late", "closing a", "close a", "farewell",
@@ -97,12 +98,13 @@ def live(farm: Farm, kind: str) -> Story:
         socket.send("hello")
         said["websocket"] = socket.recv(PATIENCE)
     server.wait_for("websocket ends")
-    in_flight = server.client.start("/slow/?seconds=1.5")
-    server.wait_for("slow begins")
+    in_flight = [server.client.start(f"/{view}/?seconds=1.5") for view in SLOW]
+    for view in SLOW:
+        server.wait_for(f"{view} begins")
     told = server.tell()
     story.code = server.ended()
     story.seconds = time.monotonic() - told
-    said["in flight"] = in_flight.result(PATIENCE)
+    said["in flight"] = [reply.result(PATIENCE) for reply in in_flight]
     return story
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -176,3 +178,26 @@ def test_a_lease_that_is_out_at_the_end_comes_home_and_is_closed(anew: None, pri
     assert lease.connection.execute("SELECT 1").fetchone() is not None
     lease.release()
     wait_until(lambda: backend not in {session.pid for session in primary.sessions()})
+
+
+def test_twenty_lifespans_leave_nothing_behind(anew: None, primary: Node) -> None:
+    @lifespan.resource
+    async def group() -> AsyncIterator[asyncio.TaskGroup]:
+        async with asyncio.TaskGroup() as tasks:
+            yield tasks
+
+    async def once() -> None:
+        async with AsyncSite(APP, pools="required") as site:
+            assert (await group.aget()) is site.state["group"]
+            assert (await site.client.get("/nowhere/")).status_code == 404
+
+    def held() -> tuple[int, int, int]:
+        files = len(list(Path("/proc/self/fd").iterdir()))
+        threads = [each.name for each in threading.enumerate()]
+        return files, len(threads), len(primary.sessions())
+
+    asyncio.run(once())  # which starts what there is once in a process
+    before = held()
+    for _ in range(20):
+        asyncio.run(once())
+    wait_until(lambda: held() == before, 10.0, lambda: f"{held()}, before {before}")

@@ -112,11 +112,10 @@ def test_a_close_that_hangs_or_fails_is_told_of_and_changes_nothing(lived: Story
 
 
 def test_a_request_in_flight_is_answered_before_anything_closes(lived: Story) -> None:
-    reply = lived.replies["in flight"]
-    assert lived.server.body(reply)["open"] is True
-    pid = reply.pid
-    events = lived.server.events(pid)
-    assert events.index("slow ends") < events.index("closing z")
+    for view, reply in zip(stories.SLOW, lived.replies["in flight"], strict=True):
+        assert lived.server.body(reply)["open"] is True
+        events = lived.server.events(reply.pid)
+        assert events.index(f"{view} ends") < events.index("closing z")
 
 
 def test_an_optional_resource_is_tried_again_while_the_server_serves(lived: Story) -> None:

@@ -19,5 +19,4 @@ urlpatterns = [
     path("resource/", views.resource),
     path("aresource/", views.aresource),
     path("status/", views.status),
-    path("held/", views.held),
 ]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import sync_to_async
 from django.db import connection
 from django.http import HttpRequest, HttpResponseBase, JsonResponse, StreamingHttpResponse
 
@@ -61,11 +59,13 @@ async def slow(request: HttpRequest) -> JsonResponse:
 
 
 def slow_sync(request: HttpRequest) -> JsonResponse:
-    """Take long in a thread."""
-    note("slow begins")
+    """Take long in a thread, and use a resource and the database in the end."""
+    note("slow-sync begins")
     time.sleep(float(request.GET["seconds"]))
-    note("slow ends")
-    return JsonResponse({"pid": os.getpid(), "backend": _backend()})
+    found = _describe(lifespan.resources["a"].get())
+    found["backend"] = _backend()
+    note("slow-sync ends")
+    return JsonResponse(found)
 
 
 async def stream(request: HttpRequest) -> HttpResponseBase:
@@ -123,19 +123,3 @@ async def aresource(request: HttpRequest) -> JsonResponse:
 def status(request: HttpRequest) -> JsonResponse:
     """Tell how the resources are."""
     return JsonResponse({"pid": os.getpid(), "status": lifespan.status()})
-
-
-async def _tasks() -> list[str]:
-    return sorted(task.get_name() for task in asyncio.all_tasks())
-
-
-def held(request: HttpRequest) -> JsonResponse:
-    """Tell what the process holds."""
-    return JsonResponse(
-        {
-            "pid": os.getpid(),
-            "tasks": async_to_sync(_tasks)(),
-            "threads": sorted(thread.name for thread in threading.enumerate()),
-            "files": len(list(Path("/proc/self/fd").iterdir())),
-        }
-    )
