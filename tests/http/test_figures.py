@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import re
 import socket
 
 import aiohttp
@@ -160,7 +161,7 @@ def test_metrics_show_it(shown: SharedClientSession, upstream: Upstream) -> None
     assert number("poolkit_errors_total", "ServerDisconnectedError") >= 1
     labels = {key for found in figures.values() for key in found if key[0].startswith("http:")}
     # Counters of sessions that are gone stay, also those of other tests.
-    assert {key[0] for key in labels} <= {"http:api", "http:webhooks"}
+    assert all(re.fullmatch(r"http:[a-z]+", key[0]) for key in labels)
     assert not any("127.0.0.1" in text or "secret" in text for key in labels for text in key)
     assert len(figures) == len(FAMILIES)
 
