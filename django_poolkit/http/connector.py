@@ -38,6 +38,8 @@ class Connector(aiohttp.TCPConnector):
         # Guards the set: it is counted by other threads.
         self._sockets_lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        # What requests have, which would complain when they are collected.
+        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
         self._checking = None if rule is None else CheckingResolver(rule)
         super().__init__(
             **{**options, "socket_factory": self._make_socket, "resolver": self._checking}
@@ -55,6 +57,12 @@ class Connector(aiohttp.TCPConnector):
         """How many sockets there are, also those that are not connected yet."""
         with self._sockets_lock:
             return sum(sock.fileno() >= 0 for sock in self._sockets)
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a connection, as the base class does."""
+        connection = await super().connect(*args, **kwargs)
+        self._connections.add(connection)
+        return connection
 
     async def close_within(self, timeout: float) -> None:  # noqa: ASYNC109 - it cuts off
         """Close all connections, and cut off those that take longer than `timeout` seconds."""
@@ -80,6 +88,8 @@ class Connector(aiohttp.TCPConnector):
         self._closed = True
         self._conns.clear()
         self._acquired.clear()
+        for connection in list(self._connections):
+            connection._protocol = None
         for transport in transports:
             _silence(transport)
         for sock in list(self._sockets):

@@ -37,6 +37,10 @@ def test_the_private_names_are_what_they_were_taken_for(
         assert connector._closed is False
         transports = connector._transports()
         assert transports == [idle.transport, used.transport]
+        # aiohttp: of what a request has, it asks whether it was given back.
+        assert response.connection is not None
+        assert response.connection._protocol is used
+        assert list(connector._connections) == [response.connection]
         # asyncio: by these a transport knows whether it has a socket to complain of.
         plain, tls = transports[1], transports[0]
         assert plain.get_extra_info("sslcontext") is None
