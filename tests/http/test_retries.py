@@ -140,6 +140,14 @@ def test_a_body_that_can_be_read_once_is_sent_once(make: MakeSession, upstream: 
     assert [seen.body for seen in upstream.seen] == [b"a" * 10] * 2
 
 
+def test_an_answer_that_is_not_taken_leaves_its_place_to_the_next(
+    make: MakeSession, upstream: Upstream
+) -> None:
+    session = make(RETRIES=1, limit=1, connect=1.0)
+    response = session.sync.get(upstream.url("/flaky?fail=1&status=503&size=5000000"))
+    assert response.status == 200
+
+
 def test_redirects_are_followed_within_retries(make: MakeSession, upstream: Upstream) -> None:
     session = make(RETRIES=1)
     assert session.sync.get(upstream.url("/redirect?to=/flaky?fail=1%26status=503")).status == 200

@@ -171,7 +171,8 @@ class Upstream:
         if "status" not in request.query:
             return await self._drop(request)
         headers = {"Retry-After": request.query["after"]} if "after" in request.query else {}
-        return web.Response(status=int(request.query["status"]), headers=headers)
+        body = bytes(int(request.query.get("size", "0")))
+        return web.Response(status=int(request.query["status"]), headers=headers, body=body)
 
     async def _drop(self, request: web.Request) -> web.Response:
         """Hang up without an answer."""

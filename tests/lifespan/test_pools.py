@@ -196,8 +196,12 @@ def test_twenty_lifespans_leave_nothing_behind(anew: None, primary: Node) -> Non
         threads = [each.name for each in threading.enumerate()]
         return files, len(threads), len(primary.sessions())
 
+    def no_more_than(before: tuple[int, int, int]) -> bool:
+        return all(now <= then for now, then in zip(held(), before, strict=True))
+
     asyncio.run(once())  # which starts what there is once in a process
     before = held()
     for _ in range(20):
         asyncio.run(once())
-    wait_until(lambda: held() == before, 10.0, lambda: f"{held()}, before {before}")
+    # A server's process ends a moment after its connection.
+    wait_until(lambda: no_more_than(before), 10.0, lambda: f"{held()}, before {before}")
