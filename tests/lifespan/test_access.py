@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -273,8 +274,10 @@ def test_a_forked_child_opens_its_own(diary: Diary) -> None:
             assert a.get() == "A"
             assert diary.said("open") == ["a", "a"]
             assert background.loop is not parent
+            begun = time.monotonic()
             access.close_all()
             assert diary.said("close") == ["a"], "its own, and not that of its parent"
+            assert time.monotonic() - begun < 10, "for which it would wait in vain"
             code = 0
         finally:
             os._exit(code)

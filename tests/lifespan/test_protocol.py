@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -377,6 +378,26 @@ def test_an_application_that_says_it_failed_fails_the_start(
         assert SECRET not in answer["message"]
 
     main()
+
+
+def test_one_that_raises_as_it_is_sent_away_is_no_news(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inner, "_FAREWELL", 0.01)
+
+    async def slams_the_door(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await gives_up_and_stays(scope, receive, send)
+        except asyncio.CancelledError:
+            raise ConnectionError(SECRET) from None
+
+    @looped
+    async def main() -> None:
+        await Wire(Poolkit(slams_the_door)).ask("startup")
+
+    main()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 @looped
