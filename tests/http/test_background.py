@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -25,15 +25,24 @@ def background() -> Iterator[Background]:
     background.stop(5.0)
 
 
-def threads() -> int:
-    return [thread.name for thread in threading.enumerate()].count(NAME)
+@pytest.fixture
+def older() -> set[threading.Thread]:
+    """What runs before a test: that of the process, which other tests may have used, among it."""
+    return set(threading.enumerate())
+
+
+@pytest.fixture
+def threads(older: set[threading.Thread]) -> Callable[[], int]:
+    return lambda: [thread.name for thread in set(threading.enumerate()) - older].count(NAME)
 
 
 async def answer() -> int:
     return 42
 
 
-def test_one_thread_serves_all_who_race_for_it(background: Background) -> None:
+def test_one_thread_serves_all_who_race_for_it(
+    background: Background, threads: Callable[[], int]
+) -> None:
     assert threads() == 0
     barrier = threading.Barrier(16)
 
@@ -97,7 +106,9 @@ def test_no_call_hangs_that_races_with_the_end(background: Background) -> None:
         assert all(result.result(10) for result in results)
 
 
-def test_stopping_takes_no_longer_than_its_time(background: Background) -> None:
+def test_stopping_takes_no_longer_than_its_time(
+    background: Background, threads: Callable[[], int]
+) -> None:
     held = threading.Event()
 
     async def block() -> bool:
