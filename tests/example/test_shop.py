@@ -26,7 +26,6 @@ from example_project.serving import Shape, database_environment, site, take_peak
 
 ROOT = Path(__file__).parents[2]
 ORDERS = 2_000
-pytestmark = pytest.mark.core
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,6 @@ from django_poolkit.testing.waiting import wait_until
 from tests.http.support import MakeSession, read, until
 from tests.http.upstream import LINE, Upstream
 
-pytestmark = pytest.mark.core
-
 MB = 1_000_000
 
 

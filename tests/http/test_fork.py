@@ -15,8 +15,6 @@ import pytest
 from tests.http.support import said
 from tests.http.upstream import Upstream
 
-pytestmark = pytest.mark.core
-
 ROOT = Path(__file__).parents[2]
 
 PRELUDE = """

@@ -23,8 +23,6 @@ from django_poolkit.testing.waiting import wait_until
 from tests.http.support import MakeSession
 from tests.http.upstream import Upstream
 
-pytestmark = pytest.mark.core
-
 SECRETS = {"X-Api-Key": "secret", "Authorization": "Bearer secret", "X-Anything": "secret"}
 
 

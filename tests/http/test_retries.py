@@ -18,8 +18,6 @@ from django_poolkit.http.shared import SharedClientSession
 from tests.http.support import MakeSession
 from tests.http.upstream import Upstream
 
-pytestmark = pytest.mark.core
-
 
 @pytest.fixture(autouse=True)
 def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:

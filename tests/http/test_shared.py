@@ -19,8 +19,6 @@ from django_poolkit.testing.waiting import wait_until
 from tests.http.support import MakeSession, read, until
 from tests.http.upstream import Upstream
 
-pytestmark = pytest.mark.core
-
 
 def test_it_gives_what_aiohttp_gives(session: SharedClientSession, upstream: Upstream) -> None:
     async def main() -> None:

@@ -17,8 +17,6 @@ from tests.metrics.conftest import Worker
 from tests.metrics.support import Samples, ScriptedPool, assert_grown, parsed, value
 from tests.pools.support import Call, make_stats
 
-pytestmark = pytest.mark.core
-
 Start = Callable[..., Worker]
 # A write each second, and patience with a machine that is busy.
 SOON = 20.0

@@ -18,7 +18,7 @@ from django_poolkit.testing.waiting import wait_until
 from tests.request_end.conftest import UNCLOSED, free
 from tests.request_end.drive import Answered
 
-pytestmark = [pytest.mark.core, pytest.mark.filterwarnings(UNCLOSED)]
+pytestmark = pytest.mark.filterwarnings(UNCLOSED)
 
 WAYS = [
     f"{protocol}+{what}"

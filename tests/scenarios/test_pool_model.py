@@ -203,7 +203,6 @@ def run(primary: Node, admin: psycopg.Connection[Any], examples: int, steps: int
 pytestmark = pytest.mark.filterwarnings("ignore:.*Cursor.*was deleted:ResourceWarning")
 
 
-@pytest.mark.core
 def test_the_pool_does_what_the_model_says(primary, admin):
     run(primary, admin, examples=40, steps=30)
 

@@ -138,17 +138,14 @@ def statement_storm(pool: ConnectionPool, primary: Node, seconds: float) -> None
             pool.close()
 
 
-@pytest.mark.core
 def test_a_crowd_on_a_small_pool_loses_nothing_and_leaves_nothing(params, primary):
     storm(params, primary, seconds=10.0)
 
 
-@pytest.mark.core
 def test_a_crowd_of_requests_loses_nothing_and_leaves_nothing(pooled, primary):
     orm_storm(pooled(max_size=SIZE, timeout=LONG), primary, seconds=10.0)
 
 
-@pytest.mark.core
 def test_a_crowd_of_statements_loses_nothing_and_leaves_nothing(pooled, primary):
     pool = pooled(mode="transaction", max_size=SIZE, timeout=LONG)
     statement_storm(pool, primary, seconds=10.0)

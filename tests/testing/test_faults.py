@@ -69,7 +69,6 @@ def ask(client, data=b"hello"):
     return answer
 
 
-@pytest.mark.core
 def test_the_proxy_carries_data_both_ways_and_counts(proxy):
     with connect(proxy) as one, connect(proxy) as two:
         assert ask(one) == b"hello"
@@ -113,7 +112,6 @@ def test_an_end_of_sending_is_passed_on_with_the_last_words(proxy):
         assert answer == b"last words"
 
 
-@pytest.mark.core
 def test_a_stalled_proxy_accepts_but_forwards_nothing_until_it_resumes(proxy):
     with connect(proxy) as old:
         assert ask(old) == b"hello"
@@ -130,7 +128,6 @@ def test_a_stalled_proxy_accepts_but_forwards_nothing_until_it_resumes(proxy):
                 assert client.recv(5) == b"hello"
 
 
-@pytest.mark.core
 def test_a_refusing_proxy_keeps_old_connections_and_its_port(proxy):
     with connect(proxy) as old:
         assert ask(old) == b"hello"
@@ -145,7 +142,6 @@ def test_a_refusing_proxy_keeps_old_connections_and_its_port(proxy):
             assert ask(new) == b"hello"
 
 
-@pytest.mark.core
 def test_dropped_connections_are_reset_and_new_ones_work(proxy):
     with connect(proxy) as one, connect(proxy) as two:
         for client in (one, two):
@@ -223,7 +219,6 @@ def test_a_closed_proxy_leaves_no_thread_no_port_and_no_connection(echo):
     wait_until(lambda: threading.active_count() <= before)
 
 
-@pytest.mark.core
 def test_a_silent_server_accepts_and_says_nothing():
     with silent_server() as server:
         with pytest.raises(psycopg.errors.ConnectionTimeout):
@@ -236,7 +231,6 @@ def test_a_silent_server_accepts_and_says_nothing():
 # In front of PostgreSQL
 
 
-@pytest.mark.core
 def test_postgresql_is_reached_through_the_proxy(pair):
     node = pair.primary
     with (
@@ -255,13 +249,11 @@ def test_postgresql_is_reached_through_the_proxy(pair):
 # The wait
 
 
-@pytest.mark.core
 def test_wait_until_returns_the_fact():
     answers = iter([0, "", "yes"])
     assert wait_until(lambda: next(answers)) == "yes"
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("message", ["the rain", lambda: "the rain"])
 def test_wait_until_is_bounded_and_says_what_it_waited_for(message):
     with pytest.raises(TimeoutError, match=r"not within 0\.01 s: the rain"):

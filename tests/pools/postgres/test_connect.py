@@ -221,7 +221,6 @@ def failure(pool, timeout=0.4):
     return text
 
 
-@pytest.mark.core
 class TestBadInput:
     """One clear error, in bounded time, without an address or a password; nothing leaks."""
 
