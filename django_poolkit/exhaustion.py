@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Iterable
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from django_poolkit.backends.request import RequestScope
+from django_poolkit.health.negotiation import ranges
 from django_poolkit.pools.errors import PoolError, PoolPaused, PoolTimeout, TooManyWaiters
 
 logger = logging.getLogger("django_poolkit.request")
@@ -99,24 +99,11 @@ def note(event: str, error: PoolError, *, method: str, path: str) -> None:
 def preferred(accept: str) -> str:
     """Return the content type to answer in: the one an Accept header likes best."""
     best, kind = 0.0, "text/plain"
-    for name, quality in _ranges(accept):
+    for name, quality in ranges(accept):
         offered = _KINDS.get(name, name)
         if offered in _BODIES and quality > best:
             best, kind = quality, offered
     return kind
-
-
-def _ranges(accept: str) -> Iterable[tuple[str, float]]:
-    for part in accept.lower().split(","):
-        name, *parameters = (piece.strip() for piece in part.split(";"))
-        quality = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    quality = float(parameter[2:])
-                except ValueError:
-                    quality = 0.0
-        yield name, quality
 
 
 def _reason(error: PoolError) -> str:
