@@ -9,7 +9,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-SECTIONS: Final = ("CONTROL", "HTTP", "LIFESPAN")
+SECTIONS: Final = ("CONTROL", "HEALTH", "HTTP", "LIFESPAN")
 
 
 def section(name: str, keys: Collection[str] | None) -> Mapping[str, Any]:
