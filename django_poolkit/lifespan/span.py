@@ -70,6 +70,8 @@ class Span:
 
         Raises ResourceError where it is required and cannot be opened.
         """
+        if (before := self._keepers.get(resource.name)) is not None:
+            before.cancel()  # it may be about to try again
         timeout = resource.start_timeout or self.config.resource_start_timeout
         first = timeout if left is None else min(timeout, left)
         keeper = self._keepers[resource.name] = Keeper(
@@ -107,6 +109,8 @@ class Span:
             raise
 
     def _publish(self, keeper: Keeper) -> None:
+        if self._keepers.get(keeper.name, keeper) is not keeper:
+            return  # another has taken its place
         if keeper.value is not None:
             self._state[keeper.name] = keeper.value
         else:

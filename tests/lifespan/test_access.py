@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,39 @@ def test_who_asks_waits_for_an_optional_one_and_has_its_only_attempt(
         assert await a.aget() == "A"
 
     asyncio.run(main())
+
+
+def test_one_that_ended_by_itself_is_open_once_when_it_is_asked_for_again(diary: Diary) -> None:
+    fails: list[asyncio.Event] = []
+
+    @asynccontextmanager
+    async def enter() -> AsyncIterator[str]:
+        async with asyncio.TaskGroup() as tasks:
+            fails.append(asyncio.Event())
+            task = tasks.create_task(fail(fails[-1]))
+            diary.events.append("open a")
+            yield "A"
+            task.cancel()
+        diary.events.append("close a")
+
+    async def fail(told: asyncio.Event) -> None:
+        await told.wait()
+        raise ConnectionError
+
+    a = lifespan.resource(name="a")(enter)
+
+    async def main() -> None:
+        assert await a.aget() == "A"
+        fails[0].set()
+        [span] = access._spans.values()
+        await until(lambda: span.status()["a"].state == "failed")
+        assert [*await asyncio.gather(a.aget(), a.aget())] == ["A", "A"]
+        await asyncio.sleep(0.7)
+        assert diary.said("open") == ["a", "a"], "not by whom had it before as well"
+        assert a.get() == "A"
+
+    asyncio.run(main())
+    assert diary.said("close") == ["a"]
 
 
 def test_one_that_hangs_is_given_up(diary: Diary) -> None:
