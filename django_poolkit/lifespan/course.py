@@ -93,14 +93,17 @@ async def begin(
 async def end(span: Span) -> None:
     """Drain the requests, then close the resources in reverse order, then all pools.
 
-    Takes `STOP_TIMEOUT` at most, and a moment for what has to be cancelled.
+    Takes `STOP_TIMEOUT` at most, and a moment for what has to be cancelled. A loop that ends
+    while it drains cuts the requests, and nothing else: the resources wait to be closed.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + span.config.stop_timeout
     if span.notice is not None:
         span.notice.ignore()
-    await in_flight.drain(span.config.drain_timeout)
-    await span.close(deadline - loop.time())
+    try:
+        await in_flight.drain(span.config.drain_timeout)
+    finally:
+        await span.close(deadline - loop.time())
     await _shut_down_tables(deadline - loop.time())
     logger.info("event=stopped")
 

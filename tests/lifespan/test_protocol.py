@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from django_poolkit import lifespan
 from django_poolkit.asgi import Poolkit, get_asgi_application
-from django_poolkit.lifespan import ResourceError, course, inner
+from django_poolkit.lifespan import ResourceError, course, in_flight, inner
 from django_poolkit.lifespan.protocol import CHANGES
 from tests.lifespan.support import SECRET, Diary, Wire, looped, span_of, until
 
@@ -115,6 +115,28 @@ def test_a_loop_that_ends_without_a_shutdown_closes_in_order(diary: Diary) -> No
     async def main() -> None:
         wire = Wire(DJANGO)
         await wire.ask("startup")
+
+    asyncio.run(main())
+    assert diary.events[4:] == ["closing b", "close b", "closing a", "close a"]
+
+
+def test_a_loop_that_ends_while_requests_are_drained_closes_in_order(diary: Diary) -> None:
+    diary.declare("a", closing=0.01)
+    diary.declare("b", closing=0.02)
+
+    async def serve() -> None:
+        with in_flight.counted():
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        wire = Wire(DJANGO)
+        await wire.ask("startup")
+        request = asyncio.create_task(serve())
+        await until(lambda: in_flight.count() == 1)
+        asking = asyncio.create_task(wire.ask("shutdown"))
+        await until(lambda: in_flight._wakers)
+        assert not request.done()
+        assert not asking.done()
 
     asyncio.run(main())
     assert diary.events[4:] == ["closing b", "close b", "closing a", "close a"]
@@ -292,6 +314,16 @@ async def test_the_application_starts_after_ours_and_stops_before(diary: Diary) 
 
 
 @looped
+async def test_a_resource_may_be_called_app(diary: Diary) -> None:
+    app = diary.declare("app")
+    wire = Wire(Poolkit(starlette(diary)))
+    assert await wire.ask("startup") == COMPLETE
+    assert app.get() == "APP"
+    assert await wire.ask("shutdown") == STOPPED
+    assert diary.events[-3:] == ["close inner", "closing app", "close app"]
+
+
+@looped
 async def test_an_application_that_fails_to_start_fails_the_start(
     diary: Diary, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -301,7 +333,7 @@ async def test_an_application_that_fails_to_start_fails_the_start(
     assert answer["type"] == "lifespan.startup.failed"
     # Starlette's own message is a traceback.
     assert answer["message"] == (
-        "resource 'app': could not be opened: the application's own lifespan.startup failed"
+        "resource 'asgi:app': could not be opened: the application's own lifespan.startup failed"
     )
     assert diary.said("close") == ["a"]
     assert "in own" in caplog.text
@@ -312,7 +344,7 @@ async def test_an_application_that_fails_to_start_fails_the_start(
 async def test_an_application_that_hangs_has_the_budget_of_a_resource(diary: Diary) -> None:
     wire = Wire(Poolkit(starlette(diary, "hang")), **{CHANGES: {"resource_start_timeout": 0.1}})
     answer = await wire.ask("startup")
-    assert answer["message"] == "resource 'app': not open within 0.10 s"
+    assert answer["message"] == "resource 'asgi:app': not open within 0.10 s"
 
 
 @looped
@@ -325,7 +357,8 @@ async def test_an_application_that_fails_to_stop_is_told_of(
     assert await wire.ask("shutdown") == STOPPED
     assert diary.said("close") == ["a"]
     assert (
-        "resource=app event=close_failed error=the application's own lifespan.shut" in caplog.text
+        "resource=asgi:app event=close_failed error=the application's own lifespan.shut"
+        in caplog.text
     )
     assert SECRET not in caplog.text
 
@@ -427,7 +460,7 @@ async def test_an_application_whose_lifespan_ends_too_early_is_told_of(
     assert await wire.ask("startup") == COMPLETE
     await until(lambda: diary.events == ["dead"])
     assert await wire.ask("shutdown") == STOPPED
-    assert "resource=app event=close_failed" in caplog.text
+    assert "resource=asgi:app event=close_failed" in caplog.text
     assert "in dies" in caplog.text
     assert "never retrieved" not in caplog.text
 
