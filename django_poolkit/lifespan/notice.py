@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -54,7 +55,8 @@ class Notice:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         # Between any two instructions of the main thread: what is to be done is left to the loop.
-        self._loop.call_soon_threadsafe(self._begin)
+        with suppress(RuntimeError):  # the loop was closed under it
+            self._loop.call_soon_threadsafe(self._begin)
         before = self._before.get(number)
         if callable(before):
             before(number, frame)

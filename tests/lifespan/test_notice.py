@@ -113,6 +113,19 @@ async def test_a_handler_that_was_set_since_stays() -> None:
     signal.signal(signal.SIGTERM, before)
 
 
+def test_a_loop_that_was_closed_does_not_keep_others_from_hearing(handlers: list[Any]) -> None:
+    notices: list[Notice] = []
+
+    async def main() -> None:
+        notices.append(Notice(60.0))
+        notices[0].listen()
+
+    asyncio.run(main())
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert handlers == [signal.SIGTERM]
+    notices[0].ignore()
+
+
 def test_another_thread_than_the_main_one_listens_to_nothing() -> None:
     async def main() -> None:
         notice = Notice(0.0)
