@@ -71,7 +71,7 @@ class Background:
     def _running_locked(self) -> asyncio.AbstractEventLoop:
         if self.loop is None:
             loop = _Loop()
-            thread = threading.Thread(target=_serve, args=(loop,), name=NAME, daemon=True)
+            thread = threading.Thread(target=self._serve, args=(loop,), name=NAME, daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # at the end of the process there are no new threads
@@ -79,6 +79,24 @@ class Background:
                 raise
             self.loop, self._thread = loop, thread
         return self.loop
+
+    def _serve(self, loop: _Loop) -> None:
+        """Run the loop until it is stopped, then end what is left on it, as asyncio.run() does."""
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            with self._lock:
+                if self.loop is loop:  # not stopped: a coroutine has raised SystemExit
+                    self.loop = self._thread = None
+            while tasks := asyncio.all_tasks(loop):
+                for task in tasks:
+                    task.cancel()
+                loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            # Here the client sessions close that are still open on it.
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            asyncio.set_event_loop(None)
+            loop.close()
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -99,22 +117,6 @@ class _Loop(asyncio.SelectorEventLoop):
     def __del__(self, *args: Any, **kwargs: Any) -> None:
         if self._pid == os.getpid():
             super().__del__(*args, **kwargs)
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    """Run the loop until it is stopped, then end what is left on it, as asyncio.run() does."""
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        while tasks := asyncio.all_tasks(loop):
-            for task in tasks:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        # Here the client sessions close that are still open on it.
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        asyncio.set_event_loop(None)
-        loop.close()
 
 
 background = Background()

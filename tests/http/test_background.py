@@ -66,6 +66,23 @@ def test_errors_of_a_coroutine_are_those_of_the_call(background: Background) -> 
         background.run(fail)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_coroutine_that_exits_ends_no_call_but_its_own(
+    background: Background, threads: Callable[[], int]
+) -> None:
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    for _ in range(20):
+        with pytest.raises(SystemExit):
+            background.run(leave)
+        # The loop may be on its way out, or gone: it is begun, or there is another.
+        with suppress(PoolClosed):
+            assert background.run(answer) == 42
+    wait_until(lambda: threads() <= 1)
+    assert background.run(answer) == 42
+
+
 def test_stopping_cancels_what_runs_and_lets_it_clean_up(background: Background) -> None:
     began, cleaned = threading.Event(), threading.Event()
 
