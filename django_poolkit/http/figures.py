@@ -60,11 +60,11 @@ class Figures:
         with self._lock:
             self._errors[type(error).__name__] += 1
 
-    def forget_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Strike out the requests that were under way on a loop that has ended."""
+    def forget_closed_loops(self) -> None:
+        """Strike out the requests that were under way on loops that have ended."""
         with self._lock:
             for table in (self._waiting, self._connecting, self._using):
-                for call in [call for call in table if call.loop is loop]:
+                for call in [call for call in table if call.loop.is_closed()]:
                     del table[call]
 
     def stats(self, *, name: str, state: str, max_size: int, sockets: int) -> PoolStats:

@@ -241,7 +241,8 @@ class SharedClientSession:
                 del self._opened[opened.loop]
         for opened in dead:
             opened.abandon()
-            self._figures.forget_loop(opened.loop)
+        # Of one that was ended properly somebody may have a response as well, half read.
+        self._figures.forget_closed_loops()
 
     def _end(self) -> Iterator[Opened]:
         """Refuse all use from now on, and return what is to be closed."""

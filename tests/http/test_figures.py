@@ -7,6 +7,7 @@ import gc
 import json
 import re
 import socket
+from typing import Any
 
 import aiohttp
 import pytest
@@ -256,5 +257,23 @@ def test_the_requests_of_a_loop_that_has_ended_are_struck_out(
     del task
     gc.collect()
     assert session.stats().used == 0
+    upstream.let_go()
+    wait_until(lambda: upstream.connections == 0)
+
+
+@pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")  # aiohttp's own
+def test_a_response_that_outlives_its_loop_takes_no_place(
+    session: SharedClientSession, upstream: Upstream
+) -> None:
+    async def main() -> Any:
+        response = await session.get(upstream.url("/stall"))
+        assert session.stats().used == 1
+        return response
+
+    held = asyncio.run(main())
+    assert session.stats().used == session.stats().size == 0
+    assert not held.content.at_eof()
+    del held
+    gc.collect()
     upstream.let_go()
     wait_until(lambda: upstream.connections == 0)
