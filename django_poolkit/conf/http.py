@@ -67,8 +67,8 @@ class HttpConfig:
     """The share of requests that may be retries."""
     close_timeout: float = 3.0
     """Seconds that closing takes at most."""
-    options: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULTS))
-    """aiohttp's own."""
+    options: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULTS), repr=False)
+    """aiohttp's own. Never shown: headers and proxies hold secrets."""
 
 
 _KEYS: Final = tuple(

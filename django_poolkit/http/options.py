@@ -7,7 +7,7 @@ import inspect
 import math
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin
@@ -46,11 +46,11 @@ _REFUSED: Final[Mapping[str, str]] = {
 class Options:
     """What the constructors of aiohttp are called with."""
 
-    session: Mapping[str, Any]
-    connector: Mapping[str, Any]
+    session: Mapping[str, Any] = field(repr=False)  # headers and proxies hold secrets
+    connector: Mapping[str, Any] = field(repr=False)
     timeout: aiohttp.ClientTimeout
     ssl: ssl.SSLContext | aiohttp.Fingerprint | bool
-    base_url: URL | None
+    base_url: URL | None = field(repr=False)
 
 
 def _names(kind: type[Any]) -> dict[str, Any]:

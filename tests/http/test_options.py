@@ -164,6 +164,12 @@ def test_no_value_is_shown_that_may_be_a_secret(make: MakeSession) -> None:
         assert "secret" not in str(caught.value)
 
 
+def test_no_option_is_shown_that_may_hold_a_secret() -> None:
+    secret = {"headers": {"X-Api-Key": "s3same"}, "proxy": "http://me:s3same@proxy.example/"}
+    config = HttpConfig(name="api", options={**DEFAULTS, **secret})
+    assert "s3same" not in f"{config!r} {options.read(config)!r}"
+
+
 @settings(deadline=None)
 @given(st.text(max_size=20))
 def test_no_base_url_makes_it_fail_otherwise(text: str) -> None:
