@@ -1,4 +1,4 @@
-"""The ASGI side: 503 where a pool was exhausted, every lease comes home, and the lifespan.
+"""The ASGI side: 503 where a pool was exhausted, every lease comes home, lifespan and health.
 
 In a project's `asgi.py`: `from django_poolkit.asgi import get_asgi_application`.
 """
@@ -17,6 +17,8 @@ from django_poolkit import exhaustion
 from django_poolkit.backends import request, request_end
 from django_poolkit.backends.request import KEY, RequestScope
 from django_poolkit.control import server as control
+from django_poolkit.health import front
+from django_poolkit.health.access import Asked
 from django_poolkit.lifespan import in_flight, protocol
 from django_poolkit.pools.errors import PoolError
 
@@ -44,7 +46,8 @@ class Poolkit:
     that has begun is cut. Nothing of this blocks the event loop.
 
     It answers the lifespan protocol: resources open before the first request, and close after
-    the last one.
+    the last one. And it answers below `HEALTH["PATH"]` itself, without the application and
+    without a thread, also while the process drains; such a request counts as none in flight.
     """
 
     def __init__(self, app: Application) -> None:
@@ -56,6 +59,9 @@ class Poolkit:
         if isinstance(outer, RequestScope) and not outer.over:
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
+            if (asked := front.from_asgi(scope)) is not None:
+                await _answer_health(asked, send)
+                return
             with in_flight.counted():
                 await self.http(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -158,19 +164,24 @@ class _Exchange:
             accept=accept.decode("latin-1"),
         )
         self.replaced = True
-        headers = [
-            (key.lower().encode("latin-1"), value.encode("latin-1"))
-            for key, value in answer.headers
-        ]
-        start = {"type": "http.response.start", "status": exhaustion.STATUS, "headers": headers}
-        await self._send(start)
-        await self._send({"type": "http.response.body", "body": answer.body})
+        await _send_whole(self._send, exhaustion.STATUS, answer.headers, answer.body)
 
     def _method(self) -> str:
         return str(self.scope.get("method", ""))
 
     def _path(self) -> str:
         return str(self.scope.get("path", ""))
+
+
+async def _answer_health(asked: Asked, send: Send) -> None:
+    answer = await front.aanswer(asked)
+    await _send_whole(send, answer.status, answer.headers, answer.body)
+
+
+async def _send_whole(send: Send, status: int, fields: list[tuple[str, str]], body: bytes) -> None:
+    headers = [(key.lower().encode("latin-1"), value.encode("latin-1")) for key, value in fields]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 # The loop holds its tasks weakly; and these may outlive the request that began them.

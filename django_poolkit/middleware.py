@@ -1,4 +1,4 @@
-"""`PoolkitMiddleware`: answers 503 when a pool had no connection for the request."""
+"""`PoolkitMiddleware`: answers 503 when a pool had no connection for the request; and health."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from django.http.response import HttpResponseBase
 from django_poolkit import exhaustion
 from django_poolkit.backends import request as requests
 from django_poolkit.backends.request import KEY, RequestScope
+from django_poolkit.health import front
+from django_poolkit.health.access import Asked
+from django_poolkit.health.response import as_response
 from django_poolkit.pools.errors import PoolError
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
@@ -29,6 +32,8 @@ class PoolkitMiddleware:
     Put it first in `MIDDLEWARE`: it sees what those after it do. It ends no lease; that is for
     the wrappers in `django_poolkit.asgi` and `django_poolkit.wsgi`, with which it cooperates.
     A view that caught the error and answered by itself keeps its answer, unless that is a 500.
+
+    It also answers below `HEALTH["PATH"]`, where no wrapper has done so.
     """
 
     sync_capable = True
@@ -44,6 +49,8 @@ class PoolkitMiddleware:
         """Serve a request. A coroutine where the rest of the chain is asynchronous."""
         if self._is_async:
             return self._serve_async(request)
+        if (asked := _asked(request)) is not None:
+            return as_response(front.answer(asked))
         get_response = cast(GetResponse, self.get_response)
         with requests.entered(_scope_of(request)) as scope:
             try:
@@ -52,6 +59,8 @@ class PoolkitMiddleware:
                 return _instead_of(scope, request, error)
 
     async def _serve_async(self, request: HttpRequest) -> HttpResponseBase:
+        if (asked := _asked(request)) is not None:
+            return as_response(await front.aanswer(asked))
         get_response = cast(AsyncGetResponse, self.get_response)
         with requests.entered(_scope_of(request)) as scope:
             try:
@@ -66,6 +75,10 @@ class PoolkitMiddleware:
         if isinstance(exception, _ANSWERS) or (error := exhaustion.find(exception)) is None:
             return None
         return _answer(_scope_of(request), request, error)
+
+
+def _asked(request: HttpRequest) -> Asked | None:
+    return front.from_environ(request.META, request.path_info)
 
 
 def _scope_of(request: HttpRequest) -> RequestScope:

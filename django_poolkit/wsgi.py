@@ -1,4 +1,4 @@
-"""The WSGI side of a request: 503 where a pool was exhausted, and every lease comes home.
+"""The WSGI side: 503 where a pool was exhausted, every lease comes home, and health.
 
 In a project's `wsgi.py`: `from django_poolkit.wsgi import get_wsgi_application`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from http.client import responses
 from typing import TYPE_CHECKING, Any, Final
 
 from django.core import wsgi
@@ -16,6 +17,8 @@ from django.core.handlers.wsgi import get_path_info
 from django_poolkit import exhaustion
 from django_poolkit.backends import request, request_end
 from django_poolkit.backends.request import KEY, RequestScope
+from django_poolkit.health import front
+from django_poolkit.health.access import Asked
 from django_poolkit.pools.errors import PoolError
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ class PoolkitWSGI:
     raises, when the server drops the response unclosed, and at the latest with the next request
     of the same thread. Where a pool was exhausted, a response of status 500 that has not begun
     becomes a 503; one that has begun is cut.
+
+    Below `HEALTH["PATH"]` it answers itself, without the application.
     """
 
     def __init__(self, app: WSGIApplication) -> None:
@@ -48,9 +53,12 @@ class PoolkitWSGI:
         outer = environ.get(KEY)
         if isinstance(outer, RequestScope) and not outer.over:
             return self.app(environ, start_response)
+        path = get_path_info(environ)
+        if (asked := front.from_environ(environ, path)) is not None:
+            return _health(asked, start_response)
         _end_previous()
         scope = environ[KEY] = RequestScope(
-            owned=True, method=environ.get("REQUEST_METHOD", ""), path=get_path_info(environ)
+            owned=True, method=environ.get("REQUEST_METHOD", ""), path=path
         )
         _local.scope = weakref.ref(scope)
         exchange = _Exchange(scope, environ, start_response)
@@ -65,6 +73,13 @@ class PoolkitWSGI:
             request_end.finish(scope)
             return result
         return _Body(exchange, result)
+
+
+def _health(asked: Asked, start_response: StartResponse) -> Iterable[bytes]:
+    answer = front.answer(asked)
+    phrase = responses.get(answer.status, "Unknown")  # a status of the settings may have no name
+    start_response(f"{answer.status} {phrase}", answer.headers)
+    return [answer.body] if answer.body else []
 
 
 class _Exchange:
