@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from django_poolkit.conf.health import HealthConfig
-from django_poolkit.health import access
 from django_poolkit.health.access import Asked, may_see_details
 
 pytestmark = pytest.mark.core
@@ -77,7 +76,7 @@ def test_every_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatc
         compared.append(token)
         return compare(given, token)
 
-    monkeypatch.setattr(access.hmac, "compare_digest", spy)
+    monkeypatch.setattr(hmac, "compare_digest", spy)
     config = HealthConfig(token=(TOKEN, OTHER, lambda: "a-third-horse-battery"))
     assert may_see_details(with_header(f"Bearer {TOKEN}"), config)
     assert compared == [TOKEN.encode(), OTHER.encode(), b"a-third-horse-battery"]
