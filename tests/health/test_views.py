@@ -12,6 +12,7 @@ from django.contrib.auth.models import Permission, User
 from django.db import OperationalError
 from django.test import Client, override_settings
 
+from django_poolkit import health
 from django_poolkit.health import views
 from django_poolkit.health.report import Report, Result, Status
 
@@ -38,11 +39,10 @@ def site(settings: Any) -> None:
 def databases(monkeypatch: pytest.MonkeyPatch) -> list[Status]:
     """How the databases are, by the newest entry: they pass."""
     statuses: list[Status] = ["pass"]
-    areport = views.areport
 
     async def told(group: str) -> Report:
         if group != "db":
-            return await areport(group)
+            return await health.areport(group)
         return Report(group=group, results=(Result(name="db:default", status=statuses[-1]),))
 
     monkeypatch.setattr(views, "areport", told)
