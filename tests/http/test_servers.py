@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -30,7 +31,12 @@ SERVERS = {
         "tests.http.site:asgi",
     ),
     "uvicorn": ("uvicorn", "--uds", "{path}", "tests.http.site:asgi"),
+    "uvicorn-2": ("uvicorn", "--workers", "2", "--uds", "{path}", "tests.http.site:asgi"),
+    "granian": ("granian", "--interface", "asgi", "--uds", "{path}", "tests.http.site:asgi"),
+    "hypercorn": ("hypercorn", "--bind", "unix:{path}", "tests.http.site:asgi"),
+    "daphne": ("daphne", "-u", "{path}", "tests.http.site:asgi"),
 }
+TWO = ("gthread", "uvicorn-2")
 
 
 class Site:
@@ -99,15 +105,34 @@ def test_each_worker_keeps_its_connections_and_ends_without_a_word(
     views = ["/sync/"] if kind == "gthread" else ["/sync/", "/async/", "/nested/"]
     with serve(kind, tmp_path, upstream) as site, ThreadPoolExecutor(50) as executor:
         for view in views:
-            found = list(executor.map(lambda _, view=view: site.get(view), range(400)))
+            found = list(executor.map(lambda _, view=view: site.get(view), range(200)))
             assert {each["status"] for each in found} == {200}
             assert not any(each["errors"] for each in found)
         last = {each["pid"]: site.get("/look/") for each in found}
         # At most four for each loop: the server's own, and the one in the background.
         most = 4 if kind == "gthread" else 8
         assert all(each["connects"] <= most for each in (*found, *last.values()))
-        assert upstream.connections <= 8
+        assert upstream.connections <= (2 * most if kind in TWO else most)
         said = site.stop()
+    assert silent(said), said
+    wait_until(lambda: upstream.connections == 0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SERVERS if kind != "daphne"])  # it cuts them
+def test_who_waits_for_the_upstream_as_the_server_is_told_to_end_is_answered(
+    kind: str, tmp_path: Path, upstream: Upstream
+) -> None:
+    views = ["/sync/"] if kind == "gthread" else ["/sync/", "/async/", "/nested/"]
+    with (
+        serve(kind, tmp_path, upstream, UPSTREAM=upstream.url("/hold")) as site,
+        ThreadPoolExecutor(len(views)) as executor,
+    ):
+        asked = [executor.submit(site.get, view) for view in views]
+        wait_until(lambda: upstream.held == len(views), 60)
+        site.process.terminate()
+        threading.Timer(0.5, upstream.let_go).start()
+        assert [each.result(60)["status"] for each in asked] == [200] * len(views)
+        _, said = site.process.communicate(timeout=60)
     assert silent(said), said
     wait_until(lambda: upstream.connections == 0)
 

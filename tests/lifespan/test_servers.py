@@ -22,11 +22,12 @@ CODES = {
     "hypercorn": 0,
 }
 ASGI = tuple(CODES)
-# The others go through what differs from server to server.
-BUSY = ASGI[:4]
+# Hypercorn goes through what differs from server to server.
+BUSY = ASGI[:-1]
 # What makes a server give up on a request after a second, or us where no server does.
 CUTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "uvicorn": (("--timeout-graceful-shutdown", "1"), {}),
+    "uvicorn-2": (("--timeout-graceful-shutdown", "1"), {}),
     "gunicorn-uvicorn": (("--worker-class", "tests.lifespan.site.worker.Worker"), {}),
     "gunicorn-asgi": ((), {"CUT_AFTER": 1.0}),
     "granian": ((), {"CUT_AFTER": 1.0}),
@@ -36,6 +37,7 @@ WITHOUT = ("daphne", "gunicorn-wsgi")
 REPLACED = {
     "uvicorn-2": ("--limit-max-requests", "25"),
     "gunicorn-uvicorn": ("--workers", "2", "--max-requests", "25"),
+    "gunicorn-asgi": ("--workers", "2", "--max-requests", "25"),
     "granian": ("--workers", "2", "--respawn-failed-workers", "--respawn-interval", "0.1"),
 }
 COMPLAINTS = ("never retrieved", "was destroyed", "never awaited", "unclosed", "leaked")
@@ -107,6 +109,7 @@ def test_a_close_that_hangs_or_fails_is_told_of_and_changes_nothing(lived: Story
     assert log.count("resource=fails event=close_failed error=ConnectionError") == times
     assert log.count("django_poolkit.lifespan event=stopped") == times
     assert "s3same" not in log
+    assert lived.seconds < 15  # what the stop may take
     # Uvicorn raises the signal again that ended it.
     assert lived.code == (-15 if lived.server.kind == "uvicorn" else 0)
 
@@ -180,9 +183,11 @@ def test_a_start_that_hangs_is_ended_by_its_budget(told: Told, kind: str) -> Non
 def test_a_server_that_is_told_to_end_as_it_starts_closes_what_it_opened(
     told: Told, kind: str
 ) -> None:
-    events = told("interrupted", kind).server.events()
+    story = told("interrupted", kind)
+    events = story.server.events()
     assert events.count("close a") == events.count("open a") >= 1
     assert events.count("close b") == events.count("open b")
+    assert story.seconds < 15  # what the start may take is more
 
 
 # -- requests without an end
@@ -193,10 +198,12 @@ def test_what_does_not_end_is_cut_and_cleans_up_before_anything_closes(
     told: Told, kind: str
 ) -> None:
     story = told("cut", kind)
-    events, log = story.server.events(), story.server.log
-    for end in ("cleaned up, open True", "stream ends", "websocket ends"):
-        assert events.index(end) < events.index("closing a")
-    assert events[-1] == "close a"
+    server, log = story.server, story.server.log
+    ends = {"cleaned up, open True", "stream ends", "websocket ends"}
+    assert ends <= set(server.events())
+    for events in (server.events(pid) for pid in {entry.pid for entry in server.journal}):
+        assert not ends & set(events[events.index("closing a") :])
+        assert events[-1] == "close a"
     assert "event=cut requests=1\n" in log  # the stubborn one
     assert "event=left" not in log
     assert story.seconds < 15
