@@ -48,7 +48,7 @@ class Policy:
         """Raise RequestRefused for a request that must not be sent."""
         url = request.url
         if url.scheme not in ("http", "https"):
-            raise RequestRefused(f"{url.scheme} is not HTTP")
+            raise RequestRefused(f"{url.scheme or 'a URL without a scheme'} is not HTTP")
         host = (url.raw_host or "").rstrip(".").lower()
         if self.hosts is not None and not any(_matches(host, pattern) for pattern in self.hosts):
             raise RequestRefused(f"{url.origin()} is none of the allowed hosts")

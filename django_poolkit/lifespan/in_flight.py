@@ -58,7 +58,8 @@ async def drain(seconds: float) -> None:
 def cut() -> None:
     """Cancel what is in flight on the running loop, but for the caller itself."""
     loop, me = asyncio.get_running_loop(), asyncio.current_task()
-    found = [task for task in _tasks.values() if task is not None and task is not me]
+    # A copy made at once: a server may have other loops, in other threads.
+    found = [task for task in list(_tasks.values()) if task is not None and task is not me]
     found = [task for task in found if task.get_loop() is loop]
     if found:
         logger.warning("event=cut requests=%d", len(found))
