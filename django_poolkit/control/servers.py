@@ -56,7 +56,8 @@ class Server:
     connections: int | None = None
     """All of them but the one that asked. These three are None where no alias reached it."""
     may_open: int
-    """What the processes that answered may have at most: the sum of their `max_size`."""
+    """What the processes that answered may have at most: the sum of their `max_size`, and of the
+    connections by which their health is asked for."""
     shares: tuple[Share, ...]
 
     @property
@@ -200,8 +201,9 @@ def _of_process(
         sessions and [found for found in sessions if _owner(found) == owner],
         whose="process",
         pids=(process["pid"],),
-        may_open=sum(pool["max_size"] for pool in pools),
-        open=sum(pool["idle"] + pool["used"] for pool in pools),
+        # Where its health is asked for, each pool has one connection more for that.
+        may_open=sum(pool["max_size"] + pool["probing"] for pool in pools),
+        open=sum(pool["idle"] + pool["used"] + pool["probing"] for pool in pools),
     )
 
 

@@ -1,13 +1,45 @@
-"""The check of one database: the figures of its pool, and a round trip beside it."""
+"""The check of one database: the figures of its pool, and a round trip beside it.
+
+A database that is not pooled by us is asked over a connection that only its check has.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import Any, Final
 
-from django.db import connections
+from django.db import connections, utils
 
+from django_poolkit.backends.postgresql.base import PooledDatabaseWrapperMixin
+from django_poolkit.conf.control import control_config
+from django_poolkit.conf.health import health_config
+from django_poolkit.health import judging
 from django_poolkit.health.report import Result
+from django_poolkit.pools.errors import PoolClosed
+from django_poolkit.pools.postgres import naming
+from django_poolkit.pools.postgres.prober import Answer, Cause, ProbeFailed, Prober
+from django_poolkit.pools.stats import PoolStats
+
+logger = logging.getLogger("django_poolkit.health")
+
+# The part of the time of a look that the probe has: the rest is for what comes before and after.
+_SHARE: Final = 0.85
+# SQLite opens a file when it has to read it, which by `SELECT 1` it has not.
+_QUESTIONS: Final = {"sqlite": "PRAGMA schema_version"}
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What is kept between two looks."""
+
+    prober: Prober | None = None
+    own: Prober | None = None
+    """The same, where there is no pool that would have one."""
+    told: Cause | None = None
+    """Why the last probe failed, so that an outage is told of once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +49,7 @@ class DatabaseCheck:
     alias: str
     timeout: float | None = None
     cache: float | None = None
-    _kept: dict[str, Any] = field(default_factory=dict, compare=False)
+    _kept: _Kept = field(default_factory=_Kept, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -25,21 +57,86 @@ class DatabaseCheck:
         return f"db:{self.alias}"
 
     def look(self, seconds: float) -> Result:
-        """Ask the database."""
-        wrapper = self._kept.get("wrapper")
-        if wrapper is None:
-            wrapper = self._kept["wrapper"] = connections.create_connection(self.alias)
+        """Look at the pool, then ask the server beside it."""
+        wrapper: Any = connections[self.alias]
         try:
-            with wrapper.cursor() as cursor:
-                cursor.execute("SELECT 1")
-        except Exception:
-            return Result(name=self.name, status="fail", reason="unreachable")
-        finally:
-            wrapper.close()
-        return Result(name=self.name, status="pass")
+            pool = wrapper.pool if isinstance(wrapper, PooledDatabaseWrapperMixin) else None
+        except PoolClosed:
+            return judging.result(self.name, ("fail", "closed"))
+        if pool is None:
+            return self._judge(None, self._ask_unpooled(wrapper.vendor, seconds))
+        stats = pool.stats()
+        if (verdict := judging.of_state(stats)) is not None:
+            return judging.result(self.name, verdict, stats)
+        found = self._ask(pool.prober, seconds)
+        # Once more: a probe takes its time, and what is shown is what is judged.
+        stats = pool.stats()
+        if (verdict := judging.of_state(stats)) is not None:
+            return judging.result(self.name, verdict, stats)
+        return self._judge(stats, found)
 
     def close(self) -> None:
-        """Close what is kept."""
-        wrapper = self._kept.pop("wrapper", None)
-        if wrapper is not None:
+        """Close the connection that is kept. Does not block."""
+        prober, self._kept.prober, self._kept.own = self._kept.prober, None, None
+        if prober is not None:
+            prober.release()
+
+    def _judge(self, stats: PoolStats | None, found: Answer | Cause) -> Result:
+        config = health_config()
+        replica = self.alias in config.replicas
+        verdict = judging.of_server(found, stats, replica=replica, config=config)
+        if stats is not None:
+            pool = judging.of_pool(stats, stuck_after=config.stuck_after)
+            verdict = judging.worse(verdict, pool)
+        result = judging.result(self.name, verdict, stats)
+        if isinstance(found, str):
+            return result
+        return replace(result, latency=found.seconds, lag=found.lag)
+
+    def _ask(self, prober: Prober, seconds: float) -> Answer | Cause:
+        self._kept.prober = prober
+        try:
+            answer = prober.ask(seconds * _SHARE)
+        except ProbeFailed as error:
+            return self._failed(error.cause, str(error))
+        self._kept.told = None
+        return answer
+
+    def _failed(self, cause: Cause, text: str) -> Cause:
+        if cause != self._kept.told:
+            logger.warning("check=%s event=probe_failed reason=%s error=%s", self.name, cause, text)
+        self._kept.told = cause
+        return cause
+
+    # -- without a pool of ours
+
+    def _ask_unpooled(self, vendor: str, seconds: float) -> Answer | Cause:
+        if vendor != "postgresql":
+            return self._ask_other(vendor)
+        if self._kept.own is None:
+            self._kept.own = Prober(self._parameters, name=self.alias)
+        return self._ask(self._kept.own, seconds)
+
+    def _parameters(self) -> tuple[str, Mapping[str, Any]]:
+        params = connections[self.alias].get_connection_params()
+        name = naming.application_name(control_config().service)
+        return "", {"fallback_application_name": name, **params}
+
+    def _ask_other(self, vendor: str) -> Answer | Cause:
+        """Ask over a connection of this moment. For how long, only its driver can say."""
+        wrapper = connections.create_connection(self.alias)
+        options = wrapper.settings_dict["OPTIONS"]
+        without = {key: value for key, value in options.items() if key != "pool"}
+        wrapper.settings_dict = {**wrapper.settings_dict, "OPTIONS": without}
+        suffix, started = wrapper.features.bare_select_suffix, monotonic()
+        try:
+            with wrapper.cursor() as cursor:
+                cursor.execute(_QUESTIONS.get(vendor, f"SELECT 1{suffix}"))
+                cursor.fetchone()
+        except utils.Error as error:
+            return self._failed("unreachable", type(error).__name__)
+        finally:
             wrapper.close()
+        self._kept.told = None
+        seconds = monotonic() - started
+        return Answer(seconds=seconds, in_recovery=False, read_only=False, lag=None)

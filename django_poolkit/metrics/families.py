@@ -82,8 +82,11 @@ def _by(key: str) -> Callable[[Status], Mapping[str, Value]]:
     return lambda status: {reason: (count,) for reason, count in status[key].items()}
 
 
-def _each(*keys: str) -> Callable[[Status], Mapping[str, Value]]:
-    return lambda status: {key: (status[key],) for key in keys}
+def _connections(status: Status) -> Mapping[str, Value]:
+    found: dict[str, Value] = {state: (status[state],) for state in ("idle", "used", "connecting")}
+    if status["kind"] == "postgresql":  # a client session is not asked how it is
+        found["probe"] = (status["probing"],)
+    return found
 
 
 def _until_closed(key: str) -> Callable[[Status], Mapping[str, Value]]:
@@ -123,9 +126,10 @@ FAMILIES: Final = (
     Family(
         name="poolkit_connections",
         kind="gauge",
-        help="Connections by state. The sum over the states is the size of the pool.",
+        help="Connections by state. Idle, used and connecting are the size of the pool; probe is "
+        "beside it.",
         label="state",
-        read=_each("idle", "used", "connecting"),
+        read=_connections,
     ),
     Family(
         name="poolkit_connections_max",
@@ -171,6 +175,13 @@ FAMILIES: Final = (
         kind="gauge",
         help="How long the oldest lease has been held by now, 0 where nothing is leased.",
         read=_one("oldest_lease"),
+        across="max",
+    ),
+    Family(
+        name="poolkit_standstill_seconds",
+        kind="gauge",
+        help="How long no lease has begun or ended, 0 where nothing is leased.",
+        read=_one("standstill"),
         across="max",
     ),
     Family(

@@ -32,6 +32,7 @@ class Ledger:
         self.closed: Counter[str] = Counter()
         self.pins: Counter[str] = Counter()
         self.wait, self.use, self.connect = Histogram(), Histogram(), Histogram()
+        self.settled_at = 0.0
         self.last_connect_error: str | None = None
         self.last_check_error: str | None = None
 
@@ -49,6 +50,7 @@ class Ledger:
         if self.reported:
             self.reported.discard(lease.key)
         self.use.observe(now - lease.since)
+        self.settled_at = now
         return True
 
     def revoke_locked(self, lease: Lease) -> None:
@@ -65,6 +67,13 @@ class Ledger:
         for reference in self.live.values():
             if (lease := reference()) is not None:
                 return now - lease.since
+        return 0.0
+
+    def standstill_locked(self, now: float) -> float:
+        """Return the seconds since a lease began or ended, 0.0 where nothing is leased."""
+        for reference in reversed(self.live.values()):
+            if (lease := reference()) is not None:
+                return now - max(lease.since, self.settled_at)
         return 0.0
 
     def overdue_locked(self, after: float, now: float) -> list[Lease]:

@@ -116,11 +116,15 @@ class PoolStats:
     idle: int
     used: int
     connecting: int
+    probing: int = 0
+    """Connections beside the pool, and beside its size, by which its server is asked how it is."""
     waiters: int
     oldest_waiter: float
     """Seconds the first of the queue has waited, 0.0 where nobody waits."""
     oldest_lease: float
     """Seconds the oldest lease has been held, 0.0 where nothing is leased."""
+    standstill: float = 0.0
+    """Seconds since a lease last began or ended, 0.0 where nothing is leased."""
     acquired: int
     """Leases given out since the pool was made."""
     waited: int

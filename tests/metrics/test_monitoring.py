@@ -23,7 +23,9 @@ TARGET = {"job", "instance"}
 # Words of PromQL that are in use, and are no metric.
 WORDS = {"sum", "max", "rate", "increase", "histogram_quantile", "and", "group_left"}
 # Figures for which nobody looks at a dashboard.
-NOT_DRAWN = {"poolkit_connections_min", "poolkit_collect_errors_total"}
+NOT_DRAWN = {
+    "poolkit_connections_min", "poolkit_standstill_seconds", "poolkit_collect_errors_total",
+}  # fmt: skip
 
 
 def labels_of_samples() -> dict[str, set[str]]:

@@ -28,6 +28,7 @@ from django_poolkit.pools.postgres.connection import PoolConnection
 _STATES: Final = (
     (re.compile(r"password authentication failed|no password supplied"), "28P01"),
     (re.compile(r'no pg_hba\.conf entry|role "[^"]*" does not exist|not permitted to'), "28000"),
+    (re.compile(r'permission denied for database'), "42501"),
     (re.compile(r'database "[^"]*" does not exist'), "3D000"),
     (re.compile(r"too many (clients|connections)|connection slots are reserved"), "53300"),
     (re.compile(r"the database system is|cannot connect now"), "57P03"),

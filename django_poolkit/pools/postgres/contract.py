@@ -46,6 +46,7 @@ def missing() -> list[str]:
     }
     absent += [f"Connection.{n}" for n in CONNECTION if n not in connection_names]
     owners: dict[type, tuple[str, ...]] = {
+        psycopg.Connection: ("_connect_gen",),  # overridden by the connection of a prober
         base.BasePool: ("_jitter", "_set_connection_expiry_date"),
         sched.Scheduler: ("enter", "run"),
         _cursor_base.BaseCursor: ("_start_query", "_start_copy_gen", "_check_result_for_fetch"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from time import monotonic
@@ -25,6 +26,7 @@ from django_poolkit.pools.postgres.connect import Connector, SessionDefaults
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import PoolClosed, PoolTimeout
 from django_poolkit.pools.postgres.growth import Growth
+from django_poolkit.pools.postgres.prober import Parameters, Prober
 from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.statements import Statements
 from django_poolkit.pools.postgres.steering import Steering
@@ -63,6 +65,15 @@ def _of_a_bare_pool(options: Mapping[str, Any]) -> PoolConfig:
             "bare pool end when their owner says so"
         )
     return config
+
+
+def _parameters_of(method: weakref.WeakMethod[Parameters]) -> Parameters:
+    def parameters() -> tuple[str, Mapping[str, Any]]:
+        found = method()
+        assert found is not None, "the pool has been collected"
+        return found()
+
+    return parameters
 
 
 class ConnectionPool(Steering):
@@ -118,6 +129,8 @@ class ConnectionPool(Steering):
         self._waiting = Waiters()
         defaults = (defaults or SessionDefaults()).with_guards(config.guards or {})
         self._connector = Connector(pool_class, defaults, name=self.name, timeout=self.timeout)
+        # Weakly: a pool that is dropped must be collected, and closed, at once.
+        self.prober = Prober(_parameters_of(weakref.WeakMethod(self._parameters)), name=self.name)
         self.aliases = (self.name,)
         fork.register(self)
         if open:
@@ -179,6 +192,7 @@ class ConnectionPool(Steering):
         while the pool's threads end. A closed pool stays closed.
         """
         idle = self._close()
+        self.prober.close()
         # Outside the lock: workers that are being born hold theirs, and may want this one.
         threads = self._signal_stop_worker() if idle is not None else []
         for connection in idle or ():
@@ -228,6 +242,7 @@ class ConnectionPool(Steering):
                 connection._parked = True
             lease.released = True
             lease._connection = None
+        inherited += self.prober.forget()
         self._ledger = Ledger()
         self.events.after_fork()
         if self.statements.recorder is not None:

@@ -24,6 +24,7 @@ from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Observations
 from django_poolkit.pools.postgres.connection import KILLED, PoolConnection, no_lease
 from django_poolkit.pools.postgres.growth import Attempt, Growth
+from django_poolkit.pools.postgres.prober import Prober
 from django_poolkit.pools.postgres.shell import Shell, critical
 from django_poolkit.pools.postgres.statements import Statements
 from django_poolkit.pools.postgres.waiters import Waiters
@@ -39,6 +40,8 @@ class State(Shell):
     config: PoolConfig
     aliases: tuple[str, ...]
     events: Events
+    prober: Prober
+    """Asks the server beside the pool, which it does not open."""
     statements: Statements
     """What is taken note of as a statement begins."""
     _waiting: Waiters  # type: ignore[assignment]
@@ -162,9 +165,11 @@ class State(Shell):
             idle=len(self._pool),
             used=len(ledger.live),
             connecting=len(self._growth),
+            probing=self.prober.connections,
             waiters=len(self._waiting),
             oldest_waiter=self._waiting.oldest(now),
             oldest_lease=ledger.oldest_locked(now),
+            standstill=ledger.standstill_locked(now),
             acquired=ledger.acquired,
             waited=ledger.waited,
             timeouts=ledger.timeouts,

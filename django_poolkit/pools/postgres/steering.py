@@ -74,6 +74,7 @@ class Steering(Upkeep):
 
     def recycle(self) -> None:
         """Replace all connections: idle ones now, leased ones as they come home."""
+        self.prober.release()
         self._carry_out(self._recycle())
 
     @critical

@@ -72,15 +72,7 @@ class Upkeep(Acquire):
         Puts into `secrets` what must not appear in the text of an error.
         """
         generation = self._generation  # read first: what is recycled meanwhile is old at birth
-        guards = self.config.guards or {}
-        kwargs: dict[str, Any] = {key: guards[key] for key in LIBPQ_GUARDS if key in guards}
-        kwargs.update(self._resolve_kwargs())
-        if kwargs.get("prepare_threshold") is None:
-            # Off, as Django has it: poolers before PgBouncer 1.21 mix up prepared statements.
-            kwargs["prepare_threshold"] = _PREPARE_AFTER if self.config.prepare else None
-        if self.service is not None:
-            kwargs.setdefault("fallback_application_name", naming.application_name(self.service))
-        conninfo = self._resolve_conninfo()
+        conninfo, kwargs = self._parameters()
         secrets += [str(kwargs.get("password") or ""), str(_parsed(conninfo).get("password") or "")]
         connection = self._connector.connect(conninfo, kwargs)
         if self.config.verify_state:
@@ -104,6 +96,18 @@ class Upkeep(Acquire):
         connection._generation = generation
         connection._pool = None
         return connection
+
+    def _parameters(self) -> tuple[str, dict[str, Any]]:
+        """Return where and how to connect, by whoever has been set to know it."""
+        guards = self.config.guards or {}
+        kwargs: dict[str, Any] = {key: guards[key] for key in LIBPQ_GUARDS if key in guards}
+        kwargs.update(self._resolve_kwargs())
+        if kwargs.get("prepare_threshold") is None:
+            # Off, as Django has it: poolers before PgBouncer 1.21 mix up prepared statements.
+            kwargs["prepare_threshold"] = _PREPARE_AFTER if self.config.prepare else None
+        if self.service is not None:
+            kwargs.setdefault("fallback_application_name", naming.application_name(self.service))
+        return self._resolve_conninfo(), kwargs
 
     def _attempt_succeeded(self, attempt: Attempt, connection: PoolConnection) -> None:
         seconds = monotonic() - attempt.started

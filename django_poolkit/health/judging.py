@@ -1,0 +1,78 @@
+"""What figures and a probe come down to: pass, warn or fail, and why.
+
+A probe says whether the server is there, and the figures whether the pool gets by with what it has.
+Neither may stand for the other: a busy pool is no dead database, and a healthy database is no help
+to those who wait in front of a pool that stands still.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from django_poolkit.conf.health import HealthConfig
+from django_poolkit.health.report import Figures, Reason, Result, Status, worst
+from django_poolkit.pools.postgres.prober import Answer, Cause
+from django_poolkit.pools.stats import PoolStats
+
+Verdict = tuple[Status, Reason | None]
+
+PASS: Final[Verdict] = ("pass", None)
+
+
+def figures_of(stats: PoolStats) -> Figures:
+    """Return what a report shows of a pool or client session."""
+    return Figures(
+        size=stats.size,
+        max_size=stats.max_size,
+        used=stats.used,
+        idle=stats.idle,
+        waiters=stats.waiters,
+        utilization=stats.utilization,
+    )
+
+
+def of_state(stats: PoolStats) -> Verdict | None:
+    """Return what a pool's state decides alone; None where the server has to be asked."""
+    if stats.state == "open":
+        return None
+    return "fail", "paused" if stats.state == "paused" else "closed"
+
+
+def of_server(
+    found: Answer | Cause, stats: PoolStats | None, *, replica: bool, config: HealthConfig
+) -> Verdict:
+    """Return what a probe decides. `replica` says whether the alias need not be able to write."""
+    if isinstance(found, str):
+        # It refuses connections because it has no more: those of the pool go on working.
+        at_work = stats is not None and stats.used + stats.idle > 0
+        return "warn" if found == "saturated" and at_work else "fail", found
+    if not replica:
+        return ("fail", "read_only") if found.in_recovery or found.read_only else PASS
+    if not found.in_recovery:
+        return PASS
+    if found.lag is None:  # it has replayed nothing yet, and nobody sends to it
+        return "warn", "lagging"
+    if config.lag_fail is not None and found.lag > config.lag_fail:
+        return "fail", "lagging"
+    return ("warn", "lagging") if found.lag > config.lag_warn else PASS
+
+
+def of_pool(stats: PoolStats, *, stuck_after: float) -> Verdict:
+    """Return what the figures of an open pool or client session decide."""
+    if not stats.waiters:
+        return PASS
+    if stats.used >= stats.max_size and stats.standstill >= stuck_after:
+        return "fail", "stuck"
+    return "warn", "saturated"
+
+
+def worse(one: Verdict, other: Verdict) -> Verdict:
+    """Return the worse of two; where neither is, the first."""
+    return one if worst([one[0], other[0]]) == one[0] else other
+
+
+def result(name: str, verdict: Verdict, stats: PoolStats | None = None) -> Result:
+    """Return a verdict as the result of a check, with the figures that it is about."""
+    status, reason = verdict
+    figures = None if stats is None else figures_of(stats)
+    return Result(name=name, status=status, reason=reason, figures=figures)
