@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from django_poolkit.testing.waiting import wait_until
 from tests.http.upstream import Upstream
@@ -161,4 +162,44 @@ def test_an_async_view_under_wsgi_works_by_a_loop_of_its_own(
             # Django ends that loop with the request, and with it what was opened there.
             assert site.get("/look/")["size"] == 0
         assert silent(site.stop())
+    wait_until(lambda: upstream.connections == 0)
+
+
+def test_each_process_of_a_celery_worker_keeps_its_connections(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    notes, queue = tmp_path / "notes", tmp_path / "queue"
+    notes.touch()
+    queue.mkdir()
+    ways = dict.fromkeys(("data_folder_in", "data_folder_out", "control_folder"), str(queue))
+    words = ["celery", "-A", "tests.http.work", "worker", "--pool", "prefork"]
+    worker = subprocess.Popen(
+        [sys.executable, "-m", *words, "--concurrency", "2", "--loglevel", "WARNING"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "UPSTREAM": upstream.url(),
+            "BEFORE_FORK": "1",
+            "QUEUE": json.dumps({**ways, "polling_interval": 0.05}),
+            "NOTES": str(notes),
+        },
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    with ExitStack() as stack:
+        stack.callback(worker.communicate)
+        stack.callback(worker.kill)
+        with Celery("outside", broker="filesystem://", set_as_current=False) as celery:
+            celery.conf.broker_transport_options = ways
+            for _ in range(20):
+                celery.send_task("ask")
+        wait_until(lambda: notes.read_text().count("\n") == 20 or worker.poll() is not None, 60)
+        found = [json.loads(line) for line in notes.read_text().splitlines()]
+        assert [each["status"] for each in found] == [200] * 20
+        assert {each["connects"] for each in found} == {1}
+        assert worker.pid not in {each["pid"] for each in found}
+        worker.terminate()
+        _, said = worker.communicate(timeout=60)
+    assert silent(said.replace("SecurityWarning", "")), said  # tests may run as root
     wait_until(lambda: upstream.connections == 0)
