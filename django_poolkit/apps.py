@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
+from django.core import checks
 
 from django_poolkit import metrics, registry
+from django_poolkit.checks.health import check_health
 from django_poolkit.conf.control import control_config
 from django_poolkit.conf.databases import verify_databases
+from django_poolkit.conf.health import health_config
 from django_poolkit.conf.lifespan import lifespan_config
 from django_poolkit.control.joining import join
 from django_poolkit.http.sessions import verify as verify_client_sessions
@@ -24,6 +27,8 @@ class PoolkitConfig(AppConfig):
         control_config()
         verify_client_sessions()
         lifespan_config()
+        health_config()
+        checks.register(check_health, "poolkit")
         events = registry.pools.events
         if join not in events.before_open:
             events.before_open += (join,)

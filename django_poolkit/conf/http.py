@@ -34,6 +34,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _LABEL: Final = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST: Final = re.compile(rf"\*|\.?{_LABEL}(\.{_LABEL})*|\[?[0-9a-f:.]*:[0-9a-f:.]*\]?")
 _MOST_RETRIES: Final = 10
+_URL: Final = re.compile(r"(https?://[^/\s]|/)\S*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,8 @@ class HttpConfig:
     """The share of requests that may be retries."""
     close_timeout: float = 3.0
     """Seconds that closing takes at most."""
+    health_url: str | None = None
+    """Which URL its health check asks for; None: it asks for none."""
     options: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULTS), repr=False)
     """aiohttp's own. Never shown: headers and proxies hold secrets."""
 
@@ -101,6 +104,10 @@ def http_config(name: str) -> HttpConfig:
     ours = {key: value for key, value in values.items() if not _is_theirs(key)}
     theirs = {key: value for key, value in values.items() if _is_theirs(key)}
     refuse_unknown(ours, _KEYS, path)
+    url = ours.get("HEALTH_URL")
+    if isinstance(url, str) and url.startswith("/") and not theirs.get("base_url"):
+        what = "needs a base_url, or has to begin with https:// or http://"
+        raise bad_value_at(f"{path}['HEALTH_URL']", url, what)
     return HttpConfig(
         name=name,
         options={**DEFAULTS, **theirs},
@@ -194,6 +201,13 @@ def _close_timeout(path: str, value: object) -> float:
     return float(value)
 
 
+def _health_url(path: str, value: object) -> str | None:
+    if value is not None and not (isinstance(value, str) and _URL.fullmatch(value)):
+        what = "must be a URL, or a path below base_url that begins with a slash, or None"
+        raise bad_value_at(path, value, what)
+    return value
+
+
 def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -212,5 +226,6 @@ _READ: Final[Mapping[str, Callable[[str, object], Any]]] = {
     "RETRIES": _retries,
     "RETRY_BUDGET": _retry_budget,
     "CLOSE_TIMEOUT": _close_timeout,
+    "HEALTH_URL": _health_url,
 }
 assert set(_READ) == set(_KEYS)

@@ -31,8 +31,8 @@ _TOLD: Final[Mapping[str, Callable[[], list[Result]]]] = {
     "startup": process.startup,
     "ready": process.readiness,
 }
-# These answer for the process alone, until somebody asks for more by name.
-_ALONE: Final = ("live", "startup")
+ALONE: Final = ("live", "startup")
+"""These pass where the process answers, unless they are given more members."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ def known(group: object, config: HealthConfig) -> bool:
         return not slash or name in _of_the_kit(kind)
     if group in _TOLD or group in config.groups:
         return True
-    return any(group in each.groups for each in _own(config)[0].values())
+    return any(group in each.groups for each in _loaded(config)[0].values())
 
 
 def members(group: str, config: HealthConfig) -> Members:
@@ -67,13 +67,13 @@ def members(group: str, config: HealthConfig) -> Members:
     if kind in ("db", "http"):
         return Members(told=[], checks=[_kit(kind, each) for each in _of_the_kit(kind, name)])
     told = _TOLD.get(group, list)()
-    own, error = _own(config)
-    if error is not None and group not in _ALONE:
+    loaded, error = _loaded(config)
+    if error is not None and group not in ALONE:
         told.append(_broken(UNLOADED))
-    joined = [name for name, each in own.items() if group in each.groups]
+    joined = [name for name, each in loaded.items() if group in each.groups]
     checks: list[Check] = []
     for member in dict.fromkeys([*config.groups.get(group, ()), *joined]):
-        check = _check(member, own)
+        check = _check(member, loaded)
         if check is not None:
             checks.append(check)
         elif member == process.NAME:
@@ -90,7 +90,7 @@ def names(config: HealthConfig) -> list[str]:
     Raises ImproperlyConfigured where the latter cannot be loaded.
     """
     kit = [f"{kind}:{name}" for kind in ("db", "http") for name in _of_the_kit(kind)]
-    return [*kit, *declared(config.checks)]
+    return [*kit, *own(config)]
 
 
 def named(name: str, config: HealthConfig) -> Check:
@@ -99,10 +99,15 @@ def named(name: str, config: HealthConfig) -> Check:
     Raises KeyError where there is none of this name, ImproperlyConfigured where the project's
     own cannot be loaded.
     """
-    check = _check(name, declared(config.checks))
+    check = _check(name, own(config))
     if check is None:
         raise KeyError(name)
     return check
+
+
+def own(config: HealthConfig) -> dict[str, Declared]:
+    """Return the project's own checks by name. Raises ImproperlyConfigured as `names()`."""
+    return declared(config.checks)
 
 
 def unknown_members(config: HealthConfig) -> dict[str, list[str]]:
@@ -115,7 +120,7 @@ def unknown_members(config: HealthConfig) -> dict[str, list[str]]:
     return {group: missing for group, missing in found.items() if missing}
 
 
-def _own(config: HealthConfig) -> tuple[dict[str, Declared], ImproperlyConfigured | None]:
+def _loaded(config: HealthConfig) -> tuple[dict[str, Declared], ImproperlyConfigured | None]:
     """Return the project's own checks, and what came of loading them."""
     try:
         return declared(config.checks), None
@@ -137,11 +142,11 @@ def _kit(kind: str, name: str) -> Check:
     return DatabaseCheck(alias=name) if kind == "db" else HttpCheck(session=name)
 
 
-def _check(name: str, own: Mapping[str, Declared]) -> Check | None:
+def _check(name: str, loaded: Mapping[str, Declared]) -> Check | None:
     kind, colon, inner = name.partition(":")
     if colon and kind in ("db", "http"):
         return _kit(kind, inner) if inner in _of_the_kit(kind) else None
-    return own.get(name)
+    return loaded.get(name)
 
 
 def _broken(name: str) -> Result:

@@ -34,6 +34,11 @@ def test_what_holds_where_nothing_is_set() -> None:
     }  # fmt: skip
 
 
+def test_a_path_may_be_asked_for_below_the_base_url() -> None:
+    config = config_of({"HEALTH_URL": "/up", "base_url": "https://api.example.com"})
+    assert config.health_url == "/up"
+
+
 def test_what_is_set_holds(tmp_path: Path) -> None:
     cafile = tmp_path / "ca.pem"
     cafile.touch()
@@ -48,6 +53,7 @@ def test_what_is_set_holds(tmp_path: Path) -> None:
             "RETRIES": 2,
             "RETRY_BUDGET": 0.5,
             "CLOSE_TIMEOUT": 1,
+            "HEALTH_URL": "https://api.example.com/up?deep=1",
             "limit": 7,
             "total": None,
             "headers": {"X": "1"},
@@ -64,6 +70,7 @@ def test_what_is_set_holds(tmp_path: Path) -> None:
         retries=2,
         retry_budget=0.5,
         close_timeout=1.0,
+        health_url="https://api.example.com/up?deep=1",
         options={
             "limit": 7, "total": None, "connect": 5.0, "sock_connect": 5.0, "sock_read": 15.0,
             "headers": {"X": "1"},
@@ -122,6 +129,12 @@ def test_a_name_that_no_metric_could_bear_is_refused(name: Any) -> None:
         ({"RETRY_BUDGET": 0}, r"\['RETRY_BUDGET'\] must be a share above 0, and at most 1"),
         ({"RETRY_BUDGET": 1.1}, r"\['RETRY_BUDGET'\] must be"),
         ({"RETRY_BUDGET": float("nan")}, r"\['RETRY_BUDGET'\] must be"),
+        ({"HEALTH_URL": "api.example.com"}, r"\['HEALTH_URL'\] must be a URL, or a path"),
+        ({"HEALTH_URL": "http:///up"}, r"\['HEALTH_URL'\] must be a URL"),
+        ({"HEALTH_URL": "https://x/a b"}, r"\['HEALTH_URL'\] must be a URL"),
+        ({"HEALTH_URL": ""}, r"\['HEALTH_URL'\] must be a URL"),
+        ({"HEALTH_URL": 7}, r"\['HEALTH_URL'\] must be a URL"),
+        ({"HEALTH_URL": "/up"}, r"\['HEALTH_URL'\] needs a base_url"),
         ({"CLOSE_TIMEOUT": 0}, r"\['CLOSE_TIMEOUT'\] must be a number of seconds above 0"),
         ({"CLOSE_TIMEOUT": float("inf")}, r"\['CLOSE_TIMEOUT'\] must be"),
         ({"MAXBODY": 1}, r"POOLKIT\['HTTP'\]\['api'\]\['MAXBODY'\]: .*Did you mean 'MAX_BODY'\?"),
