@@ -244,7 +244,7 @@ def test_only_http_is_spoken(session: SharedClientSession) -> None:
     for url in ("ws://127.0.0.1/", "tcp://127.0.0.1/", "file:///etc/passwd"):
         with pytest.raises((RequestRefused, aiohttp.NonHttpUrlClientError, aiohttp.InvalidURL)):
             session.sync.get(url)
-    with pytest.raises(RequestRefused, match="^a URL without a scheme is not HTTP$"):
+    with pytest.raises(RequestRefused, match=r"^a URL without a scheme is not HTTP$"):
         session.sync.get("//127.0.0.1/")
 
 
