@@ -7,9 +7,23 @@ from typing import Any
 
 import pytest
 
+from django_poolkit.health import declared
+from django_poolkit.health.runner import runner
 from tests.health.drive import Site
 
 Serve = Callable[..., Site]
+
+
+@pytest.fixture(autouse=True)
+def nothing_seen() -> Iterator[None]:
+    """Begin and end without results, without threads, and with the checks of the kit alone."""
+    runner.close(5.0)
+    before = dict(declared._declared)
+    declared._declared.clear()
+    yield
+    runner.close(5.0)
+    declared._declared.clear()
+    declared._declared.update(before)
 
 
 @pytest.fixture
