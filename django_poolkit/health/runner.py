@@ -12,6 +12,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from django_poolkit.health.base import Check
@@ -113,7 +114,7 @@ class Runner:
             gone = None
             if slot is None or slot.check != check:  # the settings have changed
                 gone = slot
-                slot = self._slots[check.name] = _Slot(check, Worker(check.name, check.close))
+                slot = self._slots[check.name] = _new(check)
             if slot.result is not None and monotonic() - slot.result.observed < cache:
                 return slot.result
             flight = slot.flight
@@ -141,12 +142,11 @@ class Runner:
         started = monotonic()
         try:
             result = slot.check.look(flight.seconds)
+        except ImproperlyConfigured as error:
+            _say(flight.name, error)
+            result = Result(name=flight.name, status="fail", reason="config_error")
         except BaseException as error:
-            # Of the text nothing, not even here: it may hold a part of a password.
-            logger.error(
-                "check=%s event=check_failed error=%s\n%s",
-                flight.name, type(error).__name__, stack_of(error),
-            )  # fmt: skip
+            _say(flight.name, error)
             result = Result(name=flight.name, status="fail", reason="unknown")
         now = monotonic()
         if flight.late and result.status != "fail":
@@ -168,6 +168,23 @@ class Runner:
                 level, "check=%s event=health status=%s reason=%s seconds=%.3f",
                 result.name, result.status, result.reason, result.latency or 0.0,
             )  # fmt: skip
+
+
+def _new(check: Check) -> _Slot:
+    def farewell() -> None:
+        try:
+            check.close()
+        except BaseException as error:
+            _say(check.name, error)
+
+    return _Slot(check, Worker(check.name, farewell))
+
+
+def _say(name: str, error: BaseException) -> None:
+    # Of the text nothing, not even here: it may hold a part of a password.
+    logger.error(
+        "check=%s event=check_failed error=%s\n%s", name, type(error).__name__, stack_of(error)
+    )
 
 
 runner: Final = Runner()
