@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
+from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession, TraceConfig
 from yarl import URL
 
 from django_poolkit.conf.http import HttpConfig, Redirects
@@ -93,6 +94,46 @@ class Guard:
         response = await handler(request)
         self._bound(response)
         return response
+
+
+class OutsideGuard:
+    """Sees what middlewares send with aiohttp's session itself: each hop, and what leads to it.
+
+    No middleware is told which hops are one request. So none of these is led to another origin,
+    to which aiohttp would take an X-Api-Key along.
+    """
+
+    def __init__(self, policy: Policy, bound: Callable[[ClientResponse], None]) -> None:
+        self._policy = policy
+        self._bound = bound
+        self._answers: weakref.WeakSet[ClientResponse] = weakref.WeakSet()
+
+    async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+        self._policy.verify(request)
+        response = await handler(request)
+        self._bound(response)
+        self._answers.add(response)
+        return response
+
+    def trace(self) -> TraceConfig:
+        """Return what has to be among the `trace_configs` of the client session."""
+        trace = TraceConfig()
+        trace.on_request_redirect.append(self._redirected)
+        return trace
+
+    async def _redirected(self, session: ClientSession, context: Any, params: Any) -> None:
+        response: ClientResponse = params.response
+        if response not in self._answers:
+            return
+        location = response.headers.get("Location") or response.headers.get("URI") or ""
+        try:
+            origin = response.url.join(URL(location)).origin()
+        except ValueError:  # aiohttp will say so
+            return
+        if self._policy.redirects == "never" or origin != response.url.origin():
+            response.close()
+            before = response.url.origin()
+            raise RequestRefused(f"{before} redirects to {origin}, and a middleware asked for it")
 
 
 def _matches(host: str, pattern: str) -> bool:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import aiohttp
-from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
+from aiohttp import ClientResponse
 from aiohttp.client import _RequestContextManager
 
 from django_poolkit import registry
@@ -20,7 +20,7 @@ from django_poolkit.http import body, options
 from django_poolkit.http.connector import Connector
 from django_poolkit.http.figures import KIND, Figures
 from django_poolkit.http.opened import Opened
-from django_poolkit.http.policy import Guard, Policy
+from django_poolkit.http.policy import Guard, OutsideGuard, Policy
 from django_poolkit.http.retries import Budget, Retry
 from django_poolkit.http.sync import SyncClientSession, SyncResponse
 from django_poolkit.pools.errors import PoolClosed, WrongLoop
@@ -209,24 +209,22 @@ class SharedClientSession:
 
     def _open(self) -> Opened:
         ours = self._options
+        outside = OutsideGuard(self._policy, self._bound)
         connector = Connector(self.config.addresses, {**ours.connector, "ssl": ours.ssl})
         given = {
             **ours.session,
             "timeout": ours.timeout,
             # A jar is everybody's: one user's cookies would be sent with the next one's request.
             "cookie_jar": aiohttp.CookieJar() if self.config.cookies else aiohttp.DummyCookieJar(),
-            "middlewares": (*self._middlewares, self._guard),
+            "middlewares": (*self._middlewares, outside),
             "trace_configs": [
                 self._figures.trace(),
+                outside.trace(),
                 *(ours.session.get("trace_configs") or ()),
             ],
         }
         session = aiohttp.ClientSession(connector=connector, **given)
         return Opened(session, connector, self.config.close_timeout, self._gone)
-
-    async def _guard(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-        """Look at what others send with aiohttp's session itself: middlewares can."""
-        return await Guard(self._policy, self._bound)(request, handler)
 
     def _gone(self, opened: Opened) -> None:
         with self._lock:

@@ -143,6 +143,35 @@ def test_a_middleware_cannot_get_round_it_with_the_bare_session(
     assert secure.seen == []
 
 
+@pytest.mark.parametrize("redirects", ["never", "same-origin", "any"])
+def test_a_middleware_with_the_bare_session_is_led_to_no_other_origin(
+    make: MakeSession, upstream: Upstream, other: Upstream, redirects: str
+) -> None:
+    said: list[Any] = []
+
+    async def around(request: Any, handler: Any) -> Any:
+        for to, options in (
+            ("/echo", {}),
+            (other.url(), {}),
+            (other.url(), {"allow_redirects": False}),
+            ("file:///etc/passwd", {}),
+        ):
+            url = upstream.url(f"/redirect?to={quote(to, safe='')}")
+            try:
+                async with request.session.get(url, headers=SECRETS, **options) as response:
+                    said.append(response.status)
+            except aiohttp.ClientError as error:
+                said.append(type(error).__name__)
+        return await handler(request)
+
+    session = make(REDIRECTS=redirects)
+    assert session.sync.get(upstream.url(), middlewares=[around]).status == 200
+    kept = "RequestRefused" if redirects == "never" else 200
+    assert said == [kept, "RequestRefused", 302, "NonHttpUrlRedirectClientError"]
+    assert other.seen == []
+    assert session.stats().used == 0
+
+
 # -- hosts
 
 
