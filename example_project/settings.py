@@ -51,6 +51,11 @@ POOLKIT: dict[str, Any] = {
             "total": 10.0,
         },
     },
+    # `curl http://.../health/db`: details for this machine, the status alone for others.
+    "HEALTH": {
+        "REPLICAS": ["replica"],
+        "TRUSTED_NETWORKS": ["127.0.0.0/8"],
+    },
 }
 if BACKEND == "poolkit":
     ENGINE = "django_poolkit.backends.postgresql"
@@ -61,6 +66,8 @@ if BACKEND == "poolkit":
     POOL["mode"] = POOL_MODE
     # `manage poolstatus` sees the running shop; this lets `manage poolctl` steer it as well.
     POOLKIT["CONTROL"] = {"STEERING": True}
+    # Answered by the wrapper of wsgi.py and asgi.py, before Django is asked.
+    POOLKIT["HEALTH"]["PATH"] = "/health/"
 
 
 def _database(node: str) -> dict[str, Any]:

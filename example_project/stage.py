@@ -256,8 +256,11 @@ class Stage:
                 f"  {url}                          what there is to see\n"
                 f"  curl {url}products/p00001/quote/          asks the supplier\n"
                 f'  curl -d \'{{"customer": 1, "items": {{"p00001": 2}}}}\' {url}orders/\n'
+                f"  curl -i {url}health/ready                 may it be sent requests?\n"
+                f"  curl {url}health/db                       are its databases well?\n"
                 "and in another shell:\n"
                 "  python3 -m example_project manage poolstatus --watch\n"
+                "  python3 -m example_project manage poolcheck\n"
                 "  python3 -m example_project manage poolctl pause --all --for 10\n"
                 "  python3 -m example_project manage shell\n"
                 "  python3 -m example_project manage check --database default\n"

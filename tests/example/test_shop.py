@@ -338,3 +338,21 @@ def test_the_models_and_the_migrations_agree(environment):
     result = manage(environment, "makemigrations", "--check", "--dry-run", "shop")
 
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_it_says_how_it_is(shop):
+    # With details, since this asks from the same machine, and past no proxy.
+    ready, databases = shop.ask("health/ready"), shop.ask("health/db")
+    assert (ready.status, ready.json["status"]) == (200, "pass")
+    assert (databases.status, databases.json["status"]) == (200, "pass")
+    assert set(databases.json["checks"]) == {"db:default", "db:replica"}
+    assert databases.json["checks"]["db:replica"]["lag"] is not None
+
+
+def test_poolcheck_finds_all_well(shop):
+    result = manage(shop.environment, "poolcheck")
+    if shop.environment["SHOP_BACKEND"] == "poolkit":
+        assert (result.returncode, result.stdout[:4]) == (0, "pass"), result
+        assert "http:supplier  pass" in result.stdout
+    else:
+        assert result.returncode == 1  # there is no such command
