@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Iterable, MutableMapping
 from contextlib import suppress
 from typing import Any, Final
@@ -15,7 +16,7 @@ from typing import Any, Final
 from django_poolkit import registry
 from django_poolkit.conf.lifespan import LifespanConfig
 from django_poolkit.lifespan import in_flight
-from django_poolkit.lifespan.base import Resource, ResourceError
+from django_poolkit.lifespan.base import Resource, ResourceError, said_of, stack_of
 from django_poolkit.lifespan.keeper import Status
 from django_poolkit.lifespan.notice import Notice
 from django_poolkit.lifespan.span import Span
@@ -112,13 +113,23 @@ async def _shut_down_tables(seconds: float) -> None:
     """Close pools and client sessions for good: who still uses one gets PoolClosed, no new one."""
     seconds = max(seconds, _LEAST)
     each = seconds / (len(registry.pools) + 1)
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def shut_down() -> None:
-        registry.sessions.shut_down(each)
-        registry.pools.shut_down(each)
+        try:
+            registry.sessions.shut_down(each)
+            registry.pools.shut_down(each)
+        except Exception as error:
+            said, stack = said_of(error), stack_of(error)
+            logger.error("resource=pools event=close_failed error=%s\n%s", said, stack)
+        finally:
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(done.set)
 
+    # Those of the loop's executor may all be waiting for a name that nobody looks up.
+    threading.Thread(target=shut_down, name="poolkit-shutdown", daemon=True).start()
     with suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.to_thread(shut_down), seconds)
+        await asyncio.wait_for(done.wait(), seconds)
 
 
 def _after_in_child() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from django_poolkit.lifespan import span as span_module
 from django_poolkit.testing import Node
 from django_poolkit.testing.lifespan import AsyncSite
 from django_poolkit.testing.waiting import wait_until
-from tests.lifespan.support import Wire, looped, until
+from tests.lifespan.support import SECRET, Wire, looped, until
 
 pytestmark = [pytest.mark.core, pytest.mark.django_db(transaction=True)]
 
@@ -76,6 +77,46 @@ def test_a_pool_connects_as_the_server_starts_and_closes_as_it_ends(
             connection_pools["default"]
         course.forget()
         assert connection_pools["default"] is not pool
+
+    main()
+
+
+def test_pools_close_where_all_threads_of_the_loop_are_busy(anew: None) -> None:
+    free = threading.Event()
+
+    @looped
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        wire = Wire(APP)
+        await wire.ask("startup")
+        pool = connection_pools["default"]
+        busy = loop.run_in_executor(None, free.wait)
+        try:
+            await wire.ask("shutdown")
+            assert pool.ended
+        finally:
+            free.set()
+            await busy
+
+    main()
+
+
+def test_a_pool_that_fails_to_close_is_told_of(
+    anew: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(timeout: float) -> None:
+        raise ConnectionError(SECRET)
+
+    @looped
+    async def main() -> None:
+        wire = Wire(APP)
+        await wire.ask("startup")
+        with monkeypatch.context() as patch:
+            patch.setattr(registry.pools, "shut_down", fail)
+            assert (await wire.ask("shutdown"))["type"] == "lifespan.shutdown.complete"
+        assert "resource=pools event=close_failed error=ConnectionError" in caplog.text
+        assert SECRET not in caplog.text
 
     main()
 
