@@ -71,7 +71,7 @@ class Site:
             "POOLKIT": {**POOLKIT, "HEALTH": health},
             **self.settings,
         }
-        self._override = override_settings(**settings)
+        self._override: override_settings | None = override_settings(**settings)
         self._override.enable()
         try:
             wrap = "wrapper" in self.way
@@ -83,8 +83,10 @@ class Site:
             raise
 
     def close(self) -> None:
-        """Take the settings back."""
-        self._override.disable()
+        """Take the settings back. A second call does nothing."""
+        if self._override is not None:
+            self._override.disable()
+        self._override = None
 
     def get(
         self, path: str, *, method: str = "GET", client: str = "127.0.0.1", **headers: str

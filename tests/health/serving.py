@@ -28,8 +28,8 @@ KUBELET = {"Host": "10.42.0.17:8000", "User-Agent": "kube-probe/1.33", "Accept":
 
 _ASGI, _WSGI = "tests.health.site.asgi:application", "tests.health.site.wsgi:application"
 KINDS: dict[str, tuple[str, ...]] = {
-    "uvicorn": ("uvicorn", "--uds", "{path}", _ASGI),
-    "uvicorn-2": ("uvicorn", "--workers", "2", "--uds", "{path}", _ASGI),
+    "uvicorn": ("uvicorn", "--no-access-log", "--uds", "{path}", _ASGI),
+    "uvicorn-2": ("uvicorn", "--no-access-log", "--workers", "2", "--uds", "{path}", _ASGI),
     "gunicorn-wsgi": (
         *("gunicorn", "--no-control-socket", "--bind", "unix:{path}"),
         *("-k", "gthread", "--threads", "16", _WSGI),

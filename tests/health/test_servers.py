@@ -94,13 +94,18 @@ def server(request: pytest.FixtureRequest, stage: Stage) -> Iterator[Server]:
 
 @pytest.fixture
 def site(server: Server, stage: Stage) -> Iterator[Server]:
-    """The server with all well, and what a test has done undone."""
+    """The server with all well in every worker, and what a test has done undone."""
     server.wait_for("db/default", 200)
-    wait_until(lambda: server.check("db/default", "db:default")["status"] == "pass", PATIENCE)
+    wait_until(lambda: every(server, "db/default", 200) and every(server, "ready", 200), PATIENCE)
     yield server
+    print(server.log[-3000:])  # shown where the test has failed
     stage.repair()
-    # Also for the pool's own connections, before the next test looks at it.
     server.wait_for("db/default", 200)
+
+
+def every(site: Server, group: str, status: int) -> bool:
+    """Tell whether every worker answers so: of several, each gets some of many probes."""
+    return {reply.status for reply in site.many(group, 16 * site.size)} == {status}
 
 
 def lives(site: Server) -> None:
@@ -122,6 +127,7 @@ def discreet(site: Server, group: str = "db/default") -> None:
 def fails(site: Server, reason: str) -> None:
     """Assert that the database fails for this reason: soon, discreetly, and alone."""
     site.wait_for("db/default", 503, reason)
+    wait_until(lambda: every(site, "db/default", 503), PATIENCE)
     # Each reply has a look of its own to wait for, once the last is no longer good.
     seconds = []
     for _ in range(3):
@@ -256,23 +262,21 @@ def opened(site: Server) -> None:
     wait_until(all_seen, PATIENCE)
 
 
-def every(site: Server, group: str, status: int) -> bool:
-    """Tell whether every worker answers so: of two, each gets some of twenty probes."""
-    return {site.probe(group).status for _ in range(10 * site.size)} == {status}
-
-
 def test_a_process_that_drains(site: Server) -> None:
     opened(site)
     site.order("drain")
-    began = time.monotonic()
-    wait_until(lambda: every(site, "ready", 503), 5.0)
-    assert time.monotonic() - began < 2.0
-    assert {each["reason"] for each in site.details("ready")["checks"].values()} >= {"draining"}
-    lives(site)
-    assert site.probe("db/default").status == 200
-    # Those who are still sent here are served.
-    assert site.start("/hold/?seconds=0.01").result(PATIENCE).status == 200
-    site.order("undrain")
+    try:
+        began = time.monotonic()
+        wait_until(lambda: every(site, "ready", 503), 5.0)
+        assert time.monotonic() - began < 2.0
+        found = site.details("ready")["checks"].values()
+        assert "draining" in {each["reason"] for each in found}
+        lives(site)
+        assert site.probe("db/default").status == 200
+        # Those who are still sent here are served.
+        assert site.start("/hold/?seconds=0.01").result(PATIENCE).status == 200
+    finally:
+        site.order("undrain")
     wait_until(lambda: every(site, "ready", 200), 5.0)
 
 
@@ -294,14 +298,14 @@ def test_a_pool_that_is_paused(site: Server) -> None:
 
 def test_many_probes_are_one_look(site: Server, stage: Stage) -> None:
     """However many ask: one question a period of the cache, in each worker."""
-    site.many("db/default", 50)
     asked, began = stage.proxy.round_trips, time.monotonic()
     count = 0
     while time.monotonic() - began < 3.0:
         count += len(site.many("db/default", 50))
     periods = time.monotonic() - began + 1.0
     assert count > 100
-    assert 1 <= stage.proxy.round_trips - asked <= periods * site.size
+    # And what it takes to connect, to a worker that had no connection left.
+    assert 1 <= stage.proxy.round_trips - asked <= (periods + 4) * site.size
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
