@@ -67,12 +67,12 @@ def _ask(checks: Iterable[Check], config: HealthConfig) -> Asked:
 
 
 def _report(group: str, found: Members, looked: list[Result], config: HealthConfig) -> Report:
-    results = (*found.told, *looked)
     now = monotonic()
     own = [check.cache for check in found.checks if check.cache is not None]
     return Report(
         group=group,
-        results=results,
-        age=max((max(0.0, now - result.observed) for result in results), default=0.0),
+        results=(*found.told, *looked),
+        # What the process knows of itself is never out of date.
+        age=max((max(0.0, now - result.observed) for result in looked), default=0.0),
         max_age=min([config.cache, *own]),
     )

@@ -95,7 +95,12 @@ def _waited_for(said: Awaitable[Any], seconds: float) -> Any:
     span = course.current()
     if span is None or span.closed or not span.loop.is_running():
         return asyncio.run(bounded())
-    future = asyncio.run_coroutine_threadsafe(bounded(), span.loop)
+    running = bounded()
+    try:
+        future = asyncio.run_coroutine_threadsafe(running, span.loop)
+    except RuntimeError:  # the loop has been closed meanwhile
+        running.close()
+        raise
     try:
         return future.result(seconds + _FAREWELL)
     except BaseException:
