@@ -78,6 +78,7 @@ class Server:
         self.environment = {
             "SITE_DATABASES": json.dumps(databases),
             "SITE_POOLKIT": json.dumps(self.poolkit),
+            "SITE_BROKER": str(self.home / "broker"),
             "DJANGO_SETTINGS_MODULE": "tests.health.site.settings",
             "PYTHONUNBUFFERED": "1",
         }
