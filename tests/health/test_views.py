@@ -109,17 +109,26 @@ def test_nobody_is_looked_up_in_a_database_that_is_not_well(
     databases: list[Status],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    looked_up: list[Any] = []
     client = as_user(permitted=True)
     databases.append(status)
-    monkeypatch.setattr(views, "_has_permission", pytest.fail)
+    monkeypatch.setattr(views, "_has_permission", lambda *asked: looked_up.append(asked))
     assert not sees(client)
+    assert not looked_up
 
 
 def test_the_databases_are_not_asked_for_who_sends_no_cookie(
     site: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "areport", pytest.fail)
+    asked: list[str] = []
+
+    async def areport(group: str) -> Report:
+        asked.append(group)
+        return Report(group=group, results=())
+
+    monkeypatch.setattr(views, "areport", areport)
     assert not sees(Client())
+    assert not asked
 
 
 def test_who_cannot_be_looked_up_sees_no_details(
@@ -140,10 +149,13 @@ def test_who_cannot_be_looked_up_sees_no_details(
     assert "s3same" not in caplog.text
 
 
-def test_without_the_middleware_there_is_nobody(as_user: AsUser, databases: list[Status]) -> None:
+def test_without_the_middleware_there_is_nobody(
+    as_user: AsUser, databases: list[Status], caplog: pytest.LogCaptureFixture
+) -> None:
     client = as_user(permitted=True)
     with override_settings(MIDDLEWARE=[]):
         assert not sees(client)
+    assert not caplog.messages
 
 
 def test_the_answer_is_kept_for_nobody_else(as_user: AsUser, databases: list[Status]) -> None:
