@@ -13,13 +13,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from django.db import connections
 from django.test import override_settings
 
 from django_poolkit import connection_pools, registry
 from django_poolkit.health.database import DatabaseCheck
 from django_poolkit.testing import Cluster
-from django_poolkit.testing.faults import TCPProxy
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import queue_up, unique
 
@@ -29,45 +27,10 @@ pytestmark = [pytest.mark.core, pytest.mark.usefixtures("transactional_db", "cle
 
 
 @pytest.fixture
-def clean_pools():
-    """Begin and end without pools."""
-    connections.close_all()
-    registry.pools.close_all()
-    yield
-    connections.close_all()
-    registry.pools.close_all()
-
-
-@pytest.fixture
-def add(transactional_db):
-    """Return a function that adds an alias, of the default's kind but for what is given."""
-    added = []
-
-    def add(alias, **entry):
-        connections.settings[alias] = {**connections.settings["default"], **entry}
-        added.append(alias)
-        return DatabaseCheck(alias=alias)
-
-    yield add
-    for alias in added:
-        connections[alias].close()
-        del connections[alias]
-        del connections.settings[alias]
-
-
-@pytest.fixture
 def check():
     check = DatabaseCheck(alias="default")
     yield check
     check.close()
-
-
-@pytest.fixture
-def far(add, primary):
-    """An alias behind a network that fails on request."""
-    with TCPProxy(primary.host, primary.port) as proxy:
-        options = {"pool": {"max_size": 2}, "sslmode": "disable", "gssencmode": "disable"}
-        yield add("far", HOST=proxy.host, PORT=str(proxy.port), OPTIONS=options), proxy
 
 
 def timed(check, seconds=0.8):

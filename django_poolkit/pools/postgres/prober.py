@@ -191,6 +191,7 @@ class Prober:
         finally:
             del _here.deadline
         assert isinstance(connection, _ProbeConnection)
+        connection._pool = None  # psycopg's mark of one that may end with its process
         connection._generation = generation
         connection._expire_at = monotonic() + _LIFETIME
         return connection
