@@ -32,6 +32,8 @@ TOKEN = "n0tforyoureyes-token"
 PARTS = ("s3same", "p1ant", "0pen", "n0tfor", "wh3re", "wh0is", "wh1ch", "h1dden", "Traceback")
 ADDRESS = {"NAME": "wh1ch_db", "USER": "wh0is_it", "PASSWORD": PASSWORD}
 FORMATS = ["", "application/json", "application/health+json", "text/plain", "text/html"]
+# A machine that is busy takes its time, and what is to be seen is why a check fails.
+PATIENT = {"TOKEN": TOKEN, "CACHE": 60.0, "TIMEOUT": 20.0}
 Serve = Callable[..., Site]
 
 
@@ -94,7 +96,7 @@ def everything(
     """Seek in the answers of every way, in those of the command, and in the log."""
     with caplog.at_level(logging.DEBUG):
         for way in WAYS:
-            site = serve(way, poolkit={"TOKEN": TOKEN, "CACHE": 60.0, **health_settings})
+            site = serve(way, poolkit={**PATIENT, **health_settings})
             sought(site, group, status, reason)
             site.close()
         kind, _, name = group.partition("/")
@@ -156,7 +158,7 @@ def test_settings_that_cannot_be_honoured(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     name = alias(USER=primary.user, PASSWORD=primary.password, NAME="postgres", OPTIONS=options)
-    site = serve(WAYS[0], poolkit={"TOKEN": TOKEN})
+    site = serve(WAYS[0], poolkit=PATIENT)
     shown = site.get(f"/health/db/{name}", authorization=f"Bearer {TOKEN}").body.decode()
     assert any(reason in shown for reason in ("config_error", "unknown", "unreachable"))
     site.close()
@@ -179,7 +181,7 @@ def test_a_function_that_brings_the_password_and_fails(
         raise OSError(f"vault says {PASSWORD}")
 
     name = alias(PASSWORD=password)
-    site = serve(WAYS[0], poolkit={"TOKEN": TOKEN})
+    site = serve(WAYS[0], poolkit=PATIENT)
     sought(site, f"db/{name}", 503, None)
 
 
@@ -191,7 +193,7 @@ def test_a_database_that_is_well(
     with proxy:
         entry = {"HOST": proxy.host, "PORT": str(proxy.port), "NAME": "postgres"}
         name = alias(USER=primary.user, PASSWORD=primary.password, **entry)
-        site = serve("asgi+wrapper", poolkit={"TOKEN": TOKEN})
+        site = serve("asgi+wrapper", poolkit=PATIENT)
         for accept in FORMATS:
             answered = site.get(
                 f"/health/db/{name}", accept=accept, authorization=f"Bearer {TOKEN}"
@@ -237,7 +239,7 @@ def test_a_client_session(serve: Serve, caplog: pytest.LogCaptureFixture, settin
                         **settings.POOLKIT,
                         "HTTP": {"supplier": supplier},
                         "HEALTH": {
-                            "TOKEN": TOKEN,
+                            **PATIENT,
                             **({} if "urls" in way else {"PATH": "/health/"}),
                         },
                     }
