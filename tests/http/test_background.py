@@ -126,14 +126,15 @@ def test_no_call_hangs_that_races_with_the_end(background: Background) -> None:
 def test_stopping_takes_no_longer_than_its_time(
     background: Background, threads: Callable[[], int]
 ) -> None:
-    held = threading.Event()
+    began, held = threading.Event(), threading.Event()
 
     async def block() -> bool:
+        began.set()
         return held.wait(20)  # as nobody should: the whole loop stands still
 
     with ThreadPoolExecutor(1) as executor:
         call = executor.submit(background.run, block)
-        wait_until(lambda: threads() == 1)
+        assert began.wait(20)
         started = time.monotonic()
         background.stop(0.1)
         assert time.monotonic() - started < 5
