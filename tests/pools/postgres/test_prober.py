@@ -141,6 +141,19 @@ def test_who_releases_does_not_wait_for_a_probe(far, proxy):
     assert far.connections == 0
 
 
+def test_what_is_released_during_a_probe_is_closed_at_its_end(far, proxy, primary, app):
+    far.ask(2.0)
+    proxy.stall()
+    asking = Call(far.ask, 5.0)
+    wait_until(far._turn.locked, message="nobody asks")
+    far.release()
+    assert far.connections == 1
+    proxy.resume()
+    assert asking.result().in_recovery is False
+    wait_until(lambda: far.connections == 0, message="it is kept")
+    wait_until(lambda: pids(primary, app) == [], message="the connection is left")
+
+
 def test_only_one_asks_at_a_time(far, proxy):
     far.ask(2.0)
     proxy.stall()
