@@ -56,7 +56,7 @@ class HealthConfig:
     """Members by group, as `{"ready": ["db:default"]}`."""
     checks: tuple[str, ...] = ()
     """Dotted paths of own checks, or of the modules that declare them."""
-    status_codes: Mapping[Status, int] = CODES
+    status_codes: Mapping[Status, int] = field(default_factory=lambda: dict(CODES))
     """The HTTP status for each outcome."""
     token: tuple[Token, ...] = field(default=(), repr=False)
     """Who sends one of these sees details."""

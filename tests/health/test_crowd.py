@@ -18,8 +18,6 @@ from django_poolkit import connection_pools, health
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import Call, queue_up
 
-pytestmark = pytest.mark.core
-
 ROOT = Path(__file__).parents[2]
 CACHE = 0.25
 SECONDS = 1.5

@@ -8,6 +8,7 @@ least. A statement has one on the server, too, so that nothing is left behind th
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
@@ -35,7 +36,6 @@ _LIFETIME: Final = 300.0
 # The part of the time that a kept connection has. The network may have forgotten it, and then
 # there must be enough left for another.
 _KEPT: Final = 0.6
-_CONNECT_TIMEOUT: Final = 2  # libpq's least; ours comes first
 
 # In a transaction, so that nothing of it stays on a connection of a pooler in between. A replica
 # that has replayed all it received is up to date only while somebody sends to it; which receiver
@@ -180,10 +180,12 @@ class Prober:
     def _connect(self, deadline: float, secrets: list[str]) -> _ProbeConnection:
         generation = self._generation
         conninfo, given = self._parameters()
-        kwargs = {"connect_timeout": _CONNECT_TIMEOUT, **given, "autocommit": True}
+        # In whole seconds, and two at least; so the deadline comes first.
+        patience = math.ceil(max(2.0, deadline - monotonic()))
+        kwargs = {"connect_timeout": patience, **given, "autocommit": True}
         secrets += [str(kwargs.get("password") or ""), _password_in(conninfo)]
         connector = Connector(
-            _ProbeConnection, SessionDefaults(), name=self._name, timeout=_CONNECT_TIMEOUT
+            _ProbeConnection, SessionDefaults(), name=self._name, timeout=patience
         )
         _here.deadline = deadline
         try:

@@ -12,6 +12,7 @@ import pytest
 
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres import prober as prober_module
+from django_poolkit.pools.postgres.connect import Connector
 from django_poolkit.pools.postgres.prober import ProbeFailed, Prober, cause_of
 from django_poolkit.testing.faults import silent_server
 from django_poolkit.testing.waiting import wait_until
@@ -131,11 +132,11 @@ def test_a_connection_grows_old(make_prober, primary, app):
 def test_who_releases_does_not_wait_for_a_probe(far, proxy):
     far.ask(2.0)
     proxy.stall()
-    asking = Call(far.ask, 1.5)
+    asking = Call(far.ask, 0.7)
     wait_until(far._turn.locked, message="nobody asks")
     started = time.monotonic()
     far.close()
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 0.3
     with pytest.raises(ProbeFailed):
         asking.result()
     assert far.connections == 0
@@ -183,9 +184,9 @@ def test_a_connection_that_a_network_has_forgotten_is_replaced(far, proxy):
     old = far._connection
     for link in proxy._links:  # those that are open hang, and new ones do not
         proxy._do(_hang(link))
-    answer = far.ask(2.0)
+    answer = far.ask(1.0)
     assert far._connection is not old
-    assert 1.0 < answer.seconds < 2.0
+    assert 0.5 < answer.seconds < 1.0
 
 
 async def _hang(link):
@@ -212,6 +213,24 @@ def test_a_connect_without_an_answer_is_given_up_below_the_two_seconds_of_libpq(
     assert 0.25 < seconds < 0.6
 
 
+@pytest.mark.parametrize(
+    ("seconds", "own", "patience"), [(0.5, {}, 2), (9.5, {}, 10), (9.5, {"connect_timeout": 4}, 4)]
+)
+def test_who_has_more_than_the_two_seconds_of_libpq_may_use_them(
+    seconds, own, patience, make_prober, monkeypatch
+):
+    seen = []
+    connect = Connector.connect
+
+    def spy(connector, conninfo, kwargs):
+        seen.append(kwargs["connect_timeout"])
+        return connect(connector, conninfo, kwargs)
+
+    monkeypatch.setattr(Connector, "connect", spy)
+    make_prober(**own).ask(seconds)
+    assert seen == [patience]
+
+
 def test_all_addresses_share_one_deadline(make_prober):
     with silent_server() as silent:
         prober = make_prober(host=f"{silent.host},{silent.host}", port=silent.port)
@@ -226,7 +245,7 @@ def test_a_server_process_that_is_frozen_is_left_for_another(make_prober, primar
     [frozen] = pids(primary, app)
     os.kill(frozen, signal.SIGSTOP)
     try:
-        assert prober.ask(2.0).in_recovery is False
+        assert prober.ask(1.0).in_recovery is False
         assert prober._connection.info.backend_pid != frozen
     finally:
         os.kill(frozen, signal.SIGCONT)
