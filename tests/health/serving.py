@@ -27,14 +27,23 @@ USER = {"Host": "shop.example", "X-Forwarded-Proto": "https"}
 KUBELET = {"Host": "10.42.0.17:8000", "User-Agent": "kube-probe/1.33", "Accept": "*/*"}
 
 _ASGI, _WSGI = "tests.health.site.asgi:application", "tests.health.site.wsgi:application"
+_GUNICORN = ("gunicorn", "--no-control-socket", "--bind", "unix:{path}")
 KINDS: dict[str, tuple[str, ...]] = {
     "uvicorn": ("uvicorn", "--no-access-log", "--uds", "{path}", _ASGI),
     "uvicorn-2": ("uvicorn", "--no-access-log", "--workers", "2", "--uds", "{path}", _ASGI),
-    "gunicorn-wsgi": (
-        *("gunicorn", "--no-control-socket", "--bind", "unix:{path}"),
-        *("-k", "gthread", "--threads", "16", _WSGI),
-    ),
+    "gunicorn-wsgi": (*_GUNICORN, "-k", "gthread", "--threads", "16", _WSGI),
 }
+OTHERS: dict[str, tuple[str, ...]] = {
+    "gunicorn-sync": (*_GUNICORN, "-k", "sync", _WSGI),
+    "gunicorn-asgi": (*_GUNICORN, "-k", "asgi", _ASGI),
+    "gunicorn-uvicorn": (*_GUNICORN, "-k", "uvicorn_worker.UvicornWorker", _ASGI),
+    "granian": ("granian", "--interface", "asgi", "--uds", "{path}", _ASGI),
+    "hypercorn": ("hypercorn", "--bind", "unix:{path}", _ASGI),
+    "daphne": ("daphne", "-u", "{path}", _ASGI),
+    "uvicorn-tcp": ("uvicorn", "--port", "{port}", _ASGI),
+    "gunicorn-tcp": ("gunicorn", "--no-control-socket", "--bind", "127.0.0.1:{port}", _WSGI),
+}
+"""Of these each is asked once how it is."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,9 @@ class Server:
             "DJANGO_SETTINGS_MODULE": "tests.health.site.settings",
             "PYTHONUNBUFFERED": "1",
         }
-        words = [word.format(path=self.path) for word in KINDS[kind]]
+        self.port = _free_port() if kind.endswith("-tcp") else None
+        everything = {**KINDS, **OTHERS}[kind]
+        words = [word.format(path=self.path, port=self.port) for word in everything]
         command = ["nice", sys.executable, "-W", "ignore", "-m", *words]
         log = self.home / "log"
         self.child = Child(kind, command, log=log, environment=self.environment)
@@ -105,9 +116,7 @@ class Server:
         """Ask once, with these headers and no others."""
         started = time.monotonic()
         lines = [f"{method} {target} HTTP/1.0", *(f"{k}: {v}" for k, v in headers.items())]
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(PATIENCE)
-            client.connect(str(self.path))
+        with self._connect() as client:
             client.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
             whole = b""
             while piece := client.recv(65536):
@@ -117,6 +126,18 @@ class Server:
         status, *fields = head.decode("latin-1").split("\r\n")
         pairs = (line.split(": ", 1) for line in fields)
         return Reply(int(status.split()[1]), {k.lower(): v for k, v in pairs}, body, seconds)
+
+    def _connect(self) -> socket.socket:
+        if self.port is not None:
+            return socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(PATIENCE)
+        try:
+            client.connect(str(self.path))
+        except OSError:
+            client.close()
+            raise
+        return client
 
     def probe(self, group: str) -> Reply:
         """Ask as a kubelet does: for a status, without a right to more."""
@@ -185,3 +206,10 @@ class Server:
         answers = ask_all(config, command, arguments)
         assert len(answers) == self.size, answers
         assert all(answer.error is None for answer in answers), answers
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
