@@ -1,9 +1,8 @@
-"""Pages that tell about the process, and one that holds a connection."""
+"""A page that tells which process this is, and one that holds a connection."""
 
 from __future__ import annotations
 
 import os
-import threading
 
 from django.db import connection
 from django.http import HttpRequest, JsonResponse
@@ -11,8 +10,8 @@ from django.urls import path
 
 
 def process(request: HttpRequest) -> JsonResponse:
-    """Tell which worker this is, and how many threads it has."""
-    return JsonResponse({"pid": os.getpid(), "threads": threading.active_count()})
+    """Tell which worker this is."""
+    return JsonResponse({"pid": os.getpid()})
 
 
 def hold(request: HttpRequest) -> JsonResponse:
