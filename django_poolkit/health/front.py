@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterable, Mapping
+from time import monotonic
 from typing import Any, Final
 
 from django.core.signals import setting_changed
@@ -72,7 +73,8 @@ def _answer(found: Report, asked: Asked, details: bool | None) -> Answer:
 def _broken(group: str, error: Exception) -> Report:
     # Who probes is told that it fails, never a page of somebody's debugger.
     logger.error("event=report_failed group=%s error=%s", group, type(error).__name__)
-    return Report(group=group, results=(Result(name=group, status="fail", reason="unknown"),))
+    result = Result(name=group, status="fail", reason="unknown", observed=monotonic())
+    return Report(group=group, results=(result,))
 
 
 # -- whether a request is for us
