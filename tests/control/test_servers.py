@@ -138,6 +138,13 @@ def test_only_pools_of_postgresql_take_connections_of_it() -> None:
 # -- the budget
 
 
+def test_the_connection_that_asks_how_a_server_is_counts_beside_its_pool() -> None:
+    probed = registry.connection_pools["default"]
+    probed.prober.ask(5.0)
+    [share] = check(status(os.getpid(), probed.stats().as_dict())).shares
+    assert (share.may_open, share.open, share.connections) == (probed.max_size + 1, 1, 1)
+
+
 def test_the_budget_is_what_all_may_open_and_the_others_have(connect: Callable[..., Any]) -> None:
     free = check(status(101))
     assert free.usable is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,10 +15,15 @@ from django_poolkit.health.database import DatabaseCheck
 from django_poolkit.health.runner import runner
 from django_poolkit.testing import Node
 from django_poolkit.testing.faults import TCPProxy
+from django_poolkit.testing.waiting import wait_until
 from tests.health.drive import Site
 
 Serve = Callable[..., Site]
 Add = Callable[..., DatabaseCheck]
+
+
+def _threads_of_checks() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name.startswith("poolkit-health-")]
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +34,8 @@ def nothing_seen() -> Iterator[None]:
     declared._declared.clear()
     yield
     runner.close(5.0)
+    # Settings that change let threads go without waiting for them; the next test counts its own.
+    wait_until(lambda: not _threads_of_checks(), message="a check is left")
     declared._declared.clear()
     declared._declared.update(before)
 

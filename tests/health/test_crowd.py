@@ -9,12 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
+import psycopg
 import pytest
 from django.test import override_settings
 
 from django_poolkit import connection_pools, health
+from django_poolkit.testing import Cluster
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import Call, queue_up
 
@@ -171,3 +174,25 @@ print("done")
     assert time.monotonic() - started < 8.0
     query = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'leaves-nothing'"
     wait_until(lambda: not primary.execute(query), message="a connection is left")
+
+
+@pytest.mark.usefixtures("transactional_db", "clean_pools")
+def test_a_server_at_max_connections_is_told_from_one_that_is_down(add):
+    with Cluster() as cluster, ExitStack() as crowd:
+        primary = cluster.primary
+        primary.set("max_connections", 12, restart=True)
+        primary.execute("CREATE ROLE anybody LOGIN PASSWORD 'x'")
+        check = add("crowded", **primary.django_settings() | {"USER": "anybody", "PASSWORD": "x"})
+        pool = connection_pools["crowded"]
+        lease = pool.acquire()
+        with pytest.raises(psycopg.OperationalError, match="connection slots"):
+            while True:
+                place = primary.conninfo() | {"user": "anybody", "password": "x"}
+                crowd.enter_context(psycopg.connect(**place))
+        # Nobody new gets in, and those who are in go on.
+        result = check.look(0.8)
+        assert (result.status, result.reason) == ("warn", "saturated")
+        lease.discard()
+        crowd.enter_context(psycopg.connect(**place))  # somebody was faster
+        result = check.look(0.8)
+        assert (result.status, result.reason) == ("fail", "saturated")

@@ -368,11 +368,14 @@ def test_what_raises_as_it_is_closed_is_told_of(runner, gate, caplog):
 def test_a_forked_child_has_neither_results_nor_looks_of_its_parent(runner, gate):
     gate.open.clear()
     ask(runner, gate, timeout=0.05)
+    parents = runner._slots["gate"].worker
     # As a fork while another thread decides: nobody in the child will ever release it.
     runner._lock.acquire()
     runner.after_fork()
     other = Gate()
     assert ask(runner, other)[0].status == "pass"
+    gate.open.set()
+    parents.stop(5.0)
 
 
 def test_a_change_is_told_of_once(runner, gate, caplog):

@@ -85,6 +85,16 @@ def test_figures_of_one_name_are_summed_or_the_highest_of_them() -> None:
     }
 
 
+def test_the_connection_that_asks_how_a_server_is_stands_beside_the_pools_own() -> None:
+    pool = make_stats(size=3, used=1, idle=2, probing=1)
+    session = make_stats(name="http:api", kind="http", size=1, used=1)
+    found = merged([pool.as_dict(), session.as_dict()])[family("poolkit_connections")]
+    assert {state: n for (name, state), (n,) in found.items() if name == "default"} == {
+        "idle": 2, "used": 1, "connecting": 0, "probe": 1,
+    }  # fmt: skip
+    assert ("http:api", "probe") not in found
+
+
 def test_a_closed_pool_has_room_for_nobody() -> None:
     closed = make_stats(state="closed", max_size=4, used=1, size=1)
     figures = merged([closed.as_dict(), make_stats(max_size=8).as_dict()])
