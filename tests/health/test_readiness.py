@@ -30,7 +30,7 @@ def site(primary: Node, proxy: TCPProxy) -> Iterator[Server]:
         **primary.django_settings("postgres"),
         "HOST": proxy.host,
         "PORT": str(proxy.port),
-        "OPTIONS": {"pool": {"max_size": POOL_SIZE, "timeout": 10.0}},
+        "OPTIONS": {"pool": {"max_size": POOL_SIZE, "timeout": PATIENCE}},
     }
     health = {"GROUPS": {"ready": ["db:default"]}, "STUCK_AFTER": STUCK_AFTER}
     lifespan = {"POOLS": "lazy", "RESOURCES": RESOURCES}

@@ -44,7 +44,7 @@ class Stage:
                 "PASSWORD": PASSWORD,
                 "HOST": host,
                 "PORT": str(port),
-                "OPTIONS": {"pool": {"name": name, "max_size": POOL_SIZE, "timeout": 10.0}},
+                "OPTIONS": {"pool": {"name": name, "max_size": POOL_SIZE, "timeout": PATIENCE}},
             }
 
         replica = (self.replica.host, self.replica.port)
