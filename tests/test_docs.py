@@ -26,7 +26,7 @@ from django_poolkit.pools.config import LIBPQ_GUARDS, SERVER_GUARDS, PoolConfig
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Observation, Observations
 from django_poolkit.pools.postgres import ConnectionPool
-from django_poolkit.pools.postgres.connection import _REPORTED
+from django_poolkit.pools.postgres.connection import REPORTED
 from django_poolkit.pools.session_state import Residue
 from django_poolkit.pools.stats import HistogramStats, LeaseStats, PoolStats
 from django_poolkit.testing import Node
@@ -339,7 +339,7 @@ def test_transaction_mode_md_has_every_reason_to_pin() -> None:
 def test_transaction_mode_md_has_every_setting_that_the_server_reports() -> None:
     text = page_named("explanation/transaction-mode.md").read_text()
     section = text.split("\n### What no text shows\n")[1].split("\n```")[0]
-    for name in _REPORTED:
+    for name in REPORTED:
         assert f"`{name.decode()}`" in section
 
 

@@ -107,9 +107,8 @@ class RequestScope:
 _current: ContextVar[RequestScope | None] = ContextVar("django_poolkit_request", default=None)
 
 
-def current() -> RequestScope | None:
-    """Return the scope of the request being served, None outside of one."""
-    return _current.get()
+current: Final = _current.get
+"""Return the scope of the request being served, None outside of one."""
 
 
 @contextmanager

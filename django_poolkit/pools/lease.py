@@ -239,7 +239,11 @@ class Lease:
         # Runs on any thread, at any bytecode, even inside the pool's critical section: so it
         # only says that it is lost. One that an interrupt hit half way home is released and has
         # its connection still.
-        if getattr(self, "_connection", None) is not None:  # one may hit its first line, too
+        try:
+            lost = self._connection is not None
+        except AttributeError:  # one may hit its first line, too
+            return
+        if lost:
             self.lost = True
             self.pool.lost(self)
 

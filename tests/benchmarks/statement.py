@@ -11,6 +11,7 @@ import argparse
 import gc
 import importlib
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -46,7 +47,8 @@ how to read the table:
   and, in brackets, the lowest and the highest. "x held" is the ratio of CPU medians to the held
   connection's, "+ held" their difference: that of "SELECT 1" is the price of giving back.
   "quiet" compares not the medians but what the quickest tenth of the rounds took at most, which
-  another program on the machine disturbs least. Compare ratios of one run, never times of two.
+  another program on the machine disturbs least. Client and server are kept on cores of their
+  own. Compare ratios of one run, never times of two.
   "connect and close" is what a request pays for beginning to use the wrapper and ending it;
   for the held connection that is a new one each time.
 
@@ -225,6 +227,25 @@ def show(row: Row) -> str:
 
 
 @contextmanager
+def apart(server: int) -> Iterator[None]:
+    """Keep this program on one core and the server on another, where the system can do that.
+
+    Else it is luck which connection's server process shares its core with the client, and for
+    how long: that alone makes one contestant's statement dearer than another's.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+    if len(cores) < 2:
+        yield
+        return
+    os.sched_setaffinity(server, set(cores[1:]))  # and what it forks from now on
+    os.sched_setaffinity(0, {cores[0]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, set(cores))
+
+
+@contextmanager
 def contest(node: Node, *, with_rival: bool) -> Iterator[dict[str, str]]:
     """Set up the contestants with a row to get, and close their pools afterwards."""
     names = configure(node, with_rival=with_rival)
@@ -264,6 +285,7 @@ def main() -> None:
     with (
         rival(fetch=not options.no_fetch) as missing,
         Cluster() as cluster,
+        apart(cluster.primary.pid),
         contest(cluster.primary, with_rival=missing is None) as names,
     ):
         # Where the rows are JSON, what is said about them goes elsewhere.

@@ -128,7 +128,7 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         assert len(self.waiters) == len(self.model)
-        assert list(self.waiters._queue) == self.model
+        assert list(self.waiters.queue) == self.model
         now = 1e9
         assert self.waiters.oldest(now) == (now - self.model[0].since if self.model else 0.0)
         given = [waiter.connection for waiter in self.departed if waiter.connection is not None]

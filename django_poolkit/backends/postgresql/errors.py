@@ -56,7 +56,9 @@ class ErrorWrapper(utils.DatabaseErrorWrapper):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc_type is not None and isinstance(exc_value, PoolError):
+        if exc_type is None:
+            return  # as Django's does: every statement passes here three times
+        if isinstance(exc_value, PoolError):
             translated = as_django_error(exc_value)
             if translated is not exc_value:
                 raise translated.with_traceback(traceback) from exc_value

@@ -32,11 +32,13 @@ from django.db.backends.signals import connection_created
 from django.db.utils import ProgrammingError
 from psycopg.pq import TransactionStatus
 
+from django_poolkit.backends.postgresql.errors import EXHAUSTED
 from django_poolkit.backends.postgresql.greeting import GreetingMixin
 from django_poolkit.backends.request import RequestScope
+from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool
-from django_poolkit.pools.postgres.connection import no_lease
+from django_poolkit.pools.postgres.connection import REPORTED, no_lease
 
 _IDLE = TransactionStatus.IDLE
 _UNKNOWN = TransactionStatus.UNKNOWN
@@ -47,7 +49,7 @@ _GENERIC, _POSTGRESQL = vars(generic), vars(postgresql)
 _PREPARING = {"django.contrib.postgres.operations", "django.contrib.postgres.signals"}
 # A lease of a statement is short, and its stack is taken for each: so only where it matters.
 _DEPTH = 10
-_SKIPPED = 6
+_SKIPPED = 5
 
 # Reentrant, for finalizers.
 _gate = threading.RLock()
@@ -193,10 +195,18 @@ class HoldingMixin(GreetingMixin):
         return None
 
     def _take(self) -> Lease:
-        known, self._steady = self._steady, None  # the settings may change before a second try
+        pool, self._steady = self._steady, None  # the settings may change before a second try
         lease: Lease | None = None
         try:
-            lease = self._acquired(_acquire, known)
+            try:
+                pool = pool or self.pool
+                assert pool is not None
+                lease = pool.acquire(depth=_DEPTH, skip=_SKIPPED)
+            except PoolClosed:
+                lease = self._acquired(_acquire)
+            except EXHAUSTED as error:
+                self._note_exhausted(error)
+                raise
             self._steady = lease.pool  # type: ignore[assignment]
             lease.keeper = self._me
             self._take_over(lease)
@@ -254,7 +264,9 @@ class HoldingMixin(GreetingMixin):
         if connection._pipeline or connection._num_transactions or connection._tpc:
             return False
         if lease.ran and lease.dirty is None:
-            if connection._baseline.reported_change(connection):
+            # Spelled out, as what follows in `release_idle()`.
+            read = connection.pgconn.parameter_status
+            if [*map(read, REPORTED)] != connection._baseline.parameters:
                 lease.mark_dirty("parameter")  # set where no text shows it
                 return False
             lease.ran = False  # so that the release does not look again
@@ -293,7 +305,7 @@ class HoldingMixin(GreetingMixin):
 
 # From the caller of Django's cursor() on, and no further than the ORM is deep.
 _acquire: Callable[[ConnectionPool | None], Lease] = methodcaller(
-    "acquire", depth=_DEPTH, skip=_SKIPPED
+    "acquire", depth=_DEPTH, skip=_SKIPPED + 1
 )
 
 

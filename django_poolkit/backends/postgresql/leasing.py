@@ -25,7 +25,7 @@ from django_poolkit.backends.postgresql.client import DatabaseClient
 from django_poolkit.backends.postgresql.errors import EXHAUSTED, ErrorWrapper
 from django_poolkit.backends.postgresql.pooling import PoolChoiceMixin
 from django_poolkit.backends.request import RequestScope
-from django_poolkit.pools.errors import PoolClosed
+from django_poolkit.pools.errors import PoolClosed, PoolError
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Watch
 from django_poolkit.pools.postgres import ConnectionPool
@@ -117,10 +117,14 @@ class LeasingMixin(PoolChoiceMixin):
                 if not pool.closed or monotonic() >= deadline:
                     raise
             except EXHAUSTED as error:
-                scope = request.current()
-                if scope is not None and scope.exhausted is None:
-                    scope.exhausted = error
+                self._note_exhausted(error)
                 raise
+
+    @staticmethod
+    def _note_exhausted(error: PoolError) -> None:
+        scope = request.current()
+        if scope is not None and scope.exhausted is None:
+            scope.exhausted = error
 
     def _take_over(self, lease: Lease) -> None:
         """Make the wrapper the owner of a lease."""

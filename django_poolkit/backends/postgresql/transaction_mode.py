@@ -6,15 +6,19 @@ to the end of the block.
 
 from __future__ import annotations
 
+from _thread import get_ident
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import debug_transaction
 from django.db.utils import Error
 from django.utils.asyncio import async_unsafe
 
 from django_poolkit.backends.postgresql.holding import HoldingMixin
+
+_DJANGOS: Final = BaseDatabaseWrapper._cursor  # type: ignore[attr-defined]
 
 
 class PooledDatabaseWrapperMixin(HoldingMixin):
@@ -87,9 +91,17 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
             return super()._cursor(name)  # type: ignore[misc]
         lease = self._hold()
         try:
-            return super()._cursor(name)  # type: ignore[misc]
+            cursor = super()._cursor  # type: ignore[misc]
+            if getattr(cursor, "__func__", None) is not _DJANGOS:
+                return cursor(name)
+            # Every statement passes here: what Django's own looks at has been seen to.
+            with self.wrap_database_errors:
+                return self._prepare_cursor(self.create_cursor(name))  # type: ignore[attr-defined]
         finally:
-            lease.cursor_closed()
+            if lease.cursors > 1 and not lease.gone and lease.owner == get_ident():
+                lease.cursors -= 1  # as below, without its price
+            else:
+                lease.cursor_closed()
 
     def get_autocommit(self) -> bool:
         if not self._by_statement():

@@ -17,7 +17,7 @@ from django_poolkit.pools.postgres.errors import LeaseReleased
 # What a pooler in between, a function or a DO block may have changed without a text that shows
 # it, and the server reports unasked (search_path and the read-only default since PostgreSQL 18
 # and 14).
-_REPORTED = (
+REPORTED: Final = (
     b"TimeZone", b"search_path", b"is_superuser", b"session_authorization", b"DateStyle",
     b"IntervalStyle", b"default_transaction_read_only", b"standard_conforming_strings",
     b"application_name", b"client_encoding",
@@ -27,7 +27,7 @@ _REPORTED = (
 def reported(connection: PoolConnection) -> list[bytes | None]:
     """Return the session's settings as far as the server reports them. Sends nothing."""
     read = connection.pgconn.parameter_status
-    return [*map(read, _REPORTED)]
+    return [*map(read, REPORTED)]
 
 
 KILLED: Final = -1
@@ -140,28 +140,27 @@ class PoolConnection(psycopg.Connection[Any]):
 class Baseline:
     """The Python side of a connection as it was when it was made."""
 
-    __slots__ = ("_adapters", "_attributes", "_parameters")
+    __slots__ = ("_adapters", "attributes", "parameters")
 
     def __init__(self, connection: PoolConnection) -> None:
-        self._attributes = tuple(
+        self.attributes = tuple(
             value.copy() if isinstance(value, list | dict) else value
-            for value in _attributes(connection)
+            for value in attributes(connection)
         )
         self._adapters = AdaptersMap(connection.adapters)
         self.read_parameters(connection)
 
     def read_parameters(self, connection: PoolConnection) -> None:
         """Take what the server reports now as the ground state."""
-        self._parameters = reported(connection)
+        self.parameters = reported(connection)
 
     def reported_change(self, connection: PoolConnection) -> bool:
         """Return whether the server has reported another value of a session parameter."""
-        read = connection.pgconn.parameter_status
-        return [*map(read, _REPORTED)] != self._parameters
+        return reported(connection) != self.parameters
 
     def restore(self, connection: PoolConnection) -> None:
         """Undo what a lease changed. Sends nothing."""
-        if _attributes(connection) != self._attributes:
+        if attributes(connection) != self.attributes:
             self._undo(connection)
         if connection._notifies_backlog is None or connection._notifies_backlog:
             connection._notifies_backlog = deque()
@@ -172,12 +171,12 @@ class Baseline:
             c.row_factory, c.cursor_factory, c.server_cursor_factory,
             c._prepared.prepare_threshold, c._prepared.prepared_max,
             c._notice_handlers[:], c._notify_handlers[:], *_,
-        ) = self._attributes  # fmt: skip
+        ) = self.attributes  # fmt: skip
         c._begin_statement = b""  # psycopg caches BEGIN with its attributes
         c._adapters = AdaptersMap(self._adapters)
 
 
-def _attributes(c: Any) -> tuple[Any, ...]:
+def attributes(c: Any) -> tuple[Any, ...]:
     """Return what a caller may change on the Python object.
 
     By the slots that psycopg keeps it in: the public setters would refuse, or send a statement.

@@ -87,7 +87,8 @@ class _ClientCursor:
             super().close()  # type: ignore[misc]
         finally:
             if self._poolkit_counted:
-                self._poolkit_leave()
+                self._poolkit_counted = False
+                self._poolkit_lease.cursor_closed()  # type: ignore[union-attr]
 
     def __del__(self) -> None:
         try:

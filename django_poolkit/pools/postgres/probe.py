@@ -50,18 +50,6 @@ def quiet(connection: PoolConnection) -> bool:
     return not poller.poll(0)
 
 
-def fresh(connection: PoolConnection, bypass: float) -> bool:
-    """Return whether the connection is quiet, at rest, and was heard of `bypass` seconds ago.
-
-    Sends nothing.
-    """
-    return (
-        monotonic() - connection._used_at <= bypass
-        and connection.pgconn.transaction_status == _IDLE
-        and quiet(connection)
-    )
-
-
 def look(connection: PoolConnection, *, bypass: float, timeout: float) -> State:
     """Return whether the connection can be handed out. Blocks `timeout` seconds at most."""
     try:

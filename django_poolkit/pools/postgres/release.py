@@ -7,22 +7,25 @@ import os
 import sys
 import warnings
 from _thread import get_ident
+from collections import deque
 from contextlib import suppress
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from django_poolkit.pools.errors import PoolWarning, SessionStateLeft
 from django_poolkit.pools.lease import Lease, acquired_at
 from django_poolkit.pools.ledger import describe
 from django_poolkit.pools.postgres import reset, verify
 from django_poolkit.pools.postgres.cleaning import Cleaning
-from django_poolkit.pools.postgres.connection import PoolConnection
+from django_poolkit.pools.postgres.connection import PoolConnection, attributes, no_lease
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.growth import Attempt
 from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.state import Orphan
 
 logger = logging.getLogger("django_poolkit.pool")
+
+_NONE: Final[deque[Any]] = deque()
 
 
 class Release(Cleaning):
@@ -77,13 +80,44 @@ class Release(Cleaning):
             or config.reset_callback is not None
             or config.verify_state
             or self._closed
-            or (self._inside and self._inside == get_ident())
+            or self._inside == get_ident()
             or (connection := lease._connection) is None
         ):
             self.release(lease)
             return
-        connection._baseline.restore(connection)
-        self._settle(lease, connection, None)
+        baseline = connection._baseline
+        if attributes(connection) != baseline.attributes or connection._notifies_backlog != _NONE:
+            baseline.restore(connection)
+        ledger = self._ledger
+        with self._lock:
+            # As `_settle()` does it where nobody waits and the connection is to stay.
+            before, self._inside = self._inside, get_ident()
+            try:
+                now = monotonic()
+                live = ledger.live
+                settled = (
+                    not (self._closed or self._waiting.queue or ledger.reported)
+                    and connection._generation == self._generation
+                    and connection._expire_at > now
+                    and len(self._pool) + len(live) + len(self._growth.attempts) <= self._max_size
+                    and self._pool_full_event is None
+                    and live.pop(lease.key, None) is not None
+                )
+                if settled:
+                    ledger.use.observe(now - lease.since)
+                    lease.released = True
+                    lease._connection = None
+                    connection._parked = True
+                    connection._pool = connection._owned_lease = None
+                    connection._lease_ref = no_lease
+                    connection._used_at = connection._idle_since = now
+                    self._pool.append(connection)
+            finally:
+                self._inside = before
+        if not settled:
+            self._settle(lease, connection, None)
+        elif self.events.of_leases:
+            self.events.tell("lease_released", pool=self.name, seconds=lease.seconds())
 
     def discard(self, lease: Lease) -> None:
         """Give the slot back and close the connection. Raises LeaseReleased, as `release()`."""

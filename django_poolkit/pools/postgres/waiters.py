@@ -74,39 +74,39 @@ class ThreadWaiter:
 class Waiters:
     """The waiters of one pool, in order. Guarded by the pool's lock."""
 
-    __slots__ = ("_queue",)
+    __slots__ = ("queue",)
 
     def __init__(self) -> None:
         # Ordered, and a waiter that gives up leaves from the middle in constant time.
-        self._queue: OrderedDict[Waiter, None] = OrderedDict()
+        self.queue: OrderedDict[Waiter, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self.queue)
 
     def append(self, waiter: Waiter) -> None:
         """Queue at the end."""
-        self._queue[waiter] = None
+        self.queue[waiter] = None
 
     def append_first(self, waiter: Waiter) -> None:
         """Queue again at the front: what it was handed turned out to be dead."""
-        self._queue[waiter] = None
-        self._queue.move_to_end(waiter, last=False)
+        self.queue[waiter] = None
+        self.queue.move_to_end(waiter, last=False)
 
     def remove(self, waiter: Waiter) -> None:
         """Leave the queue, if still in it."""
-        self._queue.pop(waiter, None)
+        self.queue.pop(waiter, None)
 
     def popleft(self) -> Waiter:
         """Take the first out of the queue. It may have been settled meanwhile."""
-        waiter, _ = self._queue.popitem(last=False)
+        waiter, _ = self.queue.popitem(last=False)
         return waiter
 
     def take_all(self) -> list[Waiter]:
         """Empty the queue and return who was in it."""
-        waiters = list(self._queue)
-        self._queue.clear()
+        waiters = list(self.queue)
+        self.queue.clear()
         return waiters
 
     def oldest(self, now: float) -> float:
         """Return how long the first has waited, in seconds; 0.0 where nobody waits."""
-        return now - next(iter(self._queue)).since if self._queue else 0.0
+        return now - next(iter(self.queue)).since if self.queue else 0.0
