@@ -17,7 +17,7 @@ from psycopg import _cursor_base, sql
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres.errors import LeaseReleased
 
-_PSYCOPG: Final = vars(_cursor_base)
+_PSYCOPG: Final = _cursor_base.__name__
 _mixed: WeakKeyDictionary[type[Any], ref[type[Any]]] = WeakKeyDictionary()
 
 
@@ -50,6 +50,17 @@ def text_of(query: Any, connection: psycopg.Connection[Any]) -> str | None:
     if isinstance(query, sql.Composable):
         return query.as_string(connection)
     return None
+
+
+def _module_of_frame(depth: int) -> str | None:
+    name: str | None = sys._getframe(depth + 1).f_globals.get("__name__")
+    return name
+
+
+# Python 3.12's makes no object of a frame that is otherwise needed by nobody.
+_module_of: Final[Callable[[int], str | None]] = getattr(
+    sys, "_getframemodulename", _module_of_frame
+)
 
 
 def _both(finalize: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -106,10 +117,13 @@ class _ClientCursor:
     def connection(self) -> Any:
         """The psycopg connection. Whoever takes hold of it from outside pins its lease."""
         lease = self._poolkit_lease
-        if lease is not None and lease.keeper is not None and lease.pinned is None:
-            frame = sys._getframe(1)
-            if frame.f_globals is not _PSYCOPG:  # which asks as each statement begins
-                lease.pool.statements.raw_access(lease, frame)
+        if (
+            lease is not None
+            and lease.keeper is not None
+            and lease.pinned is None
+            and _module_of(1) != _PSYCOPG  # which asks as each statement begins
+        ):
+            lease.pool.statements.raw_access(lease, sys._getframe(1))
         return self._conn
 
     def _poolkit_note(self, query: Any) -> None:
@@ -132,7 +146,11 @@ class _ClientCursor:
             if lease.released:
                 raise _refused()
             if query is not None:
-                lease.pool.statements.note(lease, query, self._conn)
+                statements = lease.pool.statements
+                if type(query) is str and query in statements.quick and lease.dirty is None:
+                    lease.ran, lease.statement = True, query  # all that there is to note
+                else:
+                    statements.note(lease, query, self._conn)
         return super()._start_query(query)  # type: ignore[misc,no-any-return]
 
     def _start_copy_gen(self, statement: Any, *args: Any, **kwargs: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 from types import FrameType
 from typing import Any, Final, cast
 
@@ -67,8 +67,10 @@ class Statements:
         """Where it is observed what transaction mode would do, None where it is not."""
         self._policy = policy
         self._rules = StatementRules(harmless_functions)
-        # Texts that do no more than read. Shared by threads, which add and look up, no more.
-        self._plain: set[str | None] = set()
+        # Texts that do no more than read. Shared by threads: one call each adds, finds, or empties.
+        self._plain: set[str] = set()
+        self.quick: Container[str] = self._plain if policy != "request" and not recorder else ()
+        """Texts of which nothing is to be noted but that they ran."""
         self.foreign: Callable[[], bool] = everything_is_foreign
         """Called as a statement begins: whether it is not the ORM's own."""
         self.outside: Callable[[FrameType], bool] = everyone_is_outside
@@ -117,7 +119,7 @@ class Statements:
         if text is None or len(text) > CACHED_LENGTH:
             return
         if len(self._plain) >= CACHE_SIZE:
-            self._plain = set()
+            self._plain.clear()
         self._plain.add(text)
 
     def raw_access(self, lease: Lease, frame: FrameType) -> None:
