@@ -316,7 +316,12 @@ def test_statistics_md_has_every_reason_to_close() -> None:
         assert f'"{reason}"' in code, reason
     counted = set(re.findall(r'closed\["(\w+)"\]', code))
     settled = set(re.findall(r'_settle\(lease, \w+, "(\w+)"\)', code))
-    homeward = code_of("reset.py") + code_of("release.py") + code_of("cleaning.py")
+    homeward = (
+        code_of("reset.py")
+        + code_of("release.py")
+        + code_of("adoption.py")
+        + code_of("cleaning.py")
+    )
     returned = set(re.findall(r'return "(\w+)"', homeward))
     states = set(re.findall(r"from .* import|= \"(dead|silent)\"", code_of("probe.py"))) - {""}
     assert counted | settled | returned | states <= found

@@ -15,6 +15,7 @@ from psycopg.pq import TransactionStatus
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import STACK_DEPTH, Lease, capture_stack
 from django_poolkit.pools.postgres import probe
+from django_poolkit.pools.postgres.adoption import Adoption
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import (
     LeaseReleased,
@@ -23,7 +24,6 @@ from django_poolkit.pools.postgres.errors import (
     TooManyWaiters,
 )
 from django_poolkit.pools.postgres.growth import FIRST_PAUSE, Attempt
-from django_poolkit.pools.postgres.release import Release
 from django_poolkit.pools.postgres.shell import critical
 from django_poolkit.pools.postgres.waiters import ThreadWaiter
 
@@ -35,7 +35,6 @@ _ORPHAN_ROUND: Final = 0.25
 # Seconds after which a connect under way is worth a word in a timeout's message.
 _LONG_CONNECT: Final = 1.0
 
-
 # Seconds between two leases that remember their stack, where not all of them do: to walk ten
 # frames costs what taking an idle connection costs, and who looks wants to see the usual.
 _STACK_INTERVAL: Final = 0.001
@@ -46,7 +45,7 @@ _REFUSALS: Final[dict[type[BaseException], str]] = {
 }
 
 
-class Acquire(Release):
+class Acquire(Adoption):
     """Gives connections out. `ConnectionPool` is the whole."""
 
     _samples: bool
@@ -62,11 +61,7 @@ class Acquire(Release):
         """
         me = get_ident()
         if self._inside == me:
-            raise PoolError(
-                f"pool {self.name!r}: a finalizer tried to acquire a connection while its "
-                "thread was inside the pool; finalizers cannot wait",
-                pool=self.name,
-            )
+            raise self._no_finalizer()
         started = monotonic()
         allowed = self.timeout if timeout is None else timeout
         stack = capture_stack(depth, skip) if started >= self._stack_due else ()
@@ -108,14 +103,24 @@ class Acquire(Release):
                 self.events.tell("lease_acquired", pool=self.name, waited=waited)
             return lease
         except BaseException as error:
-            # An interrupt between the hand-over and this frame's end, or a failing check.
-            if lease.connection is not None and not lease.released:
-                with suppress(LeaseReleased):  # it hit the ledger in the middle of an entry
-                    self.discard(lease)
-            if (kind := _REFUSALS.get(type(error))) is not None:
-                waited = monotonic() - started
-                self.events.tell("pool_timeout", pool=self.name, kind=kind, waited=waited)
+            self._not_acquired(lease, error, started)
             raise
+
+    def _no_finalizer(self) -> PoolError:
+        return PoolError(
+            f"pool {self.name!r}: a finalizer tried to acquire a connection while its "
+            "thread was inside the pool; finalizers cannot wait",
+            pool=self.name,
+        )
+
+    def _not_acquired(self, lease: Lease, error: BaseException, started: float) -> None:
+        # An interrupt between the hand-over and the acquiring frame's end, or a failing check.
+        if lease.connection is not None and not lease.released:
+            with suppress(LeaseReleased):  # it hit the ledger in the middle of an entry
+                self.discard(lease)
+        if (kind := _REFUSALS.get(type(error))) is not None:
+            waited = monotonic() - started
+            self.events.tell("pool_timeout", pool=self.name, kind=kind, waited=waited)
 
     def _find_living(
         self, lease: Lease, connection: PoolConnection | None, started: float, allowed: float
@@ -154,30 +159,6 @@ class Acquire(Release):
                 lease.release()
 
     connection = lease
-
-    def getconn(self, timeout: float | None = None) -> PoolConnection:
-        """Acquire a connection as psycopg_pool does, to be given back with `putconn()`.
-
-        One that is dropped instead is closed, and its slot freed.
-        """
-        lease = self.acquire(timeout)
-        connection: PoolConnection = lease.connection
-        # The caller holds the connection and nothing else: so it owns the lease, not the
-        # other way round, or neither would ever be missed.
-        # In this order: an interrupt in between must leave no cycle that hides both.
-        lease._connection = ref(connection)
-        connection._owned_lease = lease
-        return connection
-
-    def putconn(self, conn: PoolConnection) -> None:
-        """Give back what `getconn()` gave. Raises ValueError for a connection not leased."""
-        self._check_pool_putconn(conn)
-        lease = conn._owned_lease or conn._lease_ref()
-        if lease is None:
-            raise ValueError(f"can't return connection to pool {self.name!r}: it is not leased")
-        conn._owned_lease = None
-        lease._connection = conn
-        self.release(lease)
 
     def _take(self, lease: Lease, started: float, allowed: float, again: bool) -> PoolConnection:
         """Return an idle connection, or one that came while queued. Lent, but not yet probed."""

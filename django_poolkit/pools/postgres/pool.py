@@ -218,6 +218,32 @@ class ConnectionPool(Steering):
             waiter.fail(PoolClosed(text, pool=self.name))
         return idle
 
+    # -- psycopg_pool's own verbs
+
+    def getconn(self, timeout: float | None = None) -> PoolConnection:
+        """Acquire a connection as psycopg_pool does, to be given back with `putconn()`.
+
+        One that is dropped instead is closed, and its slot freed.
+        """
+        lease = self.acquire(timeout)
+        connection: PoolConnection = lease.connection
+        # The caller holds the connection and nothing else: so it owns the lease, not the
+        # other way round, or neither would ever be missed.
+        # In this order: an interrupt in between must leave no cycle that hides both.
+        lease._connection = weakref.ref(connection)
+        connection._owned_lease = lease
+        return connection
+
+    def putconn(self, conn: PoolConnection) -> None:
+        """Give back what `getconn()` gave. Raises ValueError for a connection not leased."""
+        self._check_pool_putconn(conn)
+        lease = conn._owned_lease or conn._lease_ref()
+        if lease is None:
+            raise ValueError(f"can't return connection to pool {self.name!r}: it is not leased")
+        conn._owned_lease = None
+        lease._connection = conn
+        self.release(lease)
+
     # -- beginnings
 
     def _start_initial_tasks(self) -> None:

@@ -199,7 +199,7 @@ class TestDeadConnections:
 
     def test_who_met_a_dead_one_keeps_the_right_of_the_first(self, make_pool, primary):
         """Two die; who was served one of them goes back to the head of the queue."""
-        pool = make_pool(max_size=1)
+        pool = make_pool(max_size=1, bypass=0.0)
         held, served = pool.acquire(), []
 
         def take(number):
@@ -217,7 +217,6 @@ class TestDeadConnections:
 
         calls = [queue_up(pool, take, number) for number in range(3)]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(probe, "fresh", lambda connection, bypass: False)
             patch.setattr(probe, "look", dead_at_first)
             held.release()
             for call in calls:
@@ -315,12 +314,12 @@ class TestCheck:
 def test_an_interrupt_in_the_middle_of_an_entry_shows_as_itself(make_pool, monkeypatch):
     pool = make_pool(max_size=1)
 
-    def half(lease, connection, now):
-        lease._connection = connection
-        raise KeyboardInterrupt
+    class Half(dict[int, Any]):
+        def __setitem__(self, key, value):
+            raise KeyboardInterrupt
 
     pool.acquire().release()
-    monkeypatch.setattr(pool._ledger, "lend_locked", half)
+    monkeypatch.setattr(pool._ledger, "live", Half())
     with pytest.raises(KeyboardInterrupt):
         pool.acquire(timeout=1.0)
     monkeypatch.undo()
