@@ -55,36 +55,32 @@ class Acquire(Adoption):
     ) -> Lease:
         """Acquire a connection and return its lease.
 
-        Blocks the calling thread for `timeout` seconds at most, the pool's own timeout where
-        it is None. Raises PoolTimeout, PoolPaused, TooManyWaiters or PoolClosed. Where the
-        lease remembers its stack, that has `depth` frames, and leaves out the `skip` innermost.
+        Blocks for `timeout` seconds at most, the pool's own where it is None. A stack that the
+        lease remembers has `depth` frames, without the `skip` innermost. Raises PoolTimeout,
+        PoolPaused, TooManyWaiters or PoolClosed.
         """
         me = get_ident()
         if self._inside == me:
             raise self._no_finalizer()
         started = monotonic()
-        allowed = self.timeout if timeout is None else timeout
         stack = capture_stack(depth, skip) if started >= self._stack_due else ()
         if stack and self._samples:
             self._stack_due = started + _STACK_INTERVAL
         ledger, config = self._ledger, self.config
         lease = Lease(self, ledger.new_key(), stack)
-        connection: PoolConnection | None = None
+        connection = None
         try:
-            # Nearly always one is idle: no more than that has to be asked in the lock. Here as in
-            # `release_idle()` what other methods do is spelled out: who has waited for a server
-            # finds the processor's caches cold, and each function costs half a microsecond then.
+            # Nearly always one is idle. What other methods do is spelled out here: who has waited
+            # for a server finds the caches cold, where each function costs half a microsecond.
             with self._lock:
                 before, self._inside = self._inside, me
                 try:
-                    if self._pool and not (
-                        self._waiting.queue or self._paused_until or self._orphans
-                    ):
+                    not_now = self._waiting.queue or self._paused_until or self._orphans
+                    if self._pool and not not_now:
                         connection = self._pool.pop()
                         connection._parked, connection._pool = False, self
-                        reference = connection._lease_ref = ref(lease)
                         lease._connection, lease.since = connection, started
-                        ledger.live[lease.key] = reference
+                        connection._lease_ref = ledger.live[lease.key] = ref(lease)
                         ledger.acquired += 1
                 finally:
                     self._inside = before
@@ -97,10 +93,9 @@ class Acquire(Adoption):
                 or (poller := connection._poller) is None
                 or poller.poll(0)
             ):
-                self._find_living(lease, connection, started, allowed)
+                self._find_living(lease, connection, started, timeout)
             if self.events.of_leases:
-                waited = monotonic() - started
-                self.events.tell("lease_acquired", pool=self.name, waited=waited)
+                self.events.tell("lease_acquired", pool=self.name, waited=monotonic() - started)
             return lease
         except BaseException as error:
             self._not_acquired(lease, error, started)
@@ -123,9 +118,14 @@ class Acquire(Adoption):
             self.events.tell("pool_timeout", pool=self.name, kind=kind, waited=waited)
 
     def _find_living(
-        self, lease: Lease, connection: PoolConnection | None, started: float, allowed: float
+        self,
+        lease: Lease,
+        connection: PoolConnection | None,
+        started: float,
+        timeout: float | None,
     ) -> None:
         """Probe what has been lent, and go on, through the queue, until something lives."""
+        allowed = self.timeout if timeout is None else timeout
         again, pause = False, FIRST_PAUSE / 2
         while True:
             if connection is None:

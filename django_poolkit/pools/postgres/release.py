@@ -82,7 +82,7 @@ class Release(Cleaning):
         if attributes(connection) != baseline.attributes or connection._notifies_backlog != _NONE:
             baseline.restore(connection)
         with self._lock:
-            # As `_settle()` does it where nobody waits and the connection is to stay.
+            # As `_settle()`, where nobody waits and the connection is to stay; see `acquire()`.
             before, self._inside = self._inside, get_ident()
             try:
                 now = monotonic()
@@ -97,6 +97,7 @@ class Release(Cleaning):
                 )
                 if settled:
                     ledger.use.observe(now - lease.since)
+                    ledger.settled_at = now
                     lease.released, lease._connection = True, None
                     connection._parked, connection._pool = True, None
                     connection._lease_ref = no_lease
