@@ -175,14 +175,17 @@ def test_a_database_that_does_not_answer(
 
 
 def test_a_function_that_brings_the_password_and_fails(
-    alias: Callable[..., str], serve: Serve
+    alias: Callable[..., str], serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     def password() -> str:
         raise OSError(f"vault says {PASSWORD}")
 
     name = alias(PASSWORD=password)
     site = serve(WAYS[0], poolkit=PATIENT)
-    sought(site, f"db/{name}", 503, None)
+    with caplog.at_level(logging.DEBUG):
+        sought(site, f"db/{name}", 503, None)
+    assert "event=probe_failed" in caplog.text
+    assert "s3same" not in caplog.text
 
 
 def test_a_database_that_is_well(

@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Final
 
 import psycopg
@@ -219,7 +220,13 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def summarise(error: BaseException, *secrets: str) -> str:
-    """Return class, SQLSTATE and first line of a failed connect, without address and secrets."""
+    """Return class, SQLSTATE and first line of a failed connect, without address and secrets.
+
+    What a function of the settings has raised, as one that fetches the password, may say anything:
+    of that, the class and the place alone.
+    """
+    if not isinstance(error, psycopg.Error):
+        return f"{type(error).__name__}{_place(error)}"
     lines = str(error).strip().splitlines()
     text = _ADDRESS.sub("", lines[0] if lines else "").removeprefix("connection failed: ")
     text = _HOST.sub("the host", text)
@@ -229,3 +236,14 @@ def summarise(error: BaseException, *secrets: str) -> str:
     state = sqlstate(error)
     kind = type(error).__name__
     return f"{kind}{f' [{state}]' if state else ''}: {text[:_LONGEST]}"
+
+
+def _place(error: BaseException) -> str:
+    """Return where an error was raised, empty where it has not been."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    if frame is None:
+        return ""
+    code = frame.tb_frame.f_code
+    return f" raised in {code.co_name}, {PurePath(code.co_filename).name}:{frame.tb_lineno}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import socket
 import time
 import warnings
@@ -199,7 +200,17 @@ class TestSummaries:
         assert summarise(error, "hunter2", "") == "OperationalError: FATAL:  something about ***"
 
     def test_it_is_short(self):
-        assert len(summarise(ValueError("x" * 10_000))) < 300
+        assert len(summarise(psycopg.OperationalError("x" * 10_000))) < 300
+
+    def test_of_what_a_function_of_the_settings_raised_it_tells_class_and_place_alone(self):
+        def password():
+            raise LookupError("hunter2 is no secret of ours")
+
+        with pytest.raises(LookupError) as caught:
+            password()
+        told = summarise(caught.value)
+        assert re.fullmatch(r"LookupError raised in password, test_connect\.py:\d+", told)
+        assert summarise(LookupError("hunter2")) == "LookupError"
 
 
 def failure(pool, timeout=0.4):
@@ -319,7 +330,7 @@ class TestBadInput:
             raise ValueError("not like this")
 
         pool = make_pool(max_size=2, configure=configure, kwargs={"application_name": app})
-        assert "ValueError: not like this" in failure(pool)
+        assert "ValueError raised in configure, test_connect.py:" in failure(pool)
         wait_until(lambda: primary.sessions(app) == [])
 
     def test_a_configure_that_leaves_a_transaction_open(self, make_pool, primary, app):
