@@ -113,7 +113,8 @@ def test_a_password_may_be_a_function(params: dict[str, Any]) -> None:
     def broken() -> str:
         raise LookupError("no vault")
 
-    with pytest.raises(ConnectionError, match=r"^LookupError raised in broken, test_activity.py:\d+$"):
+    told = r"^LookupError raised in broken, test_activity\.py:\d+$"
+    with pytest.raises(ConnectionError, match=told):
         activity.ask({**params, "password": broken})
 
 
