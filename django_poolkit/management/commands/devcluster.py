@@ -5,26 +5,23 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter
+from django.core.management.base import CommandError
 
+from django_poolkit.management.teaching import TeachingCommand
 from django_poolkit.testing.cluster import Cluster
 from django_poolkit.testing.errors import ClusterError
 
 _ENGINE = "django_poolkit.backends.postgresql"
 
 
-class _Formatter(DjangoHelpFormatter, RawDescriptionHelpFormatter):
-    """Django's order of the options, with our paragraphs as they are."""
-
-
-class Command(BaseCommand):
+class Command(TeachingCommand):
     """Run a local cluster in the foreground and print the settings to paste."""
 
     help = (
@@ -37,21 +34,13 @@ class Command(BaseCommand):
         "for development, never for data you would miss. The programs come with\n"
         "django-poolkit[testing], or from the folder that POOLKIT_PG_BIN names."
     )
-    # It is what makes the databases that the checks would ask for.
-    requires_system_checks = ()
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:
-        """Keep the paragraphs of the help, and say by examples how it is used."""
-        parser = super().create_parser(prog_name, subcommand, **kwargs)
-        parser.formatter_class = _Formatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py devcluster                                 a primary, gone after Ctrl-C\n"
-            "  manage.py devcluster --replicas 2 --directory .pg    a lasting cluster of three\n"
-            "  manage.py devcluster --port 15432                    always at the same port\n"
-            "  manage.py devcluster --json                          one line for a script"
-        )
-        return parser
+    epilog = (
+        "examples:\n"
+        "  manage.py devcluster                                 a primary, gone after Ctrl-C\n"
+        "  manage.py devcluster --replicas 2 --directory .pg    a lasting cluster of three\n"
+        "  manage.py devcluster --port 15432                    always at the same port\n"
+        "  manage.py devcluster --json                          one line for a script"
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the options."""

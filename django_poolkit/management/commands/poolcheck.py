@@ -10,7 +10,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import connections
 
 from django_poolkit import health
@@ -18,6 +18,7 @@ from django_poolkit.control.render import duration
 from django_poolkit.control.tables import Cell, Table, draw, printable
 from django_poolkit.health.formats import as_json
 from django_poolkit.health.report import Figures, Report, Result, Status
+from django_poolkit.management.teaching import TeachingCommand
 
 EXIT_CODES: Final[dict[Status, int]] = {"pass": 0, "warn": 1, "fail": 2}
 
@@ -27,16 +28,25 @@ _COLUMNS: Final = ("CHECK", "STATUS", "REASON", ">LATENCY", ">LAG", ">USED", ">S
 _NONE: Final = Cell("-")
 
 
-class Command(BaseCommand):
+class Command(TeachingCommand):
     """Probe every database, client session and check of this project once."""
 
     help = (
-        "Probe every database, HTTP client session and health check of this project once, from "
-        "this process. Opens no pool. Ends with 0 where all pass, 1 where one warns, 2 where one "
-        "fails (or the command line makes no sense), 130 after Ctrl-C."
+        "Probe every database, HTTP client session and health check of this project once, from\n"
+        "this process, and say what each one says. Opens no pool, and changes nothing."
     )
-    # It has to say what is wrong with the database, not to fail of it.
-    requires_system_checks = ()
+    epilog = (
+        "examples:\n"
+        "  manage.py poolcheck                        everything, as a table\n"
+        "  manage.py poolcheck && deploy              only where nothing fails or warns\n"
+        "  manage.py poolcheck --database default     one database, and nothing else\n"
+        "  manage.py poolcheck --timeout 5 --json     with patience, for a script\n\n"
+        "exit codes:\n"
+        "  0  all pass\n"
+        "  1  one warns\n"
+        "  2  one fails (or the command line makes no sense)\n"
+        "  130 after Ctrl-C"
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the options."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any, Final, NoReturn
 
-from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter
+from django.core.management.base import CommandError
 
 from django_poolkit.conf.control import ControlConfig, control_config
 from django_poolkit.control import servers, steer
@@ -17,6 +17,7 @@ from django_poolkit.control.orders import LONGEST
 from django_poolkit.control.outcome import REFUSED, Outcome
 from django_poolkit.control.steer import LeaseId, Target
 from django_poolkit.control.tables import draw, printable
+from django_poolkit.management.teaching import TeachingCommand
 
 # By command, the options that it takes.
 _TAKES: Final = {
@@ -33,11 +34,7 @@ _PAUSE: Final = 60.0
 _WAIT: Final = {"pause": 30.0, "kill-lease": 10.0}
 
 
-class _Formatter(DjangoHelpFormatter, RawDescriptionHelpFormatter):
-    """Django's order of the options, with our paragraphs as they are."""
-
-
-class Command(BaseCommand):
+class Command(TeachingCommand):
     """Pause, resume, recycle, resize or drain the pools of the running server; kill a lease."""
 
     help = (
@@ -55,31 +52,29 @@ class Command(BaseCommand):
         "  undrain     take that back\n"
         "  kill-lease  cancel what a lease runs and take its connection away from the owner"
     )
-    # It has to work when the project or its database does not.
-    requires_system_checks = ()
+
+    epilog = (
+        "examples:\n"
+        "  manage.py poolctl pause --database default && systemctl restart postgresql;\n"
+        "  manage.py poolctl resume --database default        a restart that no request sees\n"
+        "  manage.py poolctl pause --all --for 300 --wait 60\n"
+        "  manage.py poolctl recycle --database default       after a change of the password\n"
+        "  manage.py poolctl resize --database default --max-size 20\n"
+        "  manage.py poolctl drain --pid 4711\n"
+        "  manage.py poolstatus --leases                      shows who holds what\n"
+        "  manage.py poolctl kill-lease 4711/default/17\n\n"
+        "exit codes:\n"
+        "  0  done, in every process\n"
+        "  1  not in every process, or not yet: it says where, and which leases it waits for\n"
+        "  2  refused, or the command line makes no sense\n"
+        "  3  no live process: it says where it looked, and what the usual causes are"
+    )
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:
-        """Keep the paragraphs of the help, and say by examples how it is used."""
+        """Return a parser that takes a lease behind an option, too."""
         parser = super().create_parser(prog_name, subcommand, **kwargs)
-        parser.formatter_class = _Formatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py poolctl pause --database default && systemctl restart postgresql;\n"
-            "  manage.py poolctl resume --database default        a restart that no request sees\n"
-            "  manage.py poolctl pause --all --for 300 --wait 60\n"
-            "  manage.py poolctl recycle --database default       after a change of the password\n"
-            "  manage.py poolctl resize --database default --max-size 20\n"
-            "  manage.py poolctl drain --pid 4711\n"
-            "  manage.py poolstatus --leases                      shows who holds what\n"
-            "  manage.py poolctl kill-lease 4711/default/17\n\n"
-            "exit codes:\n"
-            "  0  done, in every process\n"
-            "  1  not in every process, or not yet: it says where, and which leases it waits for\n"
-            "  2  refused, or the command line makes no sense\n"
-            "  3  no live process: it says where it looked, and what the usual causes are"
-        )
-        # Else a lease behind an option is not understood (CPython before 3.12.7, gh-59317).
-        parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
+        # CPython before 3.12.7 does not by itself (gh-59317).
+        parser.parse_args = parser.parse_intermixed_args
         return parser
 
     def add_arguments(self, parser: ArgumentParser) -> None:

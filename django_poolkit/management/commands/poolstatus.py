@@ -8,25 +8,22 @@ import os
 import shutil
 import signal
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError
 from functools import partial
 from typing import Any, NoReturn
 
-from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter
+from django.core.management.base import CommandError
 
 from django_poolkit.control import render, servers, watch
 from django_poolkit.control.collect import Report, collect
 from django_poolkit.control.tables import Table, draw, printable
+from django_poolkit.management.teaching import TeachingCommand
 
 _INTERVAL = 2.0  # seconds between two looks, where none are given
 _SHORTEST = 0.1
 
 
-class _Formatter(DjangoHelpFormatter, RawDescriptionHelpFormatter):
-    """Django's order of the options, with our paragraphs as they are."""
-
-
-class Command(BaseCommand):
+class Command(TeachingCommand):
     """Show the pools of every live process of this project."""
 
     help = (
@@ -34,30 +31,22 @@ class Command(BaseCommand):
         "workers, commands. Asks each over its socket, and the database servers what they count\n"
         "themselves. Opens no pool, changes nothing, and works while a database is down."
     )
-    # It has to work when the project or its database does not.
-    requires_system_checks = ()
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:
-        """Keep the paragraphs of the help, and say by examples how it is used."""
-        parser = super().create_parser(prog_name, subcommand, **kwargs)
-        parser.formatter_class = _Formatter
-        parser.epilog = (
-            "examples:\n"
-            "  manage.py poolstatus                          all pools, and whether all is well\n"
-            "  manage.py poolstatus --watch                  the same, live, until Ctrl-C\n"
-            "  manage.py poolstatus --leases                 who holds what, and since when\n"
-            "  manage.py poolstatus --pins                   would transaction mode be safe here?\n"
-            "  manage.py poolstatus --database default --format json | jq .totals\n"
-            "  manage.py poolstatus --watch 60 >> pools.log  one line a minute\n\n"
-            "exit codes, the highest that applies:\n"
-            "  0  all is well\n"
-            "  1  saturated or degraded: somebody waits for a connection, a pool is paused or\n"
-            "     fails to connect, a process is draining or does not answer\n"
-            "  2  a database cannot be reached (or the command line makes no sense)\n"
-            "  3  no live process: it says where it looked, and what the usual causes are\n"
-            "  130 after Ctrl-C"
-        )
-        return parser
+    epilog = (
+        "examples:\n"
+        "  manage.py poolstatus                          all pools, and whether all is well\n"
+        "  manage.py poolstatus --watch                  the same, live, until Ctrl-C\n"
+        "  manage.py poolstatus --leases                 who holds what, and since when\n"
+        "  manage.py poolstatus --pins                   would transaction mode be safe here?\n"
+        "  manage.py poolstatus --database default --format json | jq .totals\n"
+        "  manage.py poolstatus --watch 60 >> pools.log  one line a minute\n\n"
+        "exit codes, the highest that applies:\n"
+        "  0  all is well\n"
+        "  1  saturated or degraded: somebody waits for a connection, a pool is paused or\n"
+        "     fails to connect, a process is draining or does not answer\n"
+        "  2  a database cannot be reached (or the command line makes no sense)\n"
+        "  3  no live process: it says where it looked, and what the usual causes are\n"
+        "  130 after Ctrl-C"
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the options."""
