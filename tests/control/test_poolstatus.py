@@ -28,8 +28,6 @@ from django_poolkit.testing import Node
 from django_poolkit.testing.waiting import wait_until
 from tests.control.statuses import lease, pool, status
 
-pytestmark = pytest.mark.core
-
 ROOT = Path(__file__).parents[2]
 PASSWORD = "pl4nt%41ed@s3cret"
 GIVEAWAYS = ("pl4nt", "s3cret")

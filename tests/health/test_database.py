@@ -23,7 +23,7 @@ from tests.pools.support import queue_up, unique
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = [pytest.mark.core, pytest.mark.usefixtures("transactional_db", "clean_pools")]
+pytestmark = pytest.mark.usefixtures("transactional_db", "clean_pools")
 
 
 @pytest.fixture

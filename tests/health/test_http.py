@@ -18,8 +18,6 @@ from django_poolkit.testing.faults import silent_server
 from tests.http.support import until
 from tests.http.upstream import Upstream
 
-pytestmark = pytest.mark.core
-
 CHECK = HttpCheck(session="api")
 
 

@@ -21,7 +21,6 @@ from django_poolkit.testing.faults import TCPProxy, silent_server
 from tests.health.drive import WAYS, Site
 
 pytestmark = [
-    pytest.mark.core,
     pytest.mark.usefixtures("transactional_db"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]

@@ -26,8 +26,6 @@ from django_poolkit.testing.waiting import wait_until
 from tests.http.support import MakeSession, read, until
 from tests.http.upstream import Upstream
 
-pytestmark = pytest.mark.core
-
 
 def sizes(stats: PoolStats) -> dict[str, int]:
     names = ("size", "idle", "used", "connecting", "waiters")

@@ -18,8 +18,6 @@ from django_poolkit.http import options
 from tests.http.support import MakeSession
 from tests.http.upstream import Upstream
 
-pytestmark = pytest.mark.core
-
 
 def read(**values: Any) -> options.Options:
     config = {

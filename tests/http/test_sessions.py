@@ -17,8 +17,6 @@ from django_poolkit.http import sessions
 from tests.http.support import MakeSession, said
 from tests.http.upstream import Upstream
 
-pytestmark = pytest.mark.core
-
 
 def test_it_maps_the_names_of_the_settings(make: MakeSession) -> None:
     session = make()

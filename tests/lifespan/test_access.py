@@ -27,7 +27,6 @@ from django_poolkit.pools.errors import PoolClosed, WrongLoop
 from django_poolkit.testing.lifespan import AsyncSite
 from tests.lifespan.support import SECRET, Diary, looped, until
 
-pytestmark = pytest.mark.core
 ROOT = Path(__file__).parents[2]
 
 

@@ -20,8 +20,6 @@ from django_poolkit.lifespan import in_flight
 from django_poolkit.lifespan.notice import SIGNALS, Notice
 from tests.lifespan.support import Wire, looped, until
 
-pytestmark = pytest.mark.core
-
 ROOT = Path(__file__).parents[2]
 SETTINGS = "django_poolkit.lifespan"
 

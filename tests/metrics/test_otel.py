@@ -25,8 +25,6 @@ from django_poolkit.testing.waiting import wait_until
 from tests.metrics.conftest import Worker
 from tests.pools.support import fill, queue_up
 
-pytestmark = pytest.mark.core
-
 MakePool = Callable[..., ConnectionPool]
 PREFIX = "db.client.connection."
 POOL = "db.client.connection.pool.name"
