@@ -194,14 +194,14 @@ class HoldingMixin(GreetingMixin):
                     return lease
         return None
 
-    def _take(self) -> Lease:
+    def _take(self, between: int = 0) -> Lease:
         pool, self._steady = self._steady, None  # the settings may change before a second try
         lease: Lease | None = None
         try:
             try:
                 pool = pool or self.pool
                 assert pool is not None
-                lease = pool.acquire(depth=_DEPTH, skip=_SKIPPED)
+                lease = pool.acquire(depth=_DEPTH, skip=_SKIPPED + between)
             except PoolClosed:
                 lease = self._acquired(_acquire)
             except EXHAUSTED as error:

@@ -19,6 +19,9 @@ from django.utils.asyncio import async_unsafe
 from django_poolkit.backends.postgresql.holding import HoldingMixin
 
 _DJANGOS: Final = BaseDatabaseWrapper._cursor  # type: ignore[attr-defined]
+# Frames of Django's `ensure_connection()` and `connect()`, which the first statement after a
+# `close()` passes: the stack of its lease is to reach as far as that of any other.
+_BETWEEN: Final = 4
 
 
 class PooledDatabaseWrapperMixin(HoldingMixin):
@@ -39,7 +42,7 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
         if not self._opened:
             self._open()
         self._met = True
-        lease = self._lease or self._take()
+        lease = self._lease or self._take(_BETWEEN if self._wanted else 0)
         if not self._wanted:
             self.on_idle(lease)
 
