@@ -114,10 +114,9 @@ def _lag_fail(key: str, value: object) -> float | None:
 
 
 def _replicas(key: str, value: object) -> tuple[str, ...]:
-    what = "must be a list of aliases of DATABASES"
-    for alias in _list(key, value, what):
-        if alias not in settings.DATABASES:
-            raise bad_value("HEALTH", key, alias, what)
+    for index, alias in enumerate(_list(key, value, "must be a list of aliases of DATABASES")):
+        if not isinstance(alias, str) or alias not in settings.DATABASES:
+            raise _bad_entry(key, index, alias, "must be an alias of DATABASES")
     return tuple(value)  # type: ignore[arg-type]
 
 
@@ -127,8 +126,8 @@ def _groups(key: str, value: object) -> dict[str, tuple[str, ...]]:
     for name, members in mapping(value, path).items():
         own = f"{path}[{name!r}]"
         if not is_group(name):
-            what = "must have a name of at most 40 small letters, digits, hyphens and underscores"
-            raise bad_value_at(path, name, what)
+            what = "must be named by at most 40 small letters, digits, hyphens and underscores"
+            raise ImproperlyConfigured(f"{own} {what}.")
         if name in ("db", "http"):
             raise ImproperlyConfigured(f"{own} cannot be set: it has all there are as members.")
         if not isinstance(members, (list, tuple)):
@@ -159,9 +158,9 @@ def _refuse_member(path: str, member: object) -> None:
 
 def _checks(key: str, value: object) -> tuple[str, ...]:
     what = "must be a list of dotted paths, as ['shop.health.disk'], each of them once"
-    for path in _list(key, value, what):
+    for index, path in enumerate(_list(key, value, what)):
         if not isinstance(path, str) or "." not in path.strip("."):
-            raise bad_value("HEALTH", key, path, what)
+            raise _bad_entry(key, index, path, "must be a dotted path, as 'shop.health.disk'")
     return tuple(value)  # type: ignore[arg-type]
 
 
@@ -213,14 +212,14 @@ def _permission(key: str, value: object) -> str | None:
 
 
 def _trusted_networks(key: str, value: object) -> tuple[Network, ...]:
-    what = "must be a list of networks, as ['10.0.0.0/8']"
     networks = []
-    for entry in _list(key, value, what):
+    for index, entry in enumerate(_list(key, value, "must be a list of networks")):
         try:
             # A number would be read as one address.
             networks.append(ip_network(entry if isinstance(entry, str) else ""))
         except ValueError:
-            raise bad_value("HEALTH", key, entry, what) from None
+            what = "must be a network, as '10.0.0.0/8', with no bit set behind its prefix"
+            raise _bad_entry(key, index, entry, what) from None
     return tuple(networks)
 
 
@@ -228,6 +227,10 @@ def _list(key: str, value: object, what: str) -> list[Any]:
     if not isinstance(value, (list, tuple)) or any(value.count(each) > 1 for each in value):
         raise bad_value("HEALTH", key, value, what)
     return list(value)
+
+
+def _bad_entry(key: str, index: int, value: object, what: str) -> ImproperlyConfigured:
+    return bad_value_at(f"POOLKIT['HEALTH'][{key!r}][{index}]", value, what)
 
 
 _READ: Final[Mapping[str, Callable[[str, object], Any]]] = {

@@ -125,18 +125,24 @@ def test_a_replica_fails_later_than_it_is_warned_of():
     assert config_of({"LAG_WARN": 5, "LAG_FAIL": 5}).lag_fail == 5
 
 
-@pytest.mark.parametrize("value", ["default", ["nowhere"], ["default", "default"], None, [7]])
-def test_replicas_are_aliases(value):
+@pytest.mark.parametrize("value", ["default", ["default", "default"], None])
+def test_replicas_are_a_list(value):
     refused({"REPLICAS": value}, r"\['REPLICAS'\] must be a list of aliases of DATABASES")
+
+
+@pytest.mark.parametrize("entry", ["nowhere", 7, None, ["default"]])
+def test_replicas_are_aliases(entry):
+    value = ["default", entry]
+    refused({"REPLICAS": value}, r"\['REPLICAS'\]\[1\] must be an alias of DATABASES")
 
 
 @pytest.mark.parametrize(
     ("groups", "match"),
     [
         ([], r"\['GROUPS'\] must be a dict"),
-        ({"Ready": []}, r"\['GROUPS'\] must have a name of at most 40 small letters"),
-        ({"a/b": []}, r"\['GROUPS'\] must have a name"),
-        ({7: []}, r"\['GROUPS'\] must have a name"),
+        ({"Ready": []}, r"\['GROUPS'\]\['Ready'\] must be named by at most 40 small letters"),
+        ({"a/b": []}, r"\['GROUPS'\]\['a/b'\] must be named by"),
+        ({7: []}, r"\['GROUPS'\]\[7\] must be named by"),
         ({"db": []}, r"\['GROUPS'\]\['db'\] cannot be set"),
         ({"http": []}, r"\['GROUPS'\]\['http'\] cannot be set"),
         ({"shop": "disk"}, r"\['GROUPS'\]\['shop'\] must be a list of checks"),
@@ -151,9 +157,15 @@ def test_a_group_has_members_that_can_be_there(groups, match):
     refused({"GROUPS": groups}, match)
 
 
-@pytest.mark.parametrize("value", ["shop.health", ["disk"], [7], ["a.b", "a.b"], None])
-def test_checks_are_dotted_paths(value):
+@pytest.mark.parametrize("value", ["shop.health", ["a.b", "a.b"], None])
+def test_checks_are_a_list(value):
     refused({"CHECKS": value}, r"\['CHECKS'\] must be a list of dotted paths")
+
+
+@pytest.mark.parametrize("entry", ["disk", "disk.", 7, None])
+def test_checks_are_dotted_paths(entry):
+    value = ["shop.health", entry]
+    refused({"CHECKS": value}, r"\['CHECKS'\]\[1\] must be a dotted path, as 'shop.health.disk'")
 
 
 @pytest.mark.parametrize(
@@ -176,9 +188,15 @@ def test_a_permission_is_one_of_djangos(value):
     refused({"PERMISSION": value}, r"\['PERMISSION'\] must be a permission")
 
 
-@pytest.mark.parametrize("value", ["10.0.0.0/8", [7], ["10.0.0.1/8"], ["localhost"], None])
-def test_networks_are_addresses(value):
+@pytest.mark.parametrize("value", ["10.0.0.0/8", None, ["::1", "::1"]])
+def test_networks_are_a_list(value):
     refused({"TRUSTED_NETWORKS": value}, r"\['TRUSTED_NETWORKS'\] must be a list of networks")
+
+
+@pytest.mark.parametrize("entry", [7, "10.0.0.1/8", "localhost", None])
+def test_networks_are_addresses(entry):
+    match = r"\['TRUSTED_NETWORKS'\]\[1\] must be a network, as '10.0.0.0/8', with no bit set"
+    refused({"TRUSTED_NETWORKS": ["::1", entry]}, match)
 
 
 def test_an_unknown_key_is_refused_with_a_hint():
