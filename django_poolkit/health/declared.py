@@ -146,7 +146,9 @@ def _declare(
     cache: float | None = None,
 ) -> Any:
     if not callable(function):
-        raise TypeError(f"a check is a function without arguments; got {function!r}")
+        # Named by mistake, it may be anything, as a dict with passwords.
+        kind = type(function).__name__
+        raise TypeError(f"a check is a function without arguments; got a {kind}")
     name = name or getattr(function, "__name__", "")
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in KIT:
         raise ValueError(
@@ -202,7 +204,10 @@ def _load(path: str) -> None:
     try:
         found = _imported(path)
     except Exception as error:
-        raise ImproperlyConfigured(f"{where} cannot be imported: {type(error).__name__}") from error
+        what = type(error).__name__
+        if isinstance(error, ModuleNotFoundError):
+            what += f", there is no {error.name!r}"
+        raise ImproperlyConfigured(f"{where} cannot be imported: {what}") from error
     if inspect.ismodule(found):
         return
     origin = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"

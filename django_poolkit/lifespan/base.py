@@ -74,9 +74,11 @@ def opener(function: Function[T]) -> Callable[[], AbstractAsyncContextManager[T]
         or inspect.iscoroutinefunction(function)
         or inspect.isgeneratorfunction(function)
     ):
+        # What is no function may be anything, as a dict with passwords.
+        shown = repr(function) if callable(function) else f"a {type(function).__name__}"
         raise TypeError(
             f"a resource is an async generator function with one yield, or a function that "
-            f"returns an async context manager; got {function!r}"
+            f"returns an async context manager; got {shown}"
         )
     return function  # type: ignore[return-value]
 

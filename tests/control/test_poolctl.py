@@ -570,7 +570,8 @@ def test_as_json_it_is_one_document(live):
         (["kill-lease", "3//1"], "is no lease"),
         (["kill-lease", "-3/default/1"], "-3/default/1"),
         (["stop", "--all"], "invalid choice"),
-        ([], "required: command"),
+        (["pause", "--all", "--wait", "soon"], "--wait: must be seconds, 0 or more, not soon"),
+        ([], "required: command$"),
     ],
 )
 def test_what_makes_no_sense_is_refused(live, arguments, message):

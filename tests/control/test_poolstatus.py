@@ -290,7 +290,7 @@ def test_the_reference_has_every_key(processes: Callable[..., None], live: None)
         (("--watch", "0.01"), "must be 0.1 seconds or more"),
         (("--watch", "inf"), "must be 0.1 seconds or more"),
         (("--watch", "nan"), "must be 0.1 seconds or more"),
-        (("--watch", "soon"), "invalid"),
+        (("--watch", "soon"), "must be 0.1 seconds or more, not soon"),
         (("--format", "xml"), "invalid choice"),
     ],
 )

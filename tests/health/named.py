@@ -18,4 +18,4 @@ def plain() -> str:
     return "warn"
 
 
-not_a_check = 7
+not_a_check = {"PASSWORD": "s3cret"}

@@ -174,9 +174,9 @@ def test_how_long_a_check_may_take(
 
 
 @core
-@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e9"])
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e9", "soon", ""])
 def test_a_timeout_that_makes_no_sense(text: str) -> None:
-    with pytest.raises(ArgumentTypeError):
+    with pytest.raises(ArgumentTypeError, match=f"must be 0.05 to 3600 seconds, not {text}"):
         poolcheck._seconds(text)
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from django_poolkit import lifespan
 
-NUMBER = 7
+SECRETS = {"PASSWORD": "s3cret"}
 
 
 @lifespan.resource

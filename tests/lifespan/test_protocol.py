@@ -252,7 +252,7 @@ async def test_those_of_the_settings_come_first_and_in_their_order(diary: Diary)
     [
         ("tests.lifespan.named.nonsense", "cannot be imported: ImportError"),
         ("tests.lifespan.nowhere.redis", "cannot be imported: ModuleNotFoundError"),
-        ("tests.lifespan.named.NUMBER", "cannot be one: a resource is an async generator"),
+        ("tests.lifespan.named.SECRETS", "returns an async context manager; got a dict"),
         ("tests.lifespan.named.coroutine", "cannot be one: a resource is an async generator"),
     ],
 )

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
+from contextlib import suppress
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
@@ -145,7 +146,7 @@ def _names(aliases: list[str]) -> list[str]:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not _SHORTEST <= seconds <= _LONGEST:
-        raise ArgumentTypeError(f"must be {_SHORTEST:g} to {_LONGEST:g} seconds, not {text}")
-    return seconds
+    with suppress(ValueError):
+        if _SHORTEST <= (seconds := float(text)) <= _LONGEST:
+            return seconds
+    raise ArgumentTypeError(f"must be {_SHORTEST:g} to {_LONGEST:g} seconds, not {text}")

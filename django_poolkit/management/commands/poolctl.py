@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from argparse import ArgumentParser, ArgumentTypeError
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from django.core.management.base import CommandError
@@ -80,7 +81,10 @@ class Command(TeachingCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the options."""
         parser.add_argument("command", choices=tuple(_TAKES), help="see above")
-        parser.add_argument("lease", nargs="*", type=_lease, help="of kill-lease: <pid>/<pool>/<n>")
+        # Without a default argparse would name it among what is missing.
+        parser.add_argument(
+            "lease", nargs="*", default=[], type=_lease, help="of kill-lease: <pid>/<pool>/<n>"
+        )
         parser.add_argument(
             "--database",
             action="append",
@@ -138,10 +142,10 @@ def _lease(text: str) -> LeaseId:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < math.inf:
-        raise ArgumentTypeError(f"must be seconds, 0 or more, not {text}")
-    return seconds
+    with suppress(ValueError):
+        if 0 <= (seconds := float(text)) < math.inf:
+            return seconds
+    raise ArgumentTypeError(f"must be seconds, 0 or more, not {text}")
 
 
 def _verify(options: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
@@ -146,10 +147,10 @@ class Command(TeachingCommand):
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not _SHORTEST <= seconds < math.inf:
-        raise ArgumentTypeError(f"must be {_SHORTEST:g} seconds or more, not {text}")
-    return seconds
+    with suppress(ValueError):
+        if _SHORTEST <= (seconds := float(text)) < math.inf:
+            return seconds
+    raise ArgumentTypeError(f"must be {_SHORTEST:g} seconds or more, not {text}")
 
 
 def _verify(options: dict[str, Any]) -> None:
