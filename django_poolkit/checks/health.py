@@ -9,6 +9,7 @@ from django.apps import AppConfig
 from django.core import checks
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import NoReverseMatch, get_script_prefix, reverse
 
 from django_poolkit.conf.health import HealthConfig, health_config
 from django_poolkit.health import groups
@@ -82,4 +83,23 @@ def _slow(config: HealthConfig) -> Iterator[CheckMessage]:
             )
 
 
-_LOOKS: tuple[Callable[[HealthConfig], Iterator[CheckMessage]], ...] = (_empty, _liveness, _slow)
+def _hidden_view(config: HealthConfig) -> Iterator[CheckMessage]:
+    if config.permission is None or config.path is None:
+        return
+    try:
+        view = reverse("poolkit_health:index")
+    except (NoReverseMatch, AttributeError):  # the latter where there is no ROOT_URLCONF
+        return
+    if ("/" + view.removeprefix(get_script_prefix())).startswith(config.path):
+        yield checks.Warning(
+            "Nobody sees details by POOLKIT['HEALTH']['PERMISSION']: the view that asks for it is "
+            f"below POOLKIT['HEALTH']['PATH'] ({config.path!r}), where health is answered before "
+            "any user is known.",
+            hint="Include django_poolkit.health.urls at another path.",
+            id="poolkit.W004",
+        )
+
+
+_LOOKS: tuple[Callable[[HealthConfig], Iterator[CheckMessage]], ...] = (
+    _empty, _liveness, _slow, _hidden_view,
+)  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.test import override_settings
+from django.test.utils import override_script_prefix
 
 from django_poolkit import health, registry
 from django_poolkit.checks.health import check_health
@@ -350,6 +351,35 @@ def test_a_check_that_may_take_longer_than_all_the_others_is_warned_of(configure
     [(name, text)] = messages()
     assert name == "poolkit.W003"
     assert "'disk' may take 3 s" in text
+
+
+@override_settings(ROOT_URLCONF="tests.health.drive")  # which has the view below /health/
+def test_a_view_that_is_answered_before_it_is_reached_is_warned_of(configure):
+    configure({"PATH": "/health/", "PERMISSION": "auth.view_user"})
+    [(name, text)] = messages()
+    assert name == "poolkit.W004"
+    assert "below POOLKIT['HEALTH']['PATH'] ('/health/')" in text
+    with override_script_prefix("/mounted/"):
+        assert [name for name, _ in messages()] == ["poolkit.W004"]
+
+
+@override_settings(ROOT_URLCONF="tests.health.drive")
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"PATH": "/health/"}, {"PERMISSION": "auth.view_user"},
+        {"PATH": "/healthy/", "PERMISSION": "auth.view_user"},
+    ],
+)  # fmt: skip
+def test_a_view_that_is_reached_or_asks_for_nobody_is_not(configure, section):
+    configure(section)
+    assert messages() == []
+
+
+@override_settings(ROOT_URLCONF="tests.urls")
+def test_nor_is_one_that_is_not_there(configure):
+    configure({"PATH": "/health/", "PERMISSION": "auth.view_user"})
+    assert messages() == []
 
 
 def test_manage_py_check_says_so(configure):
