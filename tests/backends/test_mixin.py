@@ -108,3 +108,38 @@ def test_a_wrapper_that_fails_after_the_acquire_loses_no_slot(
             cursor.execute("SELECT 1")
     assert wrapper.pool.stats().used == 1
     assert "InstrumentedWrapper.get_new_connection" in str(caught[0].message)
+
+
+class GuardedWrapper(PooledDatabaseWrapperMixin, base.DatabaseWrapper):
+    """What stands in front of ours: asked before each cursor, as Django does it."""
+
+    asked = 0
+
+    def ensure_connection(self) -> None:
+        self.asked += 1
+        super().ensure_connection()
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_wrapper_in_front_is_asked_to_connect_before_each_cursor(mode: str) -> None:
+    default: Any = default_connection
+    wrapper: Any = GuardedWrapper(deepcopy(default.settings_dict), "guarded")
+    wrapper.settings_dict["OPTIONS"]["pool"] = {"mode": mode}
+    try:
+        wrapper.connect()  # which Django follows by questions of its own
+        wrapper.asked = 0
+        for _ in range(3):
+            with wrapper.cursor() as cursor:
+                cursor.execute("SELECT 1")
+        assert wrapper.asked == 3
+        wrapper.ensure_connection = refuse
+        with pytest.raises(LookupError):
+            wrapper.cursor()
+        assert wrapper.pool.stats().used == (mode == "session")
+    finally:
+        wrapper.close()
+        wrapper.close_pool()
+
+
+def refuse() -> None:
+    raise LookupError("no connection for this test")

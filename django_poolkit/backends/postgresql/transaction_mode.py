@@ -95,7 +95,9 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
         lease = self._hold()
         try:
             cursor = super()._cursor  # type: ignore[misc]
-            if getattr(cursor, "__func__", None) is not _DJANGOS:
+            if getattr(cursor, "__func__", None) is not _DJANGOS or (
+                getattr(self.ensure_connection, "__func__", None) is not _OURS
+            ):
                 return cursor(name)
             # Every statement passes here: what Django's own looks at has been seen to.
             with self.wrap_database_errors:
@@ -183,3 +185,6 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
         finally:
             if must_close:
                 self.close()
+
+
+_OURS: Final = PooledDatabaseWrapperMixin.ensure_connection
