@@ -18,12 +18,15 @@ from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.cursor import text_of
 from django_poolkit.pools.session_state import CACHE_SIZE, CACHED_LENGTH, StatementRules
 
-# Statements that write nothing. Those of _OPAQUE may write behind a name.
+# Statements that write nothing. Those of _OPAQUE may write behind a name, and _MAKES after all.
 _READS: Final = re.compile(
     r"[\s(]*(select|show|explain|fetch|move|declare|close|values|table|set|reset|listen|unlisten"
     r"|begin|start|savepoint|release|rollback|commit|end|abort|discard|deallocate|lock"
     r"|with(?!.*\b(insert|update|delete|merge)\b))\b",
     re.IGNORECASE | re.DOTALL,
+)
+_MAKES: Final = re.compile(
+    r"[\s(]*((select|with)\b.*\binto|explain\b.*\banaly[sz]e)\b", re.IGNORECASE | re.DOTALL
 )
 _NEW_TYPES: Final = re.compile(r"\s*create\s+(extension|type)\b", re.IGNORECASE)
 # What gives a sequence its present value, in the statement itself.
@@ -39,6 +42,17 @@ def everything_is_foreign() -> bool:
 def everyone_is_outside(frame: FrameType) -> bool:
     """Tell of each caller that it may do anything with a connection."""
     return True
+
+
+def _reads(text: str) -> bool:
+    """Return whether a statement writes nothing, as far as its text shows."""
+    if _READS.match(text) is None:
+        return False
+    end = text.find(";")
+    if end >= 0 and text[end + 1 :].strip():
+        return False  # of several in one text the first says nothing of the others
+    lowered = text.lower()  # which is quick, and the expression is not
+    return not (("into" in lowered or "analy" in lowered) and _MAKES.match(text))
 
 
 def _refuse_stray_currval(lease: Lease, text: str | None) -> None:
@@ -97,7 +111,7 @@ class Statements:
         if text in self._plain:
             return
         residue = self._rules.residue(text) if text is not None else "unparsed"
-        reads = text is not None and _READS.match(text) is not None
+        reads = text is not None and _reads(text)
         if residue is None and reads:
             self._remember(text)
             return

@@ -78,6 +78,7 @@ class TestWrites:
         [
             "SELECT 1", "  select 1", "(SELECT 1)", "SHOW work_mem", "VALUES (1)", "TABLE {table}",
             "WITH a AS (SELECT 1) SELECT * FROM a", "EXPLAIN SELECT 1", "BEGIN", "ROLLBACK",
+            "SELECT 1;", "SELECT 1 ;\n", "SELECT 1 AS intonation", "SELECT 'a' AS analysed",
         ],
     )  # fmt: skip
     def test_a_read_writes_nothing(self, lease, table, query):
@@ -91,6 +92,10 @@ class TestWrites:
             "INSERT INTO {table} VALUES (1)", "UPDATE {table} SET a = 2", "DELETE FROM {table}",
             "WITH a AS (INSERT INTO {table} VALUES (1) RETURNING a) SELECT * FROM a",
             "DO $$ BEGIN INSERT INTO {table} VALUES (1); END $$",
+            "EXPLAIN ANALYZE INSERT INTO {table} VALUES (1)",
+            "EXPLAIN (COSTS off, analyse) DELETE FROM {table}",
+            "SELECT 1; INSERT INTO {table} VALUES (1)", "SELECT 1 AS a\nINTO TEMP made",
+            "WITH a AS (SELECT 1) SELECT * INTO TEMP made FROM a",
         ],
     )  # fmt: skip
     def test_a_write_is_committed_at_once_in_autocommit(self, lease, table, query):
