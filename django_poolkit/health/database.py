@@ -85,7 +85,8 @@ class DatabaseCheck:
         config = health_config()
         replica = self.alias in config.replicas
         verdict = judging.of_server(found, stats, replica=replica, config=config)
-        if stats is not None:
+        # Who waits for nothing but a connect, as the first of all, waits for nobody who has one.
+        if stats is not None and stats.waiters > stats.connecting:
             pool = judging.of_pool(stats, stuck_after=config.stuck_after)
             verdict = judging.worse(verdict, pool)
         result = judging.result(self.name, verdict, stats)

@@ -22,6 +22,8 @@ from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import queue_up, unique
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 20.0
+"""Seconds after which something will not happen any more."""
 
 pytestmark = pytest.mark.usefixtures("transactional_db", "clean_pools")
 
@@ -86,6 +88,28 @@ def test_a_saturated_pool_is_warned_of_and_not_waited_for(check):
         assert result.latency is not None
         assert seconds < 0.8
     waiter.result().release()
+
+
+def test_a_pool_whose_first_users_wait_for_its_first_connects_passes(check, monkeypatch):
+    pool = connection_pools["default"]
+    connects, gate = pool._connector.connect, threading.Event()
+
+    def connect(*args):
+        assert gate.wait(PATIENCE)
+        return connects(*args)
+
+    monkeypatch.setattr(pool._connector, "connect", connect)
+    waiters = [queue_up(pool, pool.acquire) for _ in range(pool.num_workers)]
+    try:
+        result = check.look(0.8)
+        assert verdict(result) == ("pass", None)
+        assert (result.figures.used, result.figures.waiters) == (0, pool.num_workers)
+        waiters.append(queue_up(pool, pool.acquire))
+        assert verdict(check.look(0.8)) == ("warn", "saturated")
+    finally:
+        gate.set()
+        for waiter in waiters:
+            waiter.result(PATIENCE).release()
 
 
 def test_a_full_pool_in_which_nothing_moves_is_stuck(check):
