@@ -188,7 +188,7 @@ def _server(server: Server) -> Table:
         budget += " What other hosts may open cannot be asked from here."
     return Table(
         title=Cell(printable(title), "head"),
-        columns=_SERVER,
+        columns=_SERVER if server.shares else (),
         rows=[_of_share(share) for share in server.shares],
         notes=[Cell(budget, "bad" if server.short else "")],
     )

@@ -155,6 +155,12 @@ def test_a_budget_that_does_not_fit_stands_out() -> None:
     assert table.notes[0].tone == "bad"
 
 
+def test_a_server_to_which_nobody_is_connected_has_no_rows_and_no_heading_for_them() -> None:
+    [table, _] = tables(report(servers=(server(shares=()),)))
+    assert (table.columns, table.rows) == ((), [])
+    assert table.notes[0].text.startswith("Budget: 8 that these processes may open, and the 0 of")
+
+
 def test_a_server_that_was_not_reached() -> None:
     down = server(connections=None, max_connections=None, reserved=None, errors={"default": "E"})
     [table, _] = tables(report(servers=(down,)))
