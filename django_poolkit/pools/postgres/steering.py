@@ -26,6 +26,8 @@ PAUSE: Final = 60.0
 # Seconds that a cancelled statement has to end, before its socket is shut down.
 _CANCELLED: Final = 1.0
 _CANCEL_TIMEOUT: Final = 2.0
+# In a pause, how often it is looked for leases that were dropped, in seconds.
+_ADOPTS: Final = 0.25
 
 
 class Steering(Upkeep):
@@ -41,11 +43,20 @@ class Steering(Upkeep):
         """
         if not 0 < seconds <= threading.TIMEOUT_MAX:  # nan neither
             raise ValueError(f"seconds must be above 0 and finite; got {seconds!r}")
+        again = self._paused()
         self._paused_until = monotonic() + seconds
         if self._closed:
             self.open()
         self.recycle()
         self.schedule_task(Job(self, "end_pause"), seconds)
+        if not again:
+            self.schedule_task(Job(self, "adopt_while_paused"), _ADOPTS)
+
+    def adopt_while_paused(self) -> None:
+        """Take back what finalizers could only report: in a pause nobody passes who acquires."""
+        if self._paused():
+            self.schedule_task(Job(self, "adopt_while_paused"), _ADOPTS)
+            self._adopt_orphans()
 
     def open_paused(self, seconds: float) -> None:
         """Open, when somebody acquires, as one that has been paused for `seconds`.
@@ -75,6 +86,8 @@ class Steering(Upkeep):
     def recycle(self) -> None:
         """Replace all connections: idle ones now, leased ones as they come home."""
         self.prober.release()
+        if self._orphans:
+            self._call_adopter()
         self._carry_out(self._recycle())
 
     @critical
