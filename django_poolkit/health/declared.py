@@ -116,7 +116,6 @@ def check(function: F, /) -> F: ...
 @overload
 def check(
     name: str | None = None,
-    /,
     *,
     groups: tuple[str, ...] | list[str] = ("ready",),
     timeout: float | None = None,
@@ -134,7 +133,9 @@ def check(function: Any = None, /, **options: Any) -> Any:
     """
     if callable(function):
         return _declare(function, **options)
-    return lambda below: _declare(below, function, **options)
+    if function is not None:
+        return lambda below: _declare(below, function, **options)
+    return lambda below: _declare(below, **options)
 
 
 def _declare(

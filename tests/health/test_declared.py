@@ -55,6 +55,16 @@ def test_options_are_taken():
     )  # fmt: skip
 
 
+def test_a_name_may_have_its_keyword():
+    @health.check(name="disk.data", groups=["shop"])
+    def anything():
+        pass
+
+    assert found()["disk.data"].groups == ("shop",)
+    with pytest.raises(TypeError, match="multiple values for argument 'name'"):
+        health.check("one", name="other")(anything)  # type: ignore[call-overload]
+
+
 def test_a_class_is_made_once_and_called_each_time():
     @health.check
     class Disk:
