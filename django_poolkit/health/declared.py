@@ -163,7 +163,11 @@ def _declare(
     # The same function is declared again where its module is loaded again.
     if before is not None and before.origin != origin:
         raise ValueError(f"two checks are called {name!r}: {before.origin} and {origin}")
-    call: Any = function() if inspect.isclass(function) else function
+    _refuse_arguments(name, function)
+    call: Any = function
+    if inspect.isclass(function):
+        call = function()
+        _refuse_arguments(name, call)
     _declared[name] = Declared(
         name=name,
         call=call,
@@ -184,6 +188,17 @@ def _refuse(name: str, groups: object, timeout: object, cache: object) -> None:
         raise ValueError(f"check {name!r}: timeout must be above 0; got {timeout!r}")
     if cache is not None and not (_is_number(cache) and 0 <= cache < math.inf):  # type: ignore[operator]
         raise ValueError(f"check {name!r}: cache must be 0 or above; got {cache!r}")
+
+
+def _refuse_arguments(name: str, function: Any) -> None:
+    if not callable(function):
+        raise TypeError(f"check {name!r} is called without arguments: its objects cannot be called")
+    try:
+        inspect.signature(function, follow_wrapped=False).bind()
+    except ValueError:
+        return  # made in C, and says nothing of itself
+    except TypeError as error:
+        raise TypeError(f"check {name!r} is called without arguments: {error}") from None
 
 
 def _is_number(value: object) -> bool:

@@ -7,6 +7,7 @@ import math
 import sys
 import threading
 import time
+from functools import wraps
 from importlib import import_module, reload
 
 import pytest
@@ -63,6 +64,37 @@ def test_a_name_may_have_its_keyword():
     assert found()["disk.data"].groups == ("shop",)
     with pytest.raises(TypeError, match="multiple values for argument 'name'"):
         health.check("one", name="other")(anything)  # type: ignore[call-overload]
+
+
+def test_what_needs_arguments_is_refused():
+    class Made:
+        def __init__(self, path):
+            pass
+
+    class Called:
+        def __call__(self, path):
+            pass
+
+    class NotCalled:
+        pass
+
+    for wrong in (lambda path: True, Made, Called, NotCalled):
+        with pytest.raises(TypeError, match=r"^check 'disk' is called without arguments: "):
+            health.check("disk")(wrong)
+    assert found() == {}
+
+
+def test_a_function_that_is_given_its_arguments_is_not():
+    def disk(path):
+        return path == "/"
+
+    @health.check
+    @wraps(disk)
+    def given(path="/"):
+        return disk(path)
+
+    health.check("time")(time.monotonic)
+    assert found()["disk"].look(1.0).status == "pass"
 
 
 def test_a_class_is_made_once_and_called_each_time():
