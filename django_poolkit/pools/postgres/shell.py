@@ -85,10 +85,10 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
     _popped: dict[str, int]
 
     def _prepare_shell(self) -> None:
-        # Guards `_workers` and `_outstanding`. Taken inside the pool's lock, never around it.
+        # Guards `_workers`, `_born`, `_outstanding`. Taken inside the pool's lock, never around it.
         self._jobs_lock = threading.RLock()
         self._pid = os.getpid()
-        self._outstanding = 0
+        self._outstanding = self._born = 0
         self._popped = {}
 
     # -- threads
@@ -105,18 +105,22 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
         Raises RuntimeError where there is no worker, and the system gives no thread for one.
         """
         with self._jobs_lock:
+            stops = isinstance(task, StopWorker)
+            # Counted first: after an interrupt there may be a worker too many, and none too few.
+            self._outstanding += not stops
             self._tasks.put_nowait(task)
-            if not isinstance(task, StopWorker):
-                self._outstanding += 1
+            if not stops:
                 busy = len(self._workers) < min(self._outstanding, self.num_workers)
                 if busy and not self._closed:
                     self._add_worker()
 
     def _add_worker(self) -> None:
         name = f"{self.name}-worker-{len(self._workers)}"
+        self._born += 1  # first: an interrupt may leave one that runs, and is in no list
         try:
             self._workers.append(spawn(self.worker, args=(self._tasks,), name=name))
         except RuntimeError:  # the system gives no more threads: those there are will come to it
+            self._born -= 1
             if not self._workers:
                 raise
 
@@ -127,6 +131,9 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
 
     def _signal_stop_worker(self) -> list[Any]:
         with self._jobs_lock:  # no worker may be born between the count and the farewells
+            for _ in range(self._born - len(self._workers)):
+                self.run_task(StopWorker(self))
+            self._born = 0
             return super()._signal_stop_worker()
 
     def __del__(self) -> None:

@@ -8,7 +8,9 @@ import warnings
 
 import psycopg_pool
 import pytest
+from psycopg_pool._acompat import spawn
 
+from django_poolkit.pools.postgres import shell
 from django_poolkit.pools.postgres.errors import PoolClosed, PoolTimeout, TooManyWaiters
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import fill, queue_up
@@ -41,6 +43,24 @@ def test_its_verbs_take_the_same_arguments(verb):
 
 
 class TestThreads:
+    def test_one_that_an_interrupt_hid_ends_with_the_pool(self, make_pool, monkeypatch):
+        pool = make_pool(max_size=2, num_workers=1)
+        pool.open()
+
+        def interrupted(*args, **kwargs):
+            spawn(*args, **kwargs)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shell, "spawn", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pool.run_task(shell.Job(pool, "keep_house"))
+        fill(pool, 1)
+        assert len([t for t in threads_of(pool) if "worker" in t.name]) == 2
+        wait_until(lambda: pool._outstanding == 0, message="a job is not done")
+        pool.close()
+        wait_until(lambda: threads_of(pool) == [], message="a worker goes on")
+
     def test_they_start_when_there_is_work(self, make_pool):
         pool = make_pool(max_size=4, num_workers=3)
         assert threads_of(pool) == []
