@@ -373,6 +373,7 @@ def test_python_api_md_has_every_public_name() -> None:
     }
     # Called by its own threads, and by leases.
     inner = {"run_attempt", "run_task", "job_done", "keep_house", "wake_attempt", "end_pause"}
+    inner |= {"adopt_while_paused"}
     inner |= {"forget", "lost", "statements", "adopt_orphans", "look_after_waiters"}
     # Called by leases of transaction mode, and told by its database wrappers.
     inner |= {"adrift", "count_pin", "greeting", "release_idle"}
