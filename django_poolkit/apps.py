@@ -7,6 +7,7 @@ from django.core import checks
 
 from django_poolkit import metrics, registry
 from django_poolkit.checks.health import check_health
+from django_poolkit.conf.clusters import verify_clusters
 from django_poolkit.conf.control import control_config
 from django_poolkit.conf.databases import verify_databases
 from django_poolkit.conf.health import health_config
@@ -24,6 +25,7 @@ class PoolkitConfig(AppConfig):
     def ready(self) -> None:
         """Refuse settings that cannot be honoured, with their path; connect what is to be."""
         verify_databases()
+        verify_clusters()
         control_config()
         verify_client_sessions()
         lifespan_config()
