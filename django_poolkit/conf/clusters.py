@@ -13,8 +13,15 @@ from django.core.exceptions import ImproperlyConfigured
 from django_poolkit.conf.databases import ENGINES
 from django_poolkit.conf.hosts import hosts_of
 from django_poolkit.conf.poolkit import bad_value_at, mapping, refuse_unknown, section
+from django_poolkit.conf.rules import (
+    ON_PRIMARY,
+    STALE_WRITE,
+    StaleWrite,
+    labels_at,
+    stale_write_at,
+)
 
-_KEYS: Final = ("primary", "replicas")
+_KEYS: Final = ("primary", "replicas", "models", "on_primary", "stale_write")
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -27,6 +34,12 @@ class Cluster:
     """The alias that is written to."""
     replicas: tuple[str, ...] = ()
     """The aliases that are read from. None of them: everything is read from the primary."""
+    models: tuple[str, ...] = ()
+    """Whose models it has: labels of apps (`shop`) and of models (`shop.order`)."""
+    on_primary: tuple[str, ...] = ON_PRIMARY
+    """Which of them are read from the primary: labels, too."""
+    stale_write: StaleWrite = STALE_WRITE
+    """What happens when an object that a replica has given is saved with all its fields."""
 
 
 # What was read last: the setting, its section, and what came of them. Replaced as a whole.
@@ -76,7 +89,19 @@ def _clusters(value: Mapping[str, Any]) -> dict[str, Cluster]:
                     "has one role in one cluster."
                 )
             taken[alias] = _path(name)
+    _refuse_shared_models(found)
     return found
+
+
+def _refuse_shared_models(clusters: Mapping[str, Cluster]) -> None:
+    taken: dict[str, str] = {}
+    for cluster in clusters.values():
+        path = f"{_path(cluster.name)}['models']"
+        for label in cluster.models:
+            if label in taken:
+                what = f"has {label!r}, which {taken[label]} has already"
+                raise bad_value_at(path, label, what)
+            taken[label] = path
 
 
 def _cluster(name: str, entry: object) -> Cluster:
@@ -94,7 +119,14 @@ def _cluster(name: str, entry: object) -> Cluster:
     for index, alias in enumerate(replicas):
         if not isinstance(alias, str) or not alias or replicas.count(alias) > 1:
             raise bad_value_at(f"{path}['replicas'][{index}]", alias, what)
-    return Cluster(name, primary, tuple(replicas))
+    return Cluster(
+        name,
+        primary,
+        tuple(replicas),
+        labels_at(f"{path}['models']", values.get("models", ())),
+        labels_at(f"{path}['on_primary']", values.get("on_primary", ON_PRIMARY)),
+        stale_write_at(f"{path}['stale_write']", values.get("stale_write", STALE_WRITE)),
+    )
 
 
 def _verify_member(alias: str, path: str) -> None:
