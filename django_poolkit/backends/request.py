@@ -51,7 +51,7 @@ class RequestScope:
 
     __slots__ = (
         "__weakref__", "answered", "committed", "exhausted", "leases", "method", "over", "owned",
-        "path", "wrappers",
+        "path", "routing", "wrappers",
     )  # fmt: skip
 
     def __init__(self, *, owned: bool = False, method: str = "", path: str = "") -> None:
@@ -70,6 +70,8 @@ class RequestScope:
         """Whether a lease that has ended may have committed something."""
         self.wrappers: WeakSet[LeasingMixin] = WeakSet()
         """The database wrappers that were used in it."""
+        self.routing: object | None = None
+        """Where it reads, as the router keeps account of it. Made when it is first asked for."""
         self.leases: dict[Lease, Held] = {}
         """The leases taken in it that have not ended. Who removes one has to release it."""
 
