@@ -50,8 +50,8 @@ class RequestScope:
     """
 
     __slots__ = (
-        "__weakref__", "answered", "committed", "exhausted", "leases", "method", "over", "owned",
-        "path", "routing", "wrappers",
+        "__weakref__", "answered", "committed", "exhausted", "hosts", "leases", "method", "over",
+        "owned", "path", "routing", "wrappers",
     )  # fmt: skip
 
     def __init__(self, *, owned: bool = False, method: str = "", path: str = "") -> None:
@@ -68,6 +68,8 @@ class RequestScope:
         """Whether it has been answered with a 503 of ours."""
         self.committed = False
         """Whether a lease that has ended may have committed something."""
+        self.hosts: dict[str, str] = {}
+        """The host chosen for each alias that has several, where the backend chose it."""
         self.wrappers: WeakSet[LeasingMixin] = WeakSet()
         """The database wrappers that were used in it."""
         self.routing: object | None = None
