@@ -1,0 +1,109 @@
+"""Where a read goes: the first rule that has something to say. Opens nothing, asks nobody."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+from django.db import connections
+from django.db.models import Model
+
+from django_poolkit.routing import overrides, rules, scopes
+from django_poolkit.routing.scopes import Scope
+from django_poolkit.routing.topology import Cluster
+from django_poolkit.routing.watching import Reason
+
+# Every process begins at another replica.
+_turns = count(random.randrange(2**32))
+
+
+def for_read(cluster: Cluster, model: type[Model], instance: Any = None) -> tuple[str, Reason]:
+    """Return the alias to read a model from, and why.
+
+    `instance` is the object for which rows are read: itself, or those that it is related to.
+    """
+    primary = cluster.primary
+    if not cluster.replicas:
+        return primary, "no_replica"
+    role = overrides.role_of(cluster.name)
+    if role == "primary":
+        return primary, "use_primary"
+    here = scopes.current()
+    if role == "replica":
+        return _replica(cluster, here), "use_replica"
+    if in_transaction(primary):
+        return primary, "transaction"
+    if rules.read_from_primary(cluster, model):
+        return primary, "rule"
+    if here is not None:
+        if here.command:
+            return primary, "command"
+        if here.unsafe:
+            return primary, "unsafe_request"
+    if scopes.has_written(here, cluster.name):
+        return primary, "wrote"
+    if instance is not None and _is_from_primary(cluster, instance):
+        return primary, "instance"
+    return _replica(cluster, here), "read"
+
+
+def in_transaction(alias: str) -> bool:
+    """Return whether the caller's thread has a transaction open on an alias.
+
+    The one that a test case wraps around itself does not count.
+    """
+    # Not `connections[alias]`: it would make a wrapper where there is none.
+    wrapper: Any = getattr(connections._connections, alias, None)  # type: ignore[attr-defined]
+    if wrapper is None:
+        return False
+    if wrapper.in_atomic_block:
+        return not all(block._from_testcase for block in wrapper.atomic_blocks)
+    # Autocommit is off, too, where nothing has been connected yet.
+    return not wrapper.autocommit and wrapper.connection is not None
+
+
+def host_for(alias: str, weights: Mapping[str, float]) -> str | None:
+    """Return the host of a logical alias that the present scope reads, None outside of one.
+
+    One that is not among `weights` has just refused a connection: another takes its place.
+    """
+    here = scopes.current()
+    if here is None:
+        return None
+    chosen = here.hosts.get(alias)
+    if chosen is None:
+        # Two threads of one scope choose at once, and have to agree.
+        chosen = here.hosts.setdefault(alias, _drawn(weights))
+    if chosen not in weights:
+        chosen = here.hosts[alias] = _drawn(weights)
+    return chosen
+
+
+def _drawn(weights: Mapping[str, float]) -> str:
+    return random.choices(list(weights), list(weights.values()))[0]
+
+
+def _replica(cluster: Cluster, here: Scope | None) -> str:
+    replicas = cluster.replicas
+    if len(replicas) == 1:
+        return replicas[0]
+    if here is None:
+        # Django may ask two times for one query, and uses the second answer: taking turns
+        # would give one replica all of them.
+        return random.choice(replicas)
+    chosen = here.replicas.get(cluster.name)
+    if chosen is None or chosen not in replicas:
+        chosen = replicas[next(_turns) % len(replicas)]
+        chosen = here.replicas.setdefault(cluster.name, chosen)
+    return chosen
+
+
+def _is_from_primary(cluster: Cluster, instance: Any) -> bool:
+    # What was read there on purpose, or written, may not have reached a replica; neither may what
+    # it refers to. What a rule has read there says nothing about the rest.
+    state = getattr(instance, "_state", None)
+    if state is None or state.db != cluster.primary:
+        return False
+    return not rules.read_from_primary(cluster, type(instance))
