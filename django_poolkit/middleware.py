@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
@@ -100,7 +100,37 @@ def _checked(
         response._resource_closers += replaced._resource_closers  # type: ignore[attr-defined]
     elif exhaustion.revoked(scope, response.status_code):
         response.headers.pop("Retry-After", None)
+    if response.streaming and not scope.owned:
+        _bind(scope, response)
     return response
+
+
+def _bind(scope: RequestScope, response: Any) -> None:
+    """Have what is yet to be streamed made within the scope. The wrappers do that themselves."""
+    # Servers send files as they are, if they get them so; that reads no database.
+    if getattr(response, "file_to_stream", None) is None:
+        bound = _abound if response.is_async else _bound
+        response.streaming_content = bound(scope, response.streaming_content)
+
+
+def _bound(scope: RequestScope, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    done = object()
+    while True:
+        with requests.entered(scope):
+            piece: Any = next(pieces, done)
+        if piece is done:
+            return
+        yield piece
+
+
+async def _abound(scope: RequestScope, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    done = object()
+    while True:
+        with requests.entered(scope):
+            piece: Any = await anext(pieces, done)
+        if piece is done:
+            return
+        yield piece
 
 
 def _instead_of(scope: RequestScope, request: HttpRequest, error: Exception) -> HttpResponseBase:

@@ -60,8 +60,11 @@ def in_transaction(alias: str) -> bool:
         return False
     if wrapper.in_atomic_block:
         return not all(block._from_testcase for block in wrapper.atomic_blocks)
-    # Autocommit is off, too, where nothing has been connected yet.
-    return not wrapper.autocommit and wrapper.connection is not None
+    # Autocommit is off, too, where nothing has been opened yet. In transaction mode a wrapper is
+    # open without a connection.
+    if wrapper.autocommit:
+        return False
+    return getattr(wrapper, "_opened", False) or wrapper.connection is not None
 
 
 def host_for(alias: str, weights: Mapping[str, float]) -> str | None:
