@@ -43,7 +43,7 @@ class Cluster:
 
 
 # What was read last: the setting, its section, and what came of them. Replaced as a whole.
-_read: tuple[object, object, Mapping[str, Cluster]] | None = None
+_read: tuple[Mapping[str, Any], object, Mapping[str, Cluster]] | None = None
 
 
 def clusters_config() -> Mapping[str, Cluster]:
@@ -53,12 +53,11 @@ def clusters_config() -> Mapping[str, Cluster]:
     """
     global _read
     whole = getattr(settings, "POOLKIT", _NONE)
-    part = whole.get("CLUSTERS") if isinstance(whole, Mapping) else None
     # Every query asks: a section that is the same object is not read again.
-    if _read is not None and _read[0] is whole and _read[1] is part:
+    if _read is not None and _read[0] is whole and _read[1] is whole.get("CLUSTERS"):
         return _read[2]
     found = MappingProxyType(_clusters(section("CLUSTERS", None)))
-    _read = (whole, part, found)
+    _read = (whole, whole.get("CLUSTERS"), found)
     return found
 
 

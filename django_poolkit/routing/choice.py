@@ -8,7 +8,6 @@ from itertools import count
 from typing import Any
 
 from django.db import connections
-from django.db.models import Model
 
 from django_poolkit.routing import overrides, rules, scopes
 from django_poolkit.routing.scopes import Scope
@@ -19,10 +18,11 @@ from django_poolkit.routing.watching import Reason
 _turns = count(random.randrange(2**32))
 
 
-def for_read(cluster: Cluster, model: type[Model], instance: Any = None) -> tuple[str, Reason]:
-    """Return the alias to read a model from, and why.
+def for_read(cluster: Cluster, on_primary: bool, instance: Any = None) -> tuple[str, Reason]:
+    """Return the alias to read from, and why.
 
-    `instance` is the object for which rows are read: itself, or those that it is related to.
+    `on_primary` is what the rules of the cluster say of the model. `instance` is the object for
+    which rows are read: itself, or those that it is related to.
     """
     primary = cluster.primary
     if not cluster.replicas:
@@ -35,7 +35,7 @@ def for_read(cluster: Cluster, model: type[Model], instance: Any = None) -> tupl
         return _replica(cluster, here), "use_replica"
     if in_transaction(primary):
         return primary, "transaction"
-    if rules.read_from_primary(cluster, model):
+    if on_primary:
         return primary, "rule"
     if here is not None:
         if here.command:
@@ -106,7 +106,6 @@ def _replica(cluster: Cluster, here: Scope | None) -> str:
 def _is_from_primary(cluster: Cluster, instance: Any) -> bool:
     # What was read there on purpose, or written, may not have reached a replica; neither may what
     # it refers to. What a rule has read there says nothing about the rest.
-    state = getattr(instance, "_state", None)
-    if state is None or state.db != cluster.primary:
+    if rules.alias_of(instance) != cluster.primary:
         return False
-    return not rules.read_from_primary(cluster, type(instance))
+    return not rules.verdict_on(type(instance), instance).on_primary

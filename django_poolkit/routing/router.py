@@ -21,10 +21,10 @@ class ReadWriteRouter:
     def db_for_read(self, model: type[Model], **hints: Any) -> str | None:
         """Return the alias to read a model from, None for models of no cluster."""
         instance = hints.get("instance")
-        cluster = rules.cluster_for(model, instance)
+        cluster, _, on_primary = rules.verdict_on(model, instance)
         if cluster is None:
             return None
-        alias, reason = choice.for_read(cluster, model, instance)
+        alias, reason = choice.for_read(cluster, on_primary, instance)
         if watching.watchers:
             role = topology.role_of(alias) or "primary"
             decision = Decision(model._meta.label, cluster.name, alias, role, reason)
@@ -33,7 +33,7 @@ class ReadWriteRouter:
 
     def db_for_write(self, model: type[Model], **hints: Any) -> str | None:
         """Return the primary of a model's cluster, None for models of no cluster."""
-        cluster = rules.cluster_for(model, hints.get("instance"))
+        cluster = rules.verdict_on(model, hints.get("instance")).cluster
         return None if cluster is None else cluster.primary
 
     def allow_relation(self, obj1: Model, obj2: Model, **hints: Any) -> bool | None:

@@ -16,7 +16,8 @@ def ids() -> list[str | None]:
 
 def test_settings_that_are_right_pass(routed):
     assert ids() == []
-    assert check_routing in registry.registry.registered_checks
+    registered: set[Any] = registry.registry.registered_checks
+    assert check_routing in registered
 
 
 def test_a_bad_section_is_told_with_its_path(routed, settings):

@@ -128,11 +128,10 @@ def test_what_a_rule_has_read_on_the_primary_takes_nothing_with_it(routed):
 
 def test_the_verdicts_are_those_of_the_present_settings(routed, settings):
     known = clusters()
-    assert rules.cluster_for(Item) is known["default"]
+    assert rules.verdict_on(Item) == (known["default"], False, False)
     settings.POOLKIT = {"CLUSTERS": {"default": {"replicas": ["replica"], "on_primary": ["app"]}}}
     assert clusters() is not known
-    assert rules.cluster_for(Item) is clusters()["default"]
-    assert rules.read_from_primary(clusters()["default"], Item)
+    assert rules.verdict_on(Item) == (clusters()["default"], False, True)
 
 
 # -- Django's traps, with a replica that gets nothing new
