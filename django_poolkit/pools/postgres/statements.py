@@ -18,11 +18,12 @@ from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.cursor import text_of
 from django_poolkit.pools.session_state import CACHE_SIZE, CACHED_LENGTH, StatementRules
 
-# Statements that write nothing. Those of _OPAQUE may write behind a name.
+# Statements that write nothing. Those of _OPAQUE may write behind a name. A column called like
+# a verb makes a read look like a write, which does less harm than the other way round.
 _READS: Final = re.compile(
-    r"[\s(]*(select|show|explain|fetch|move|declare|close|values|table|set|reset|listen|unlisten"
-    r"|begin|start|savepoint|release|rollback|commit|end|abort|discard|deallocate|lock"
-    r"|with(?!.*\b(insert|update|delete|merge)\b))\b",
+    r"[\s(]*(select(?!.*\binto\b)|show|fetch|move|declare|close|values|table|set|reset|listen"
+    r"|unlisten|begin|start|savepoint|release|rollback|commit|end|abort|discard|deallocate|lock"
+    r"|(with|explain)(?!.*\b(insert|update|delete|merge|create|into|execute|refresh)\b))\b",
     re.IGNORECASE | re.DOTALL,
 )
 _NEW_TYPES: Final = re.compile(r"\s*create\s+(extension|type)\b", re.IGNORECASE)
@@ -75,6 +76,8 @@ class Statements:
         """Called as a statement begins: whether it is not the ORM's own."""
         self.outside: Callable[[FrameType], bool] = everyone_is_outside
         """Called with the frame that takes hold of a connection: whether it is not trusted."""
+        self.writing: Callable[[Lease], None] | None = None
+        """Called as a statement begins that may write. What it raises, the statement raises."""
 
     def note(self, lease: Lease, query: Any, connection: PoolConnection) -> None:
         """Take note of a statement about to run under `lease`.
@@ -90,7 +93,7 @@ class Statements:
         if self.recorder is not None and lease.keeper is not None:
             residue = self._rules.residue(text) if text is not None else "unparsed"
             cast(Watch, lease.keeper).statement(lease, residue, sys._getframe(1))
-        if lease.dirty is not None and lease.committed:
+        if lease.dirty is not None and lease.committed and self.writing is None:
             # Nothing is left to be learnt but this.
             lease.prepares = lease.prepares or text is None or "prepare" in text.lower()
             return
@@ -110,6 +113,8 @@ class Statements:
         if _NEW_TYPES.match(text or ""):
             lease.new_types = True
         if residue in _OPAQUE or not reads:
+            if self.writing is not None:
+                self.writing(lease)
             if connection._autocommit and reset.at_rest(connection):
                 lease.committed = True
             else:
