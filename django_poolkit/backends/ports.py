@@ -17,3 +17,9 @@ refused a connection is left out of them, so that another one has to be chosen, 
 
 note_write: Callable[[str], None] | None = None
 """Called with an alias as a statement that may write begins on it, in the thread that runs it."""
+
+note_lock: Callable[[str], None] | None = None
+"""Called with an alias as a statement that takes an advisory lock begins on it.
+
+The only one that may raise: what it raises, that statement raises, and is not sent.
+"""

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from django_poolkit.routing.errors import StaleWrite, StaleWriteWarning
+from django_poolkit.routing.errors import LockOnReplica, StaleWrite, StaleWriteWarning
 from django_poolkit.routing.overrides import use_primary, use_replica
 from django_poolkit.routing.router import ReadWriteRouter
 from django_poolkit.routing.scopes import Scope, scope
 
 __all__ = [
+    "LockOnReplica",
     "ReadWriteRouter",
     "Scope",
     "StaleWrite",

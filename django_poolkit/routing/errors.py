@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from django.db import NotSupportedError
+
+
+class LockOnReplica(NotSupportedError):
+    """A statement takes an advisory lock on a replica, where it would exclude nobody elsewhere."""
+
 
 class StaleWrite(Exception):
     """An object that a replica has given is being saved with all its fields.

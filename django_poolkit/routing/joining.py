@@ -6,6 +6,7 @@ from django.db.models.signals import pre_save
 
 from django_poolkit.backends import ports
 from django_poolkit.routing import choice, commands, scopes, stale, topology, watching
+from django_poolkit.routing.errors import LockOnReplica
 
 
 def install() -> None:
@@ -16,6 +17,7 @@ def install() -> None:
     if not topology.clusters():
         return
     ports.note_write = note_write
+    ports.note_lock = note_lock
     ports.choose_host = choice.host_for
     pre_save.connect(stale.look, dispatch_uid="django_poolkit.stale_write")
     commands.install()
@@ -30,3 +32,15 @@ def note_write(alias: str) -> None:
         watcher.writing(cluster, alias)
     if alias == cluster.primary:
         scopes.mark_written(cluster.name)
+
+
+def note_lock(alias: str) -> None:
+    """Take note that a statement which takes an advisory lock begins on an alias.
+
+    Raises LockOnReplica where that is a replica.
+    """
+    if topology.role_of(alias) == "replica":
+        raise LockOnReplica(
+            f"an advisory lock on {alias!r}, which is a replica, would exclude nobody elsewhere: "
+            "take it on the primary, by connection.cursor() or within use_primary()"
+        )

@@ -94,6 +94,7 @@ def routed(
     """The servers, as the cluster `default`: `default` writes, `replica` is the first replica."""
     monkeypatch.setattr(router, "routers", [ReadWriteRouter()])
     monkeypatch.setattr(ports, "note_write", joining.note_write)
+    monkeypatch.setattr(ports, "note_lock", joining.note_lock)
     scopes._pins.set({})  # what an earlier test has written here
     settings.POOLKIT = {**settings.POOLKIT, "CLUSTERS": {"default": {"replicas": ["replica"]}}}
     primary, replica = servers.primary, servers.replicas[0]

@@ -6,7 +6,7 @@ there alone, opens nothing, and knows its pool as any other wrapper does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -172,6 +172,7 @@ class PoolChoiceMixin(_Base):
         pool.statements.foreign = origin.foreign_statement(config.trusted_modules)
         pool.statements.outside = origin.outsider(config.trusted_modules)
         pool.statements.writing = _tell_of_write
+        pool.statements.locking = _tell_of_lock
         if pool.statements.recorder is not None:
             pool.statements.recorder.site = origin.call_site(config.trusted_modules)
         return pool
@@ -203,7 +204,15 @@ class PoolChoiceMixin(_Base):
 
 
 def _tell_of_write(lease: Lease) -> None:
-    if (note := ports.note_write) is not None:
+    _tell(ports.note_write, lease)
+
+
+def _tell_of_lock(lease: Lease) -> None:
+    _tell(ports.note_lock, lease)
+
+
+def _tell(note: Callable[[str], None] | None, lease: Lease) -> None:
+    if note is not None:
         # One of a bare pool knows no alias: it is of all that the pool serves.
         pool = cast(ConnectionPool, lease.pool)
         for alias in pool.aliases if lease.alias is None else (lease.alias,):

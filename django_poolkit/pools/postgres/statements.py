@@ -29,6 +29,8 @@ _READS: Final = re.compile(
 _NEW_TYPES: Final = re.compile(r"\s*create\s+(extension|type)\b", re.IGNORECASE)
 # What gives a sequence its present value, in the statement itself.
 _DRAWS: Final = re.compile(r"\b(nextval|setval|insert)\b", re.IGNORECASE)
+# What locks in one server alone. What unlocks does no harm.
+_LOCKS: Final = re.compile(r"\bpg_(try_)?advisory_(xact_)?lock", re.IGNORECASE)
 _OPAQUE: Final = ("function", "call", "do", "execute", "unparsed")
 
 
@@ -78,6 +80,8 @@ class Statements:
         """Called with the frame that takes hold of a connection: whether it is not trusted."""
         self.writing: Callable[[Lease], None] | None = None
         """Called as a statement begins that may write. What it raises, the statement raises."""
+        self.locking: Callable[[Lease], None] | None = None
+        """The same for one that takes an advisory lock."""
 
     def note(self, lease: Lease, query: Any, connection: PoolConnection) -> None:
         """Take note of a statement about to run under `lease`.
@@ -101,7 +105,9 @@ class Statements:
             return
         residue = self._rules.residue(text) if text is not None else "unparsed"
         reads = text is not None and _READS.match(text) is not None
-        if residue is None and reads:
+        if text is not None and self.locking is not None and _LOCKS.search(text):
+            self.locking(lease)
+        elif residue is None and reads:
             self._remember(text)
             return
         if residue is not None:
