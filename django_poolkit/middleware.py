@@ -18,6 +18,7 @@ from django_poolkit.health import front
 from django_poolkit.health.access import Asked
 from django_poolkit.health.response import as_response
 from django_poolkit.pools.errors import PoolError
+from django_poolkit.routing import scopes
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 AsyncGetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
@@ -100,13 +101,21 @@ def _checked(
         response._resource_closers += replaced._resource_closers  # type: ignore[attr-defined]
     elif exhaustion.revoked(scope, response.status_code):
         response.headers.pop("Retry-After", None)
-    if response.streaming and not scope.owned:
-        _bind(scope, response)
+    if not scope.owned:
+        _let_go(scope, response)
     return response
 
 
+def _let_go(scope: RequestScope, response: HttpResponseBase) -> None:
+    """End what no wrapper ends: what tasks of the view go on with is no part of the request."""
+    if response.streaming:
+        _bind(scope, response)
+    else:
+        scopes.end_of(scope)
+
+
 def _bind(scope: RequestScope, response: Any) -> None:
-    """Have what is yet to be streamed made within the scope. The wrappers do that themselves."""
+    """Have what is yet to be streamed made within the scope."""
     # Servers send files as they are, if they get them so; that reads no database.
     if getattr(response, "file_to_stream", None) is None:
         bound = _abound if response.is_async else _bound

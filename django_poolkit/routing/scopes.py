@@ -82,6 +82,12 @@ def _of_request(request: RequestScope) -> Scope:
     return cast(Scope, request.routing)
 
 
+def end_of(request: RequestScope) -> None:
+    """End the scope of a request, if it has one. What is left of the request may still use it."""
+    if request.routing is not None:
+        _of_request(request).over = True
+
+
 class ScopeBlock(Block[Scope]):
     """The block of `scope()`. Joins the scope that it is entered in, if there is one."""
 

@@ -21,7 +21,7 @@ from django.urls import path
 
 from django_poolkit.asgi import Poolkit
 from django_poolkit.middleware import PoolkitMiddleware
-from django_poolkit.routing import use_primary
+from django_poolkit.routing import scope, use_primary
 from django_poolkit.wsgi import PoolkitWSGI
 from tests.app.models import Item
 from tests.routing.conftest import alias_of, looped
@@ -232,3 +232,41 @@ async def test_a_context_that_a_server_reuses_carries_nothing_over(site):
     factory = AsyncRequestFactory()
     found = [await middleware(factory.get(f"/async/{query}")) for query in ("?write", "")]  # type: ignore[misc]
     assert [response.content.split()[1] for response in found] == [b"default", b"replica"]
+
+
+@looped
+async def test_what_a_view_leaves_running_is_no_part_of_its_request(site):
+    # With the middleware alone, too: nobody else says that the request is over.
+    ended = asyncio.Event()
+    tasks = []
+
+    async def outlives() -> tuple[str, str]:
+        await ended.wait()
+        with scope():
+            before = await sync_to_async(alias_of)()
+            await Item.objects.acreate(name="newer")
+            return before, await sync_to_async(alias_of)()
+
+    async def view(request: HttpRequest) -> HttpResponse:
+        await Item.objects.acreate(name="new")
+        tasks.append(asyncio.create_task(outlives()))
+        with scope():  # one within the request
+            return HttpResponse(alias_of())
+
+    response = await PoolkitMiddleware(view)(AsyncRequestFactory().get("/"))  # type: ignore[misc]
+    ended.set()
+    assert response.content == b"default"
+    assert await tasks[0] == ("replica", "default")
+
+
+def test_what_is_streamed_joins_the_scope_of_its_request(site):
+    def joining() -> Iterator[str]:
+        with scope():
+            yield alias_of()
+
+    def view(request: HttpRequest) -> StreamingHttpResponse:
+        Item.objects.create(name="new")
+        return StreamingHttpResponse(joining())
+
+    response = PoolkitMiddleware(view)(RequestFactory().get("/"))
+    assert b"".join(response) == b"default"  # type: ignore[arg-type]

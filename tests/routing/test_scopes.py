@@ -258,9 +258,12 @@ def test_a_scope_ends_with_an_exception(paused):
 
 def test_a_request_has_one_that_a_scope_joins(paused):
     with entered(RequestScope(method="GET")):
-        with scope():
+        with scope() as first:
             write("new")
         assert alias_of() == "default"
+        with scope() as second:  # the end of the first was none of the request
+            assert alias_of() == "default"
+        assert second is first
     with entered(RequestScope(method="GET")):
         assert alias_of() == "replica"
 
