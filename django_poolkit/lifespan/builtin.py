@@ -60,7 +60,8 @@ async def _hosts(names: list[str]) -> AsyncIterator[dict[str, ConnectionPool]]:
     failed = [each for each in outcomes if isinstance(each, BaseException)]
     for name, outcome in zip(names, outcomes, strict=True):
         if isinstance(outcome, BaseException):
-            logger.warning("pool=%s event=open_failed error=%s", name, type(outcome).__name__)
+            kind = type(outcome).__name__
+            logger.warning("resource=pool:%s event=open_failed error=%s", name, kind)
     if len(failed) == len(pools):
         raise failed[0]
     yield pools
