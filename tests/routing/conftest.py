@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 from django.apps import apps
+from django.core.management.base import BaseCommand
 from django.db import connections, router
 from django.db.models import Model
+from django.db.models.signals import pre_save
 
 from django_poolkit import registry
 from django_poolkit.backends import ports
@@ -95,6 +97,9 @@ def routed(
     monkeypatch.setattr(router, "routers", [ReadWriteRouter()])
     monkeypatch.setattr(ports, "note_write", joining.note_write)
     monkeypatch.setattr(ports, "note_lock", joining.note_lock)
+    # A test that changes INSTALLED_APPS has the app get ready, and connect the rest of it.
+    monkeypatch.setattr(ports, "choose_host", None)
+    monkeypatch.setattr(BaseCommand, "execute", BaseCommand.execute)
     scopes._pins.set({})  # what an earlier test has written here
     settings.POOLKIT = {**settings.POOLKIT, "CLUSTERS": {"default": {"replicas": ["replica"]}}}
     primary, replica = servers.primary, servers.replicas[0]
@@ -102,6 +107,7 @@ def routed(
         stack.enter_context(django_db_blocker.unblock())
         stack.enter_context(LedTo(default=entry(primary), replica=entry(replica)))
         yield servers
+        pre_save.disconnect(dispatch_uid="django_poolkit.stale_write")
         for node in servers.replicas:
             node.resume_replay()
         empty(primary)
