@@ -1,13 +1,13 @@
 """Test how a project routes: record it on one database, assert it, refuse writes among reads.
 
-All of it works with and without replicas, with `TestCase` and with pytest.
+All but `simulate_lag()` works without replicas, too; with `TestCase` and with pytest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Literal
 
 from django.db.models import Model
 
@@ -15,8 +15,18 @@ from django_poolkit.routing import overrides
 from django_poolkit.routing.topology import Cluster
 from django_poolkit.routing.watching import Decision, Watcher, watched
 
-__all__ = ["Decision", "RoutingLog", "WriteInReadScope", "assert_routed", "record_routing",
-           "strict_routing"]  # fmt: skip
+if TYPE_CHECKING:
+    from django_poolkit.testing.node import Node
+
+__all__ = [
+    "Decision",
+    "RoutingLog",
+    "WriteInReadScope",
+    "assert_routed",
+    "record_routing",
+    "simulate_lag",
+    "strict_routing",
+]
 
 
 class WriteInReadScope(AssertionError):
@@ -83,6 +93,20 @@ def assert_routed(
     if any(each.role != role for each in found):
         told = "".join(f"\n  {e.model} -> {e.role} {e.alias!r} ({e.reason})" for e in found)
         raise AssertionError(f"expected reads of {subject} on the {role}; there were:{told}")
+
+
+@contextmanager
+def simulate_lag(*replicas: Node) -> Iterator[None]:
+    """Have replicas of a `django_poolkit.testing.Cluster` get nothing new until the block ends.
+
+    They answer as before, with what they have. At the end they begin to catch up:
+    `Node.wait_caught_up()` tells when they have. Blocks until each has stopped.
+    """
+    with ExitStack() as stack:
+        for replica in replicas:
+            stack.callback(replica.resume_replay)
+            replica.pause_replay()
+        yield
 
 
 class _Strict(Watcher):

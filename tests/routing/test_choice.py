@@ -21,7 +21,8 @@ from django.utils import timezone
 from django_poolkit.backends.request import RequestScope, entered
 from django_poolkit.routing import choice, rules, scope, use_primary, use_replica
 from django_poolkit.routing.topology import clusters
-from django_poolkit.testing.routing import assert_routed
+from django_poolkit.testing.errors import ClusterError
+from django_poolkit.testing.routing import assert_routed, simulate_lag
 from example_project.shop.models import Customer, Order, OrderLine, Product
 from tests.app.models import Item
 from tests.routing.conftest import alias_of, entry, seen
@@ -358,3 +359,25 @@ def test_what_others_see_is_the_replica(paused):
         assert seen() == {"old"}
         with use_primary():
             assert seen() == {"old", "new"}
+
+
+def test_a_project_can_simulate_the_lag(routed):
+    with simulate_lag(*routed.replicas):
+        Item.objects.create(name="new")
+        with scope():
+            assert seen() == set()
+    routed.primary.wait_caught_up(routed.replicas[0])
+    with scope():
+        assert seen() == {"new"}
+    with pytest.raises(RuntimeError), simulate_lag(*routed.replicas):
+        raise RuntimeError
+    Item.objects.create(name="newer")
+    for node in routed.replicas:
+        routed.primary.wait_caught_up(node)
+
+
+def test_lag_that_cannot_begin_leaves_none_behind(routed):
+    with pytest.raises(ClusterError), simulate_lag(routed.replicas[0], routed.primary):
+        pass
+    Item.objects.create(name="new")
+    routed.primary.wait_caught_up(routed.replicas[0])
