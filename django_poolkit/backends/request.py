@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import FrameType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
 
 from django.urls import resolve
@@ -72,8 +72,8 @@ class RequestScope:
         """The host chosen for each alias that has several, where the backend chose it."""
         self.wrappers: WeakSet[LeasingMixin] = WeakSet()
         """The database wrappers that were used in it."""
-        self.routing: object | None = None
-        """Where it reads, as the router keeps account of it. Made when it is first asked for."""
+        self.routing: dict[str, Any] = {}
+        """What the router keeps account of. A dict, since threads can fill it without a lock."""
         self.leases: dict[Lease, Held] = {}
         """The leases taken in it that have not ended. Who removes one has to release it."""
 

@@ -7,12 +7,11 @@ reached by `sync_to_async` or `asyncio.to_thread`.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
 from time import monotonic
 from types import MappingProxyType, TracebackType
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 from django_poolkit.backends import request as requests
 from django_poolkit.backends.request import RequestScope
@@ -59,7 +58,6 @@ _NO_PINS: Final[Mapping[str, float]] = MappingProxyType({})
 # Where there is no scope: until when which cluster is read from the primary. Replaced, not
 # changed: who starts with a copy of the context has no part in what happens here.
 _pins: ContextVar[Mapping[str, float]] = ContextVar("django_poolkit_pins", default=_NO_PINS)
-_making = threading.Lock()  # held while a request gets its scope
 
 
 def current() -> Scope | None:
@@ -75,17 +73,19 @@ def current() -> Scope | None:
 
 
 def _of_request(request: RequestScope) -> Scope:
-    if request.routing is None:
-        with _making:  # two threads of one request must not have one each
-            if request.routing is None:
-                request.routing = Scope(unsafe=request.method in _WRITING_METHODS)
-    return cast(Scope, request.routing)
+    found: Scope | None = request.routing.get("scope")
+    if found is None:
+        # Two threads of one request may both find none, and must not have one each. No lock: a
+        # process that is forked meanwhile would find it locked for ever.
+        made = Scope(unsafe=request.method in _WRITING_METHODS)
+        found = request.routing.setdefault("scope", made)
+    return found
 
 
 def end_of(request: RequestScope) -> None:
     """End the scope of a request, if it has one. What is left of the request may still use it."""
-    if request.routing is not None:
-        _of_request(request).over = True
+    if (found := request.routing.get("scope")) is not None:
+        found.over = True
 
 
 class ScopeBlock(Block[Scope]):
@@ -125,7 +125,7 @@ class ScopeBlock(Block[Scope]):
 
     def _end(self, ended: Scope) -> None:
         request = requests.current()
-        if request is None or request.routing is not ended:
+        if request is None or request.routing.get("scope") is not ended:
             ended.over = True
 
 

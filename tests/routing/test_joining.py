@@ -84,6 +84,24 @@ def test_every_way_to_write_is_noticed(routed, write, mode):
         connection.close()
 
 
+def test_what_may_write_on_a_replica_pins_nobody(routed):
+    routed.primary.execute(
+        "CREATE OR REPLACE FUNCTION app_one() RETURNS int LANGUAGE sql AS 'SELECT 1'"
+    )
+    routed.primary.wait_caught_up(routed.replicas[0])
+    with scope(), connections["replica"].cursor() as cursor:
+        cursor.execute("SELECT app_one()")
+        assert cursor.fetchone() == (1,)
+        assert alias_of() == "replica"
+
+
+def test_what_an_alias_of_no_cluster_writes_pins_nobody(routed, settings):
+    settings.POOLKIT = {"CLUSTERS": {"default": {"replicas": ["replica"]}}}
+    with scope():
+        joining.note_write("elsewhere")
+        assert alias_of() == "replica"
+
+
 def locking(kind: str) -> Any:
     return Item.objects.annotate(
         lock=Func(Value(1), function=f"pg_{kind}", output_field=TextField())
