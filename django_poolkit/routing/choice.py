@@ -9,6 +9,7 @@ from typing import Any
 
 from django.db import connections
 
+from django_poolkit.backends.rota import rota
 from django_poolkit.routing import overrides, rules, scopes
 from django_poolkit.routing.scopes import Scope
 from django_poolkit.routing.topology import Cluster
@@ -73,19 +74,7 @@ def host_for(alias: str, weights: Mapping[str, float]) -> str | None:
     One that is not among `weights` has just refused a connection: another takes its place.
     """
     here = scopes.current()
-    if here is None:
-        return None
-    chosen = here.hosts.get(alias)
-    if chosen is None:
-        # Two threads of one scope choose at once, and have to agree.
-        chosen = here.hosts.setdefault(alias, _drawn(weights))
-    if chosen not in weights:
-        chosen = here.hosts[alias] = _drawn(weights)
-    return chosen
-
-
-def _drawn(weights: Mapping[str, float]) -> str:
-    return random.choices(list(weights), list(weights.values()))[0]
+    return None if here is None else rota.pick_once(here, alias, weights)
 
 
 def _replica(cluster: Cluster, here: Scope | None) -> str:

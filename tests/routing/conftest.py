@@ -54,6 +54,8 @@ def tables(servers: Cluster, django_db_blocker: Any) -> None:
     ):
         for model in apps.get_models():
             editor.create_model(model)
+    for node in servers.replicas:
+        servers.primary.wait_caught_up(node)
 
 
 class LedTo:
