@@ -7,12 +7,15 @@ from django.core import checks
 
 from django_poolkit import metrics, registry
 from django_poolkit.checks.health import check_health
+from django_poolkit.checks.routing import check_routing
+from django_poolkit.conf.clusters import verify_clusters
 from django_poolkit.conf.control import control_config
 from django_poolkit.conf.databases import verify_databases
 from django_poolkit.conf.health import health_config
 from django_poolkit.conf.lifespan import lifespan_config
 from django_poolkit.control.joining import join
 from django_poolkit.http.sessions import verify as verify_client_sessions
+from django_poolkit.routing import joining as routing
 
 
 class PoolkitConfig(AppConfig):
@@ -24,11 +27,14 @@ class PoolkitConfig(AppConfig):
     def ready(self) -> None:
         """Refuse settings that cannot be honoured, with their path; connect what is to be."""
         verify_databases()
+        verify_clusters()
         control_config()
         verify_client_sessions()
         lifespan_config()
         health_config()
         checks.register(check_health, "poolkit")
+        checks.register(check_routing, "poolkit")
+        routing.install()
         events = registry.pools.events
         if join not in events.before_open:
             events.before_open += (join,)

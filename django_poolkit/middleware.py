@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
@@ -18,6 +18,7 @@ from django_poolkit.health import front
 from django_poolkit.health.access import Asked
 from django_poolkit.health.response import as_response
 from django_poolkit.pools.errors import PoolError
+from django_poolkit.routing import scopes
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 AsyncGetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
@@ -100,7 +101,45 @@ def _checked(
         response._resource_closers += replaced._resource_closers  # type: ignore[attr-defined]
     elif exhaustion.revoked(scope, response.status_code):
         response.headers.pop("Retry-After", None)
+    if not scope.owned:
+        _let_go(scope, response)
     return response
+
+
+def _let_go(scope: RequestScope, response: HttpResponseBase) -> None:
+    """End what no wrapper ends: what tasks of the view go on with is no part of the request."""
+    if response.streaming:
+        _bind(scope, response)
+    else:
+        scopes.end_of(scope)
+
+
+def _bind(scope: RequestScope, response: Any) -> None:
+    """Have what is yet to be streamed made within the scope."""
+    # Servers send files as they are, if they get them so; that reads no database.
+    if getattr(response, "file_to_stream", None) is None:
+        bound = _abound if response.is_async else _bound
+        response.streaming_content = bound(scope, response.streaming_content)
+
+
+def _bound(scope: RequestScope, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    done = object()
+    while True:
+        with requests.entered(scope):
+            piece: Any = next(pieces, done)
+        if piece is done:
+            return
+        yield piece
+
+
+async def _abound(scope: RequestScope, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    done = object()
+    while True:
+        with requests.entered(scope):
+            piece: Any = await anext(pieces, done)
+        if piece is done:
+            return
+        yield piece
 
 
 def _instead_of(scope: RequestScope, request: HttpRequest, error: Exception) -> HttpResponseBase:

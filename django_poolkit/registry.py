@@ -64,13 +64,15 @@ class PoolTable:
         make: Callable[[str], ConnectionPool],
         *,
         alias: str,
+        also: tuple[str, ...] = (),
         place: Hashable,
         name: str | None = None,
     ) -> ConnectionPool:
         """Return the pool of these settings, made by `make(name)` if there is none.
 
-        It is named `name`, or else by the alias. `place` says which database it leads to, for
-        `close_place()`. Raises PoolClosed once the process is shutting down.
+        It is named `name`, or else by the alias, and serves those in `also` as well. `place`
+        says which database it leads to, for `close_place()`. Raises PoolClosed once the process
+        is shutting down.
         """
         pool = self._pools.get(key)
         if pool is not None and alias in pool.aliases and not pool.ended:
@@ -85,11 +87,12 @@ class PoolTable:
             if pool is None or pool.ended:  # somebody closed the pool itself
                 self._pools.pop(key, None)
                 pool = self._pools[key] = make(self._free_name(name or alias))
-                pool.aliases = (alias,)
+                pool.aliases = (alias, *also)
                 pool.events = self.events
                 self._places[key] = place
             elif alias not in pool.aliases:
-                pool.aliases = (*pool.aliases, alias)
+                others = (name for name in also if name not in pool.aliases)
+                pool.aliases = (*pool.aliases, alias, *others)
             return pool
 
     def close_place(self, place: Hashable) -> None:
@@ -191,14 +194,27 @@ class Process:
 class ConnectionPools(Mapping[str, ConnectionPool]):
     """The pools behind `DATABASES`, by alias: `connection_pools["default"].lease()`.
 
-    A pool is made when it is first asked for, and opened at its first acquire. Raises KeyError
-    for an alias that does not exist or is not pooled.
+    An alias with several hosts has a pool for each: `connection_pools["replica/1"]`. A pool is
+    made when it is first asked for, and opened at its first acquire. Raises KeyError for an alias
+    that does not exist or is not pooled, or has several pools.
     """
 
-    def __getitem__(self, alias: str) -> ConnectionPool:
+    def __getitem__(self, name: str) -> ConnectionPool:
+        alias = name if name in connections.settings else name.rpartition("/")[0]
         if alias not in connections.settings:
-            raise KeyError(f"DATABASES has no alias {alias!r}")
-        pool = getattr(connections[alias], "pool", None)
+            raise KeyError(f"DATABASES has no alias {name!r}")
+        wrapper = connections[alias]
+        hosts: Mapping[str, ConnectionPool] | None = getattr(wrapper, "host_pools", None)
+        if hosts is not None and name in hosts:
+            return hosts[name]
+        if hosts is not None:
+            raise KeyError(
+                f"DATABASES[{alias!r}] leads to several hosts, each of which has a pool of its "
+                f"own: {', '.join(map(repr, hosts))}"
+            )
+        if name != alias:
+            raise KeyError(f"DATABASES[{alias!r}] has no OPTIONS['hosts'], so no pool {name!r}")
+        pool = getattr(wrapper, "pool", None)
         if not isinstance(pool, ConnectionPool):
             raise KeyError(
                 f"DATABASES[{alias!r}] is not pooled by django_poolkit: its ENGINE is "
@@ -208,11 +224,11 @@ class ConnectionPools(Mapping[str, ConnectionPool]):
 
     def __iter__(self) -> Iterator[str]:
         for alias in connections:
-            try:
-                self[alias]
-            except KeyError:
-                continue
-            yield alias
+            hosts = getattr(connections[alias], "host_pools", None)
+            if hosts is not None:
+                yield from hosts
+            elif isinstance(getattr(connections[alias], "pool", None), ConnectionPool):
+                yield alias
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -34,6 +34,7 @@ from django.db.utils import ConnectionHandler
 from django.utils.module_loading import import_string
 
 from django_poolkit.conf.databases import ENGINES, pool_config
+from django_poolkit.conf.hosts import hosts_of
 from django_poolkit.testing import Node
 
 ROOT = Path(__file__).parent.parent
@@ -183,6 +184,8 @@ def verify_databases(databases: Mapping[str, Any], primary: Node) -> None:
             continue
         pool_config(alias, entry)
         address = primary.django_settings("postgres")
+        if hosts_of(alias, entry) is not None:
+            del entry["OPTIONS"]["hosts"]
         if callable(entry.get("PASSWORD")):
             del address["PASSWORD"]  # a function of the page's, which has to bring it
         entry.update(address)

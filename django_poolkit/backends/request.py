@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import FrameType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
 
 from django.urls import resolve
@@ -50,8 +50,8 @@ class RequestScope:
     """
 
     __slots__ = (
-        "__weakref__", "answered", "committed", "exhausted", "leases", "method", "over", "owned",
-        "path", "wrappers",
+        "__weakref__", "answered", "committed", "exhausted", "hosts", "leases", "method", "over",
+        "owned", "path", "routing", "wrappers",
     )  # fmt: skip
 
     def __init__(self, *, owned: bool = False, method: str = "", path: str = "") -> None:
@@ -68,8 +68,12 @@ class RequestScope:
         """Whether it has been answered with a 503 of ours."""
         self.committed = False
         """Whether a lease that has ended may have committed something."""
+        self.hosts: dict[str, str] = {}
+        """The host chosen for each alias that has several, where the backend chose it."""
         self.wrappers: WeakSet[LeasingMixin] = WeakSet()
         """The database wrappers that were used in it."""
+        self.routing: dict[str, Any] = {}
+        """What the router keeps account of. A dict, since threads can fill it without a lock."""
         self.leases: dict[Lease, Held] = {}
         """The leases taken in it that have not ended. Who removes one has to release it."""
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from django_poolkit.conf.hosts import hosts_of
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.errors import PoolConfigError
 
@@ -62,8 +63,18 @@ def verify_databases() -> None:
         engine = database.get("ENGINE", "")
         if engine in ENGINES:
             pool_config(alias, database)
+            hosts_of(alias, database)
         elif engine.startswith("django.db.backends."):
+            _refuse_hosts(alias, engine, database.get("OPTIONS", {}))
             _refuse_foreign_engine(alias, engine, database.get("OPTIONS", {}).get("pool"))
+
+
+def _refuse_hosts(alias: str, engine: str, options: Mapping[str, Any]) -> None:
+    if "hosts" in options:
+        raise ImproperlyConfigured(
+            f"DATABASES[{alias!r}]['OPTIONS']['hosts'] is an option of django_poolkit, but its "
+            f"ENGINE is {engine!r}. Set ENGINE to {ENGINES[0]!r}, or remove the option."
+        )
 
 
 def _refuse_foreign_engine(alias: str, engine: str, pool: object) -> None:

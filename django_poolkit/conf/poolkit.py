@@ -9,7 +9,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-SECTIONS: Final = ("CONTROL", "HEALTH", "HTTP", "LIFESPAN")
+SECTIONS: Final = ("CLUSTERS", "CONTROL", "HEALTH", "HTTP", "LIFESPAN")
 
 
 def section(name: str, keys: Collection[str] | None) -> Mapping[str, Any]:
@@ -50,6 +50,8 @@ def refuse_unknown(value: Mapping[str, Any], known: Collection[str], path: str) 
     """Raise for the first key that is not known, and name the one that may be meant."""
     for key in value:
         if key not in known:
-            close = difflib.get_close_matches(str(key).upper(), known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Known are: {', '.join(known)}."
+            spelled = {name.upper(): name for name in known}
+            close = difflib.get_close_matches(str(key).upper(), spelled, n=1)
+            near = f"Did you mean {spelled[close[0]]!r}?" if close else None
+            hint = near or f"Known are: {', '.join(known)}."
             raise ImproperlyConfigured(f"{path}[{key!r}]: there is no such setting. {hint}")

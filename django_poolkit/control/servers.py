@@ -1,7 +1,8 @@
 """What processes say of their connections, held against what the servers count.
 
 A server is asked once for each alias, over one connection at a time, so that to look at a server
-which has hardly a connection left does not take it.
+which has hardly a connection left does not take it. An alias with several hosts counts as one for
+each of them, `alias/key`.
 """
 
 from __future__ import annotations
@@ -89,16 +90,36 @@ def pooled_aliases() -> list[str]:
     ]
 
 
+def pooled_names() -> list[str]:
+    """Return those aliases, and the full names of the hosts where one has several."""
+    aliases = pooled_aliases()
+    hosts = [name for alias in aliases for name in _places(alias)]
+    return list(dict.fromkeys([*aliases, *hosts]))
+
+
+def _places(alias: str) -> dict[str, Any]:
+    """Return a wrapper for each server that a pooled alias leads to, by its name."""
+    wrapper: Any = connections[alias]
+    places: dict[str, Any] = wrapper.at_hosts()
+    return places
+
+
 def check(aliases: Collection[str], processes: Sequence[Mapping[str, Any]]) -> list[Server]:
-    """Ask the servers of these aliases, and hold what they say against the processes.
+    """Ask the servers of these aliases or hosts, and hold what they say against the processes.
 
     `processes` are results of `status` with all of their pools. Blocks for 6 seconds at most.
     """
     groups: dict[Any, list[str]] = {}
+    places: dict[str, Any] = {}
+    wanted: set[str] = set()
     for alias in pooled_aliases():
-        groups.setdefault(_address(alias), []).append(alias)
-    asked = [group for group in groups.values() if set(group) & set(aliases)]
-    answers = _ask([[alias for alias in group if alias in aliases] for group in asked])
+        found = _places(alias)
+        wanted.update(name for name in found if not {name, alias}.isdisjoint(aliases))
+        for name, wrapper in found.items():
+            groups.setdefault(_address(wrapper), []).append(name)
+        places |= found
+    asked = [group for group in groups.values() if not wanted.isdisjoint(group)]
+    answers = _ask([{name: places[name] for name in group if name in wanted} for group in asked])
     # One server may have several addresses.
     servers: dict[str, tuple[list[str], dict[str, Activity | str]]] = {}
     for group in asked:
@@ -110,14 +131,17 @@ def check(aliases: Collection[str], processes: Sequence[Mapping[str, Any]]) -> l
     return [_server(names, found, processes) for names, found in servers.values()]
 
 
-def _address(alias: str) -> tuple[str, ...]:
-    settings = connections[alias].settings_dict
+def _address(wrapper: Any) -> tuple[str, ...]:
+    settings = wrapper.settings_dict
     service = settings["OPTIONS"].get("service")
     return tuple(str(part or "") for part in (settings["HOST"], settings["PORT"], service))
 
 
-def _ask(groups: list[list[str]]) -> dict[str, Activity | str]:
-    """Return what the server of each alias answers, or why it does not."""
+def _ask(groups: list[dict[str, Any]]) -> dict[str, Activity | str]:
+    """Return what the server of each alias answers, or why it does not.
+
+    A group has the wrappers of one server, by their aliases.
+    """
     answers: dict[str, Activity | str] = {}
 
     def ask_group(params: dict[str, Any]) -> None:
@@ -129,7 +153,7 @@ def _ask(groups: list[list[str]]) -> dict[str, Activity | str]:
 
     threads = []
     for group in groups:
-        params = {alias: connections[alias].get_connection_params() for alias in group}
+        params = {alias: wrapper.get_connection_params() for alias, wrapper in group.items()}
         # One that hangs must not hold up the end of the process either.
         threads.append(threading.Thread(target=ask_group, args=(params,), daemon=True))
         threads[-1].start()

@@ -1,12 +1,14 @@
 """The check of one database: the figures of its pool, and a round trip beside it.
 
-A database that is not pooled by us is asked over a connection that only its check has.
+A database that is not pooled by us is asked over a connection that only its check has. Of an alias
+with several hosts each is looked at, and as long as one of them is well, it does not fail.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any, Final
@@ -19,9 +21,10 @@ from django_poolkit.conf.health import health_config
 from django_poolkit.health import judging
 from django_poolkit.health.report import Result
 from django_poolkit.pools.errors import PoolClosed
-from django_poolkit.pools.postgres import naming
+from django_poolkit.pools.postgres import ConnectionPool, naming
 from django_poolkit.pools.postgres.prober import Answer, Cause, ProbeFailed, Prober
 from django_poolkit.pools.stats import PoolStats
+from django_poolkit.routing.topology import role_of
 
 logger = logging.getLogger("django_poolkit.health")
 
@@ -40,6 +43,8 @@ class _Kept:
     """The same, where there is no pool that would have one."""
     told: Cause | None = None
     """Why the last probe failed, so that an outage is told of once."""
+    hosts: dict[str, DatabaseCheck] = field(default_factory=dict)
+    """The checks of the hosts by full name, where there are several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,22 +54,43 @@ class DatabaseCheck:
     alias: str
     timeout: float | None = None
     cache: float | None = None
+    host: str | None = None
+    """The key of the one host that is looked at, of several."""
     _kept: _Kept = field(default_factory=_Kept, compare=False, repr=False)
 
     @property
     def name(self) -> str:
         """What it is called."""
-        return f"db:{self.alias}"
+        return f"db:{self.alias}" if self.host is None else f"db:{self.alias}/{self.host}"
 
     def look(self, seconds: float) -> Result:
         """Look at the pool, then ask the server beside it."""
         wrapper: Any = connections[self.alias]
+        pool: ConnectionPool | None = None
         try:
-            pool = wrapper.pool if isinstance(wrapper, PooledDatabaseWrapperMixin) else None
+            if isinstance(wrapper, PooledDatabaseWrapperMixin):
+                if (hosts := wrapper.host_pools) is not None:
+                    return self._look_at_hosts(hosts, seconds)
+                pool = wrapper.pool
         except PoolClosed:
             return judging.result(self.name, ("fail", "closed"))
         if pool is None:
             return self._judge(None, self._ask_unpooled(wrapper.vendor, seconds))
+        return self._look_at(pool, seconds)
+
+    def _look_at_hosts(self, pools: Mapping[str, ConnectionPool], seconds: float) -> Result:
+        checks = {name: self._of_host(name) for name in pools}
+        with ThreadPoolExecutor(len(pools), thread_name_prefix="poolkit-health-host") as executor:
+            looks = [executor.submit(checks[name]._look_at, pools[name], seconds) for name in pools]
+            return judging.of_hosts(self.name, [look.result() for look in looks])
+
+    def _of_host(self, name: str) -> DatabaseCheck:
+        known = self._kept.hosts.get(name)
+        if known is None:
+            known = DatabaseCheck(alias=self.alias, host=name.rpartition("/")[2])
+        return self._kept.hosts.setdefault(name, known)
+
+    def _look_at(self, pool: ConnectionPool, seconds: float) -> Result:
         stats = pool.stats()
         if (verdict := judging.of_state(stats)) is not None:
             return judging.result(self.name, verdict, stats)
@@ -77,13 +103,15 @@ class DatabaseCheck:
 
     def close(self) -> None:
         """Close the connection that is kept. Does not block."""
+        for check in list(self._kept.hosts.values()):
+            check.close()
         prober, self._kept.prober, self._kept.own = self._kept.prober, None, None
         if prober is not None:
             prober.release()
 
     def _judge(self, stats: PoolStats | None, found: Answer | Cause) -> Result:
         config = health_config()
-        replica = self.alias in config.replicas
+        replica = self.alias in config.replicas or role_of(self.alias) == "replica"
         verdict = judging.of_server(found, stats, replica=replica, config=config)
         # Who waits for nothing but a connect, as the first of all, waits for nobody who has one.
         if stats is not None and stats.waiters > stats.connecting:

@@ -7,6 +7,7 @@ to those who wait in front of a pool that stands still.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from django_poolkit.conf.health import HealthConfig
@@ -14,6 +15,7 @@ from django_poolkit.health.report import Figures, Reason, Result, Status, worst
 from django_poolkit.pools.postgres.prober import Answer, Cause
 from django_poolkit.pools.stats import PoolStats
 
+_ORDER: Final = ("pass", "warn", "fail")
 Verdict = tuple[Status, Reason | None]
 
 PASS: Final[Verdict] = ("pass", None)
@@ -69,6 +71,36 @@ def of_pool(stats: PoolStats, *, stuck_after: float) -> Verdict:
 def worse(one: Verdict, other: Verdict) -> Verdict:
     """Return the worse of two; where neither is, the first."""
     return one if worst([one[0], other[0]]) == one[0] else other
+
+
+def of_hosts(name: str, results: Sequence[Result]) -> Result:
+    """Return what the hosts of one alias come down to: it fails where all of them do.
+
+    Latency and lag are the longest of any, figures the sums of all.
+    """
+    first = max(results, key=lambda each: _ORDER.index(each.status))
+    status: Status = first.status
+    if status == "fail" and any(each.status != "fail" for each in results):
+        status = "warn"  # the others are read from
+    figures = [each.figures for each in results if each.figures is not None]
+    return Result(
+        name=name,
+        status=status,
+        reason=first.reason,
+        latency=max((each.latency for each in results if each.latency is not None), default=None),
+        lag=max((each.lag for each in results if each.lag is not None), default=None),
+        figures=_sum(figures) if figures else None,
+    )
+
+
+def _sum(figures: Sequence[Figures]) -> Figures:
+    size, most, used, idle, waiters = (
+        sum(getattr(each, key) for each in figures)
+        for key in ("size", "max_size", "used", "idle", "waiters")
+    )
+    return Figures(
+        size=size, max_size=most, used=used, idle=idle, waiters=waiters, utilization=used / most
+    )
 
 
 def result(name: str, verdict: Verdict, stats: PoolStats | None = None) -> Result:

@@ -6,10 +6,13 @@ They are opened before the resources of the project, and closed after them.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
+
+from django.db import connections
 
 from django_poolkit.conf.http import http_names
 from django_poolkit.conf.lifespan import LifespanConfig
@@ -17,6 +20,8 @@ from django_poolkit.http.sessions import resource as client_session
 from django_poolkit.lifespan.base import Resource
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.registry import connection_pools
+
+logger = logging.getLogger("django_poolkit.lifespan")
 
 
 def builtin(config: LifespanConfig) -> list[Resource[Any]]:
@@ -31,10 +36,35 @@ def _pools(config: LifespanConfig) -> list[Resource[Any]]:
     if config.pools == "lazy":
         return []
     required = config.pools == "required"
+    aliases: dict[str, list[str]] = {}
+    for name in connection_pools:
+        # An alias with several hosts has a pool for each, called `alias/key`.
+        alias = name if name in connections.settings else name.rpartition("/")[0]
+        aliases.setdefault(alias, []).append(name)
     return [
-        Resource(name=f"pool:{alias}", enter=partial(_pool, alias), required=required)
-        for alias in connection_pools
+        Resource(
+            name=f"pool:{alias}",
+            enter=partial(_pool, alias) if names == [alias] else partial(_hosts, names),
+            required=required,
+        )
+        for alias, names in aliases.items()
     ]
+
+
+@asynccontextmanager
+async def _hosts(names: list[str]) -> AsyncIterator[dict[str, ConnectionPool]]:
+    """Show that the pools of an alias can connect; one that can is enough."""
+    pools = {name: connection_pools[name] for name in names}
+    connects = [asyncio.to_thread(_connect, pool) for pool in pools.values()]
+    outcomes = await asyncio.gather(*connects, return_exceptions=True)
+    failed = [each for each in outcomes if isinstance(each, BaseException)]
+    for name, outcome in zip(names, outcomes, strict=True):
+        if isinstance(outcome, BaseException):
+            kind = type(outcome).__name__
+            logger.warning("resource=pool:%s event=open_failed error=%s", name, kind)
+    if len(failed) == len(pools):
+        raise failed[0]
+    yield pools
 
 
 @asynccontextmanager

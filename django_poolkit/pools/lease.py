@@ -146,6 +146,10 @@ class Lease:
     """Whether it was dropped instead of being released, and waits to be taken back."""
     pinned: str | None = None
     """Why it is held until its keeper closes, None while it is not."""
+    patience: float | None = None
+    """Seconds for which its acquire waits for a server that does not answer; None: no limit."""
+    alias: str | None = None
+    """For which alias of `DATABASES` it was acquired, None where for none."""
 
     def __init__(self, pool: Home, key: int, stack: Stack) -> None:
         self._connection: Any = None

@@ -1,4 +1,4 @@
-"""`manage.py dbshell`, with a password that may be a function."""
+"""`manage.py dbshell`, with a password that may be a function, and for several hosts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from typing import Any
 
 from django.db.backends.postgresql import client
 
+from django_poolkit.conf.hosts import at_host, hosts_of
+
 
 class DatabaseClient(client.DatabaseClient):
-    """Django's psql client, which calls PASSWORD where the pool would."""
+    """Django's psql client, which calls PASSWORD where the pool would.
+
+    Of several hosts, it is led to the first.
+    """
 
     @classmethod
     def settings_to_cmd_args_env(
         cls, settings_dict: dict[str, Any], parameters: Iterable[str]
     ) -> tuple[list[str], dict[str, str] | None]:
         """Return the command line of psql and its environment."""
+        if hosts := hosts_of("of dbshell", settings_dict):
+            settings_dict = at_host(settings_dict, next(iter(hosts.values())))
         password = settings_dict.get("PASSWORD")
         if callable(password):
             settings_dict = {**settings_dict, "PASSWORD": password()}

@@ -17,6 +17,7 @@ from django.db.backends.signals import connection_created
 from django.db.utils import ProgrammingError
 
 from django_poolkit.backends.postgresql.leasing import LeasingMixin
+from django_poolkit.backends.postgresql.pooling import Handed
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool, reset
@@ -64,7 +65,7 @@ class GreetingMixin(LeasingMixin):
 
     def _introduce(self, raw: PoolConnection) -> None:
         """Let every wrapper class in between see the connection, as Django's pool would."""
-        self._handed = cast(ConnectionPool, _Handed(raw))
+        self._handed = cast(ConnectionPool, Handed(raw))
         try:
             self.get_new_connection(self.get_connection_params())
         finally:
@@ -96,17 +97,3 @@ class GreetingMixin(LeasingMixin):
     def _detach(self) -> RequestScope | None:
         self._raw = self._handed = None
         return super()._detach()
-
-
-class _Handed:
-    """Stands for a pool that gives out one connection, to Django's `get_new_connection()`."""
-
-    def __init__(self, connection: PoolConnection) -> None:
-        self._connection = connection
-
-    def open(self) -> None:
-        """Do nothing: what it gives is there already."""
-
-    def getconn(self) -> PoolConnection:
-        """Return the connection."""
-        return self._connection

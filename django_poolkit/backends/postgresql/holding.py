@@ -127,7 +127,8 @@ class HoldingMixin(GreetingMixin):
     def _open(self) -> None:
         # As Django's connect() has it, but for what needs a connection.
         self.check_settings()
-        self._steady = pool = self.pool
+        self._host, self._steady = None, self._only_pool()
+        pool = self.pool
         assert pool is not None
         self._outside = pool.statements.outside
         self.isolation_level = self._chosen_isolation_level() or IsolationLevel.READ_COMMITTED
@@ -199,15 +200,17 @@ class HoldingMixin(GreetingMixin):
         lease: Lease | None = None
         try:
             try:
-                pool = pool or self.pool
-                assert pool is not None
-                lease = pool.acquire(depth=_DEPTH, skip=_SKIPPED + between)
+                if pool is None:
+                    lease = self._lease_from(self._found(), _DEPTH, _SKIPPED + 1 + between)
+                else:
+                    lease = pool.acquire(depth=_DEPTH, skip=_SKIPPED + between)
             except PoolClosed:
                 lease = self._acquired(_acquire)
             except EXHAUSTED as error:
                 self._note_exhausted(error)
                 raise
-            self._steady = lease.pool  # type: ignore[assignment]
+            if self._host is None:
+                self._steady = lease.pool  # type: ignore[assignment]
             lease.keeper = self._me
             self._take_over(lease)
             raw = self._raw = lease._connection

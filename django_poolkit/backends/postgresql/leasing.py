@@ -9,9 +9,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from time import monotonic
 from types import FrameType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, cast
 from weakref import WeakSet
 
 from django.db.backends.postgresql.base import TIMESTAMPTZ_OID, DatabaseWrapper, ServerSideCursor
@@ -22,22 +21,20 @@ from psycopg.pq import Format
 from django_poolkit.backends import request, request_end
 from django_poolkit.backends.postgresql import observing
 from django_poolkit.backends.postgresql.client import DatabaseClient
-from django_poolkit.backends.postgresql.errors import EXHAUSTED, ErrorWrapper
-from django_poolkit.backends.postgresql.pooling import PoolChoiceMixin
+from django_poolkit.backends.postgresql.errors import ErrorWrapper
+from django_poolkit.backends.postgresql.hosts import HostChoiceMixin
+from django_poolkit.backends.postgresql.pooling import Handed, Twins
 from django_poolkit.backends.request import RequestScope
-from django_poolkit.pools.errors import PoolClosed, PoolError
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Watch
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
 from django_poolkit.pools.postgres.cursor import leased
 
-T = TypeVar("T")
-
 _DJANGOS: Final = DatabaseWrapper.create_cursor
 
 
-class LeasingMixin(PoolChoiceMixin):
+class LeasingMixin(HostChoiceMixin):
     """Takes, ends and loses the leases of a database wrapper."""
 
     client_class = DatabaseClient
@@ -47,6 +44,7 @@ class LeasingMixin(PoolChoiceMixin):
         # is both.
         self._lease: Lease | None = None
         self._scope: RequestScope | None = None  # in which the present lease was taken
+        self._host = None
         self._raw: Any = None
         """psycopg's connection, None where there is none."""
         self._on_net = False
@@ -69,11 +67,6 @@ class LeasingMixin(PoolChoiceMixin):
         elif self._watch is not None:
             self._watch = None
 
-    def get_connection_params(self) -> dict[str, Any]:
-        params: dict[str, Any] = super().get_connection_params()
-        params.pop("pool", None)
-        return params
-
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Acquire a connection through every wrapper class below this one.
 
@@ -89,7 +82,14 @@ class LeasingMixin(PoolChoiceMixin):
                 return connect({**conn_params, "password": password()})
             return connect(conn_params)
 
-        connection = self._acquired(through_all)
+        if self._handed is None and isinstance(twins := self._found(), Twins):
+            self._handed = cast(ConnectionPool, Handed(self._from_hosts(twins, "getconn")))
+            try:
+                connection = connect(conn_params)
+            finally:
+                self._handed = None
+        else:
+            connection = self._acquired(through_all)
         if isinstance(connection, PoolConnection) and connection._owned_lease is not None:
             # getconn() left it there: from now on it is the wrapper's.
             lease, connection._owned_lease = connection._owned_lease, None
@@ -97,38 +97,10 @@ class LeasingMixin(PoolChoiceMixin):
             self._take_over(lease)
         return connection
 
-    def _acquired(
-        self, acquire: Callable[[ConnectionPool | None], T], known: ConnectionPool | None = None
-    ) -> T:
-        """Return what `acquire(pool)` does, also where the pool is closed meanwhile.
-
-        `known` is the pool of the present settings, where that has been found out.
-        """
-        deadline: float | None = None
-        while True:
-            pool, known = known or self.pool, None
-            try:
-                return acquire(pool)
-            except PoolClosed:
-                # close_pool() swaps the table first, so the next look-up finds another pool.
-                # That may be closed as well, where somebody closes without end.
-                assert pool is not None
-                deadline = deadline or monotonic() + pool.timeout
-                if not pool.closed or monotonic() >= deadline:
-                    raise
-            except EXHAUSTED as error:
-                self._note_exhausted(error)
-                raise
-
-    @staticmethod
-    def _note_exhausted(error: PoolError) -> None:
-        scope = request.current()
-        if scope is not None and scope.exhausted is None:
-            scope.exhausted = error
-
     def _take_over(self, lease: Lease) -> None:
         """Make the wrapper the owner of a lease."""
         self._lease = lease
+        lease.alias = self.alias
         if not self._on_net:
             self._on_net = True
             _net().wrappers.add(self)

@@ -1,24 +1,32 @@
-"""The database wrapper's side of a pool: which one its present settings ask for."""
+"""The database wrapper's side of a pool: which one its present settings ask for.
+
+An alias with several hosts has a *twin* for each of them: a wrapper of the same kind, that leads
+there alone, opens nothing, and knows its pool as any other wrapper does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
 from django_poolkit import registry
-from django_poolkit.backends import origin
+from django_poolkit.backends import origin, ports
 from django_poolkit.conf.control import control_config
 from django_poolkit.conf.databases import pool_config
+from django_poolkit.conf.hosts import Host, at_host, hosts_of
 from django_poolkit.pools.config import PoolConfig
+from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool, probe
 from django_poolkit.pools.postgres.connect import SessionDefaults
+from django_poolkit.pools.postgres.connection import PoolConnection
 
 if TYPE_CHECKING:
     from django.db.backends.postgresql.base import DatabaseWrapper as _Base
@@ -37,33 +45,96 @@ class PoolChoiceMixin(_Base):
     _seen: tuple[Any, ...] | None = None
     # Stands for the pool while a connection that is leased already goes through Django's code.
     _handed: ConnectionPool | None = None
+    _host: str | None
+    """The key of the host that was chosen last, of several; None where there is one."""
+    _twin_of: Host | None = None
 
     @property
     def pool(self) -> ConnectionPool | None:
-        """The pool of the present settings, None where they ask for none."""
-        if self.alias == NO_DB_ALIAS:
-            return None
+        """The pool of the present settings, None where they ask for none.
+
+        Of several hosts, that of the one chosen last; of the first, where none has been.
+        """
         if self._handed is not None:
             return self._handed
+        found = self._found()
+        return found if not isinstance(found, Twins) else found.pool(self._host)
+
+    @property
+    def host_pools(self) -> Mapping[str, ConnectionPool] | None:
+        """The pools of all hosts by their full names, `alias/key`; None for an alias with one."""
+        found = self._found()
+        if not isinstance(found, Twins):
+            return None
+        return {f"{self.alias}/{key}": found.pool(key) for key in found.weights}
+
+    def at_hosts(self) -> dict[str, Self]:
+        """Return a wrapper for each server that the alias leads to, by its full name.
+
+        Itself, where there is only one. The others are for asking them for parameters, and not
+        to be connected.
+        """
+        # Without hosts nothing else is looked at: this makes no pool.
+        several = hosts_of(self.alias, self.settings_dict) is not None
+        found = self._found() if several else None
+        if not isinstance(found, Twins):
+            return {self.alias: self}
+        return {f"{self.alias}/{key}": found.wrappers[key] for key in found.weights}
+
+    def _found(self) -> ConnectionPool | Twins | None:
+        if self.alias == NO_DB_ALIAS:
+            return None
         # Settings are mutable, and tests do change them; to compare is cheaper than to freeze.
         now = (self.settings_dict, self.timezone_name)
         if self._seen is not None and self._seen[0] == now:
-            pool: ConnectionPool | None = self._seen[1]
-            if pool is None or not pool.ended:
-                return pool
+            found: ConnectionPool | Twins | None = self._seen[1]
+            if not isinstance(found, ConnectionPool) or not found.ended:
+                return found
         config = pool_config(self.alias, self.settings_dict)
-        pool = None if config is None else self._find_pool(config)
-        self._seen = (_copy_settings(self.settings_dict), self.timezone_name), pool
-        return pool
+        hosts = hosts_of(self.alias, self.settings_dict)
+        if config is None:
+            found = None
+        elif hosts is None:
+            found = self._find_pool(config)
+        else:
+            found = Twins({key: self._twin(host) for key, host in hosts.items()}, config.timeout)
+        self._seen = (_copy_settings(self.settings_dict), self.timezone_name), found
+        return found
+
+    def _only_pool(self) -> ConnectionPool | None:
+        """Return the pool, None where there is none, or one for each of several hosts."""
+        found = self._found()
+        return found if isinstance(found, ConnectionPool) else None
+
+    def _twin(self, host: Host) -> Self:
+        twin = type(self)(_copy_settings(at_host(self.settings_dict, host)), alias=self.alias)
+        twin._twin_of = host
+        return twin
+
+    def get_connection_params(self) -> dict[str, Any]:
+        """Return what to connect with beside all pools; of several hosts, to the first."""
+        hosts = hosts_of(self.alias, self.settings_dict)
+        params: dict[str, Any] = super().get_connection_params()
+        params.pop("pool", None)
+        if hosts is not None:
+            del params["hosts"]
+            names = {"HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password"}
+            first = next(iter(hosts.values())).settings
+            params.update({names[key]: value for key, value in first.items() if value})
+        return params
 
     def close_pool(self) -> None:
         """Close every pool to this database, as Django's test runner and Celery ask for.
 
         The next acquire opens a new one; leases end undisturbed.
         """
-        registry.pools.close_place(self._place())
+        for wrapper in self.at_hosts().values():
+            registry.pools.close_place(wrapper._place())
 
     def _find_pool(self, config: PoolConfig) -> ConnectionPool:
+        host, name = self._twin_of, config.name
+        if host is not None:
+            name = f"{name or self.alias}/{host.key}"
         key = registry.content_key(
             (
                 type(self).__module__,
@@ -74,7 +145,12 @@ class PoolChoiceMixin(_Base):
         )
         make = partial(self._make_pool, config)
         return registry.pools.get(
-            key, make, alias=self.alias, place=self._place(), name=config.name
+            key,
+            make,
+            alias=self.alias if host is None else f"{self.alias}/{host.key}",
+            also=() if host is None else (self.alias,),
+            place=self._place(),
+            name=name,
         )
 
     def _place(self) -> tuple[str, str, str]:
@@ -95,6 +171,8 @@ class PoolChoiceMixin(_Base):
             pool._check = probe.looked_at
         pool.statements.foreign = origin.foreign_statement(config.trusted_modules)
         pool.statements.outside = origin.outsider(config.trusted_modules)
+        pool.statements.writing = _tell_of_write
+        pool.statements.locking = _tell_of_lock
         if pool.statements.recorder is not None:
             pool.statements.recorder.site = origin.call_site(config.trusted_modules)
         return pool
@@ -125,12 +203,64 @@ class PoolChoiceMixin(_Base):
             ) from None
 
 
+def _tell_of_write(lease: Lease) -> None:
+    _tell(ports.note_write, lease)
+
+
+def _tell_of_lock(lease: Lease) -> None:
+    _tell(ports.note_lock, lease)
+
+
+def _tell(note: Callable[[str], None] | None, lease: Lease) -> None:
+    if note is not None:
+        # One of a bare pool knows no alias: it is of all that the pool serves.
+        pool = cast(ConnectionPool, lease.pool)
+        for alias in pool.aliases if lease.alias is None else (lease.alias,):
+            note(alias)
+
+
+class Twins:
+    """The hosts of an alias."""
+
+    def __init__(self, wrappers: Mapping[str, PoolChoiceMixin], timeout: float) -> None:
+        self.wrappers: Mapping[str, Any] = wrappers
+        self.timeout = timeout
+        """Seconds that an acquire may take."""
+        self.weights: Mapping[str, float] = MappingProxyType(
+            {key: twin._twin_of.weight for key, twin in wrappers.items() if twin._twin_of}
+        )
+
+    def pool(self, key: str | None) -> ConnectionPool:
+        """Return the pool of one host, of the first where there is none of that key."""
+        if key is None or key not in self.wrappers:
+            key = next(iter(self.wrappers))
+        twin = self.wrappers[key]
+        pool: ConnectionPool = twin.pool
+        return pool
+
+
+class Handed:
+    """Stands for a pool that gives out one connection, to Django's `get_new_connection()`."""
+
+    def __init__(self, connection: PoolConnection) -> None:
+        self._connection = connection
+
+    def open(self) -> None:
+        """Do nothing: what it gives is there already."""
+
+    def getconn(self) -> PoolConnection:
+        """Return the connection."""
+        return self._connection
+
+
 def _copy_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Copy an entry of `DATABASES` so far that no change to it reaches the copy."""
     copied = dict(settings)
     options = dict(settings["OPTIONS"])
     if isinstance(options.get("pool"), Mapping):
         options["pool"] = {**options["pool"]}
+    if "hosts" in options:
+        options["hosts"] = deepcopy(options["hosts"])
     copied["OPTIONS"] = options
     copied["TEST"] = deepcopy(settings.get("TEST"))
     return copied

@@ -168,7 +168,7 @@ def _verify(options: dict[str, Any]) -> None:
         _refuse("resize to what? Name --max-size, --min-size, or both")
     if options["for"] is not None and not 0 < options["for"] <= LONGEST:
         _refuse(f"--for must be above 0 and at most {LONGEST:g} seconds")
-    pooled = servers.pooled_aliases() if options["database"] else []
+    pooled = servers.pooled_names() if options["database"] else []
     for alias in options["database"] or ():
         if alias not in pooled:
             known = ", ".join(pooled) or "none"

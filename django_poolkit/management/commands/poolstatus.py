@@ -155,7 +155,7 @@ def _seconds(text: str) -> float:
 
 def _verify(options: dict[str, Any]) -> None:
     """Refuse what makes no sense, with the exit code that argparse has for it."""
-    pooled = servers.pooled_aliases()
+    pooled = servers.pooled_names()
     for alias in options["database"]:
         if alias not in pooled:
             known = ", ".join(pooled) or "none"

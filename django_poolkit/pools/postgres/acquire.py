@@ -13,9 +13,8 @@ from weakref import ref
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.errors import PoolError
-from django_poolkit.pools.lease import STACK_DEPTH, Lease, capture_stack
+from django_poolkit.pools.lease import STACK_DEPTH, Lease, Stack, capture_stack
 from django_poolkit.pools.postgres import probe
-from django_poolkit.pools.postgres.adoption import Adoption
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import (
     LeaseReleased,
@@ -24,6 +23,7 @@ from django_poolkit.pools.postgres.errors import (
     TooManyWaiters,
 )
 from django_poolkit.pools.postgres.growth import FIRST_PAUSE, Attempt
+from django_poolkit.pools.postgres.patience import Patience
 from django_poolkit.pools.postgres.shell import critical
 from django_poolkit.pools.postgres.waiters import ThreadWaiter
 
@@ -45,27 +45,27 @@ _REFUSALS: Final[dict[type[BaseException], str]] = {
 }
 
 
-class Acquire(Adoption):
+class Acquire(Patience):
     """Gives connections out. `ConnectionPool` is the whole."""
 
     _samples: bool
 
     def acquire(
-        self, timeout: float | None = None, *, depth: int = STACK_DEPTH, skip: int = 1
-    ) -> Lease:
+        self, timeout: float | None = None, *, depth: int = STACK_DEPTH, skip: int = 1,
+        patience: float | None = None,
+    ) -> Lease:  # fmt: skip
         """Acquire a connection and return its lease.
 
         Blocks for `timeout` seconds at most, the pool's own where it is None. A stack that the
         lease remembers has `depth` frames, without the `skip` innermost. Raises PoolTimeout,
-        PoolPaused, TooManyWaiters or PoolClosed.
+        PoolPaused, TooManyWaiters or PoolClosed; ServerRefuses for who has `patience`, where the
+        server refuses, or is silent for so many seconds.
         """
         me = get_ident()
         if self._inside == me:
             raise self._no_finalizer()
         started = monotonic()
-        stack = capture_stack(depth, skip) if started >= self._stack_due else ()
-        if stack and self._samples:
-            self._stack_due = started + _STACK_INTERVAL
+        stack = self._take_stack(depth, skip + 1) if started >= self._stack_due else ()
         ledger, config = self._ledger, self.config
         lease = Lease(self, ledger.new_key(), stack)
         connection = None
@@ -93,13 +93,18 @@ class Acquire(Adoption):
                 or (poller := connection._poller) is None
                 or poller.poll(0)
             ):
-                self._find_living(lease, connection, started, timeout)
+                self._find_living(lease, connection, started, timeout, patience)
             if self.events.of_leases:
                 self.events.tell("lease_acquired", pool=self.name, waited=monotonic() - started)
             return lease
         except BaseException as error:
             self._not_acquired(lease, error, started)
             raise
+
+    def _take_stack(self, depth: int, skip: int) -> Stack:
+        if self._samples:
+            self._stack_due = monotonic() + _STACK_INTERVAL
+        return capture_stack(depth, skip)
 
     def _no_finalizer(self) -> PoolError:
         return PoolError(
@@ -123,9 +128,11 @@ class Acquire(Adoption):
         connection: PoolConnection | None,
         started: float,
         timeout: float | None,
+        patience: float | None,
     ) -> None:
         """Probe what has been lent, and go on, through the queue, until something lives."""
         allowed = self.timeout if timeout is None else timeout
+        lease.patience = patience
         again, pause = False, FIRST_PAUSE / 2
         while True:
             if connection is None:
@@ -180,6 +187,8 @@ class Acquire(Adoption):
                 if not waiter.settled:
                     self._adopt_orphans(patient=False)
                     self._start(self.look_after_waiters())
+                    if lease.patience is not None:
+                        self._look_whether_in_vain(waiter)
         finally:
             if not waiter.settled:  # the time is up, or an interrupt came
                 self._leave_queue(waiter, started, allowed)
@@ -199,6 +208,8 @@ class Acquire(Adoption):
             connection: PoolConnection = self._pool.pop()
             self._lend_locked(lease, connection, monotonic())
             return connection, None, []
+        if lease.patience is not None:
+            self._turn_away_locked(lease)
         waiter = self._queue_locked(lease, started, allowed, again)
         return None, waiter, self._plan_locked()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 import psycopg_pool
 
@@ -22,6 +24,17 @@ class PoolPaused(errors.PoolPaused, psycopg_pool.PoolTimeout):
 
 class TooManyWaiters(errors.TooManyWaiters, psycopg_pool.TooManyRequests):
     """The queue of the pool already holds `max_waiting` waiters."""
+
+
+class ServerRefuses(errors.PoolError, psycopg.OperationalError):
+    """The server gives no connection, and the caller said that it can go elsewhere."""
+
+    reason: str = ""
+    """Why, without the name of the pool."""
+
+    def __init__(self, message: str = "", *, reason: str = "", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.reason = reason
 
 
 class LeaseReleased(errors.LeaseReleased, psycopg.InterfaceError):

@@ -121,6 +121,10 @@ class Growth:
         self._wake(attempt)
         return True
 
+    def asleep(self) -> bool:
+        """Return whether there are attempts, and all of them have failed and pause."""
+        return bool(self.attempts) and all(attempt.sleeping for attempt in self.attempts)
+
     def pending(self, now: float) -> float:
         """Return how long the oldest running connect has been under way, in seconds."""
         return max((now - a.started for a in self.attempts if a.started), default=0.0)

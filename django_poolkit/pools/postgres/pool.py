@@ -220,12 +220,14 @@ class ConnectionPool(Steering):
 
     # -- psycopg_pool's own verbs
 
-    def getconn(self, timeout: float | None = None) -> PoolConnection:
+    def getconn(
+        self, timeout: float | None = None, *, patience: float | None = None
+    ) -> PoolConnection:
         """Acquire a connection as psycopg_pool does, to be given back with `putconn()`.
 
-        One that is dropped instead is closed, and its slot freed.
+        One that is dropped instead is closed, and its slot freed. Raises as `acquire()`.
         """
-        lease = self.acquire(timeout)
+        lease = self.acquire(timeout, patience=patience)
         connection: PoolConnection = lease.connection
         # The caller holds the connection and nothing else: so it owns the lease, not the
         # other way round, or neither would ever be missed.
@@ -285,4 +287,5 @@ class ConnectionPool(Steering):
         if not self.ended:
             self._closed, self._opened = True, False
         self._failing_since = 0.0
+        self._refusing = False
         return inherited

@@ -31,6 +31,8 @@ _MAKES: Final = re.compile(
 _NEW_TYPES: Final = re.compile(r"\s*create\s+(extension|type)\b", re.IGNORECASE)
 # What gives a sequence its present value, in the statement itself.
 _DRAWS: Final = re.compile(r"\b(nextval|setval|insert)\b", re.IGNORECASE)
+# What locks in one server alone. What unlocks does no harm.
+_LOCKS: Final = re.compile(r"\bpg_(try_)?advisory_(xact_)?lock", re.IGNORECASE)
 _OPAQUE: Final = ("function", "call", "do", "execute", "unparsed")
 
 
@@ -89,6 +91,10 @@ class Statements:
         """Called as a statement begins: whether it is not the ORM's own."""
         self.outside: Callable[[FrameType], bool] = everyone_is_outside
         """Called with the frame that takes hold of a connection: whether it is not trusted."""
+        self.writing: Callable[[Lease], None] | None = None
+        """Called as a statement begins that may write. What it raises, the statement raises."""
+        self.locking: Callable[[Lease], None] | None = None
+        """The same for one that takes an advisory lock."""
 
     def note(self, lease: Lease, query: Any, connection: PoolConnection) -> None:
         """Take note of a statement about to run under `lease`.
@@ -104,7 +110,7 @@ class Statements:
         if self.recorder is not None and lease.keeper is not None:
             residue = self._rules.residue(text) if text is not None else "unparsed"
             cast(Watch, lease.keeper).statement(lease, residue, sys._getframe(1))
-        if lease.dirty is not None and lease.committed:
+        if lease.dirty is not None and lease.committed and self.writing is None:
             # Nothing is left to be learnt but this.
             lease.prepares = lease.prepares or text is None or "prepare" in text.lower()
             return
@@ -112,7 +118,9 @@ class Statements:
             return
         residue = self._rules.residue(text) if text is not None else "unparsed"
         reads = text is not None and _reads(text)
-        if residue is None and reads:
+        if text is not None and self.locking is not None and _LOCKS.search(text):
+            self.locking(lease)
+        elif residue is None and reads:
             self._remember(text)
             return
         if residue is not None:
@@ -124,6 +132,8 @@ class Statements:
         if _NEW_TYPES.match(text or ""):
             lease.new_types = True
         if residue in _OPAQUE or not reads:
+            if self.writing is not None:
+                self.writing(lease)
             if connection._autocommit and reset.at_rest(connection):
                 lease.committed = True
             else:

@@ -17,7 +17,7 @@ from django_poolkit.pools.lease import Lease, acquired_at, frames_of
 from django_poolkit.pools.ledger import describe
 from django_poolkit.pools.postgres import housekeeper, naming, probe, verify
 from django_poolkit.pools.postgres.acquire import Acquire
-from django_poolkit.pools.postgres.connect import Connector, summarise
+from django_poolkit.pools.postgres.connect import Connector, sqlstate, summarise
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.growth import Attempt
 from django_poolkit.pools.postgres.shell import Job, critical
@@ -39,9 +39,9 @@ class Upkeep(Acquire):
     """Runs in worker threads. `ConnectionPool` is the whole."""
 
     _connector: Connector
+    _failing_since = 0.0
     service: str | None = None
     """What connections are named for, where nobody names them otherwise; None: they are not."""
-    _failing_since = 0.0
 
     # -- connecting
 
@@ -127,6 +127,7 @@ class Upkeep(Acquire):
         ledger.connect.observe(seconds)
         ledger.last_connect_error = None
         self._failing_since = 0.0
+        self._refusing = False
         starts = self._growth.succeeded(attempt)
         self._park(connection)
         if reason := self._stale_locked(connection, now):
@@ -137,7 +138,7 @@ class Upkeep(Acquire):
 
     def _attempt_failed(self, attempt: Attempt, error: BaseException, secrets: list[str]) -> None:
         text = summarise(error, *secrets)
-        pause, nap, tired = self._enter_failure(attempt, text)
+        pause, nap, tired = self._enter_failure(attempt, text, sqlstate(error))
         logger.warning("pool=%s event=connect_failed error=%s", self.name, text)
         if pause is not None:
             self.schedule_task(Job(self, "wake_attempt", attempt, nap), pause)
@@ -145,10 +146,13 @@ class Upkeep(Acquire):
             self.reconnect_failed()
 
     @critical
-    def _enter_failure(self, attempt: Attempt, text: str) -> tuple[float | None, int, bool]:
+    def _enter_failure(
+        self, attempt: Attempt, text: str, state: str | None
+    ) -> tuple[float | None, int, bool]:
         now = monotonic()
         self._ledger.connect_errors += 1
         self._ledger.last_connect_error = text
+        self._connect_failed_locked(state)
         self._failing_since = self._failing_since or now
         tired = 0 < self.reconnect_timeout <= now - self._failing_since
         if tired:

@@ -1,0 +1,65 @@
+"""What is wrong with clusters and their router, beyond what a single value shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.core import checks
+from django.core.checks import CheckMessage, Error
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.db import router as routers
+
+from django_poolkit.routing import ReadWriteRouter
+from django_poolkit.routing.topology import Cluster, clusters
+
+_NAME = f"{ReadWriteRouter.__module__.rpartition('.')[0]}.{ReadWriteRouter.__name__}"
+
+
+def check_routing(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> Iterable[CheckMessage]:
+    """Return what is wrong with the clusters. Opens no connection."""
+    try:
+        known = clusters()
+    except ImproperlyConfigured as error:
+        return [Error(str(error), id="poolkit.E004")]
+    found = [message for cluster in known.values() for message in _transactions(cluster)]
+    if any(cluster.replicas for cluster in known.values()):
+        found += _no_router()
+    return found
+
+
+def _transactions(cluster: Cluster) -> Iterator[CheckMessage]:
+    for alias in cluster.replicas:
+        if _atomic_requests(alias):
+            yield Error(
+                f"DATABASES[{alias!r}]['ATOMIC_REQUESTS'] is on, and {alias!r} is a replica.",
+                hint="Every view would open a transaction on the replica, whether it reads there "
+                "or not, and fail while the replica is down. Remove it there.",
+                id="poolkit.E005",
+            )
+    if cluster.replicas and _atomic_requests(cluster.primary):
+        yield checks.Warning(
+            f"DATABASES[{cluster.primary!r}]['ATOMIC_REQUESTS'] is on, so the replicas of "
+            f"POOLKIT['CLUSTERS'][{cluster.name!r}] serve no view.",
+            hint="What is read in a transaction of the primary is read there. Turn it off, and "
+            "decorate the views that need one with transaction.atomic; or those that only read "
+            "with transaction.non_atomic_requests.",
+            id="poolkit.W004",
+        )
+
+
+def _atomic_requests(alias: str) -> bool:
+    return alias in connections.settings and bool(connections.settings[alias]["ATOMIC_REQUESTS"])
+
+
+def _no_router() -> Iterator[CheckMessage]:
+    if not any(isinstance(router, ReadWriteRouter) for router in routers.routers):
+        yield checks.Warning(
+            "POOLKIT['CLUSTERS'] has replicas, and no router sends anything there.",
+            hint=f"Set DATABASE_ROUTERS = [{_NAME!r}].",
+            id="poolkit.W005",
+        )

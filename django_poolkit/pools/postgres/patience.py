@@ -1,0 +1,68 @@
+"""Patience: for how long one waits for a server, who could go to another one as well.
+
+A pool alone waits out an outage: its callers have nowhere else to go. Those who have are turned
+away as soon as the server refuses a connection, or has not answered for as long as their
+patience lasts; but not where all connections are leased, which is no fault of the server. In an
+outage one of them at a time tries the server, and the others are turned away at once.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Final
+
+from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.postgres.adoption import Adoption
+from django_poolkit.pools.postgres.errors import ServerRefuses
+from django_poolkit.pools.postgres.shell import critical
+from django_poolkit.pools.postgres.waiters import ThreadWaiter
+
+# What a server says that lives, and has no connection left.
+_CROWDED: Final = "53300"
+
+
+class Patience(Adoption):
+    """Turns away who can go elsewhere. `ConnectionPool` is the whole."""
+
+    _refusing = False
+    """Whether the last connect has failed, for other reasons than that all were taken."""
+
+    def _turn_away_locked(self, lease: Lease) -> None:
+        """Raise ServerRefuses for one who is about to queue, where that would be in vain."""
+        reason = self._in_vain_locked(lease)
+        if reason is None and self._refusing and len(self._waiting):
+            reason = self._last_error()
+        if reason is not None:
+            raise self._refusal(reason)
+
+    def _connect_failed_locked(self, state: str | None) -> None:
+        """Turn away all in the queue who can go elsewhere, unless the server is only crowded."""
+        self._refusing = state != _CROWDED
+        if not self._refusing:
+            return
+        for waiter in list(self._waiting.queue):
+            if waiter.lease.patience is not None:
+                self._waiting.remove(waiter)
+                waiter.fail(self._refusal(self._last_error()))
+
+    @critical
+    def _look_whether_in_vain(self, waiter: ThreadWaiter) -> None:
+        reason = self._in_vain_locked(waiter.lease)
+        if reason is not None and not waiter.settled:
+            self._waiting.remove(waiter)
+            waiter.error = self._refusal(reason)
+
+    def _in_vain_locked(self, lease: Lease) -> str | None:
+        """Return why it makes no sense to wait any longer, None where it does."""
+        if self._paused():
+            return "it is paused"
+        seconds = self._growth.pending(monotonic())
+        if lease.patience is not None and seconds > lease.patience:
+            return f"a connect has had no answer for {seconds:.1f} s"
+        return self._last_error() if self._refusing and self._growth.asleep() else None
+
+    def _last_error(self) -> str:
+        return f"last connect error: {self._ledger.last_connect_error}"
+
+    def _refusal(self, reason: str) -> ServerRefuses:
+        return ServerRefuses(f"pool {self.name!r}: {reason}", pool=self.name, reason=reason)

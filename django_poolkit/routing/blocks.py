@@ -1,0 +1,59 @@
+"""Blocks that are also decorators, of functions and of coroutine functions alike."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
+
+P = ParamSpec("P")
+R = TypeVar("R")
+V = TypeVar("V")
+
+_LAZY: Final = "{} yields, so its body runs when the block is over: use `with` inside of it"
+
+
+class Block(Generic[V]):
+    """A `with` block, and a decorator that runs a function in one.
+
+    It keeps nothing of an entry in itself, so one may be shared by threads and tasks, and be
+    entered again within itself.
+    """
+
+    def __enter__(self) -> V:
+        raise NotImplementedError
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        raise NotImplementedError
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return `function`, run in this block each time; a coroutine function is awaited in it.
+
+        Raises TypeError for a generator function, sync or async: the block would be over before
+        its first line runs.
+        """
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(_LAZY.format(getattr(function, "__qualname__", function)))
+        if inspect.iscoroutinefunction(function):
+            coroutine_function = cast(Callable[..., Any], function)
+
+            @functools.wraps(function)
+            async def awaited(*args: Any, **kwargs: Any) -> Any:
+                with self:
+                    return await coroutine_function(*args, **kwargs)
+
+            return cast(Callable[P, R], awaited)
+
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return function(*args, **kwargs)
+
+        return called

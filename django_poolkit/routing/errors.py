@@ -1,0 +1,33 @@
+"""What the router has to say against what a program does."""
+
+from __future__ import annotations
+
+from django.db import NotSupportedError
+
+
+class LockOnReplica(NotSupportedError):
+    """A statement takes an advisory lock on a replica, where it would exclude nobody elsewhere."""
+
+
+class StaleWrite(Exception):
+    """An object that a replica has given is being saved with all its fields.
+
+    The replica may have been behind: then this undoes what others have written since.
+    """
+
+    model: str
+    """Label of the object's model."""
+    alias: str
+    """Where it was read."""
+
+    def __init__(self, message: str, model: str = "", alias: str = "") -> None:
+        super().__init__(message, model, alias)
+        self.model = model
+        self.alias = alias
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class StaleWriteWarning(UserWarning):
+    """As `StaleWrite`, where the settings have it only told."""

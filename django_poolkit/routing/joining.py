@@ -1,0 +1,46 @@
+"""Where the router is told what it has to know: by the backend, by Django's signals."""
+
+from __future__ import annotations
+
+from django.db.models.signals import pre_save
+
+from django_poolkit.backends import ports
+from django_poolkit.routing import choice, commands, scopes, stale, topology, watching
+from django_poolkit.routing.errors import LockOnReplica
+
+
+def install() -> None:
+    """Connect the router with what tells it something, if there are clusters to route in.
+
+    May be called again.
+    """
+    if not topology.clusters():
+        return
+    ports.note_write = note_write
+    ports.note_lock = note_lock
+    ports.choose_host = choice.host_for
+    pre_save.connect(stale.look, dispatch_uid="django_poolkit.stale_write")
+    commands.install()
+
+
+def note_write(alias: str) -> None:
+    """Take note that a statement which may write begins on an alias."""
+    cluster = topology.cluster_of(alias)
+    if cluster is None:
+        return
+    for watcher in watching.watchers:
+        watcher.writing(cluster, alias)
+    if alias == cluster.primary:
+        scopes.mark_written(cluster.name)
+
+
+def note_lock(alias: str) -> None:
+    """Take note that a statement which takes an advisory lock begins on an alias.
+
+    Raises LockOnReplica where that is a replica.
+    """
+    if topology.role_of(alias) == "replica":
+        raise LockOnReplica(
+            f"an advisory lock on {alias!r}, which is a replica, would exclude nobody elsewhere: "
+            "take it on the primary, by connection.cursor() or within use_primary()"
+        )

@@ -1,0 +1,165 @@
+"""`scope()`: one unit of work, which reads from one replica and never before its own write.
+
+A request is one by itself. A scope is one object that changes, carried by a context variable: so
+what a task that `gather()` started has written is known to the one that awaits it, and to threads
+reached by `sync_to_async` or `asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from time import monotonic
+from types import MappingProxyType, TracebackType
+from typing import Final, NamedTuple
+
+from django_poolkit.backends import request as requests
+from django_poolkit.backends.request import RequestScope
+from django_poolkit.routing.blocks import Block
+
+OUTSIDE_PIN: Final = 5.0
+"""For how many seconds after a write outside of any scope its thread or task reads the primary."""
+
+_WRITING_METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+class Scope:
+    """What one unit of work has done, and where it reads.
+
+    Shared by all threads and tasks of the work: each change is one atomic call.
+    """
+
+    __slots__ = ("__weakref__", "command", "hosts", "over", "replicas", "unsafe", "wrote")
+
+    def __init__(self, *, unsafe: bool = False, command: bool = False) -> None:
+        self.unsafe = unsafe
+        """Whether it is a request by a method that is there to change something."""
+        self.command = command
+        """Whether it is a management command, which reads the primary."""
+        self.over = False
+        """Whether the block that opened it has ended. Tasks that it started may go on."""
+        self.wrote: set[str] = set()
+        """The clusters, by name, on whose primary a statement that may write has begun."""
+        self.replicas: dict[str, str] = {}
+        """By cluster: the alias of the replica that it reads."""
+        self.hosts: dict[str, str] = {}
+        """By logical alias: the host that it reads."""
+
+
+class _Entry(NamedTuple):
+    scope: Scope
+    request: RequestScope | None
+    owner: ScopeBlock
+
+
+# The blocks that are open, innermost last.
+_entries: ContextVar[tuple[_Entry, ...]] = ContextVar("django_poolkit_scopes", default=())
+_NO_PINS: Final[Mapping[str, float]] = MappingProxyType({})
+# Where there is no scope: until when which cluster is read from the primary. Replaced, not
+# changed: who starts with a copy of the context has no part in what happens here.
+_pins: ContextVar[Mapping[str, float]] = ContextVar("django_poolkit_pins", default=_NO_PINS)
+
+
+def current() -> Scope | None:
+    """Return the scope of the work being done, None outside of one."""
+    request = requests.current()
+    entries = _entries.get()
+    if entries:
+        entry = entries[-1]
+        # One opened around a server, by a command or a test, is none of its requests'.
+        if request is None or entry.request is request:
+            return entry.scope
+    return None if request is None else _of_request(request)
+
+
+def _of_request(request: RequestScope) -> Scope:
+    found: Scope | None = request.routing.get("scope")
+    if found is None:
+        # Two threads of one request may both find none, and must not have one each. No lock: a
+        # process that is forked meanwhile would find it locked for ever.
+        made = Scope(unsafe=request.method in _WRITING_METHODS)
+        found = request.routing.setdefault("scope", made)
+    return found
+
+
+def end_of(request: RequestScope) -> None:
+    """End the scope of a request, if it has one. What is left of the request may still use it."""
+    if (found := request.routing.get("scope")) is not None:
+        found.over = True
+
+
+class ScopeBlock(Block[Scope]):
+    """The block of `scope()`. Joins the scope that it is entered in, if there is one."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Scope:
+        request = requests.current()
+        here = current()
+        # A command may run for ever, and its jobs are no parts of one work. Neither does what
+        # goes on after a request belong to that.
+        if here is None or here.command or here.over or (request is not None and request.over):
+            here = self._opened()
+        _entries.set((*_entries.get(), _Entry(here, request, self)))
+        return here
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        entries = _entries.get()
+        # As with overrides: it may not be the last, and in a finalizer's context it is not there.
+        for index in range(len(entries) - 1, -1, -1):
+            if entries[index].owner is self:
+                ended = entries[index].scope
+                entries = entries[:index] + entries[index + 1 :]
+                _entries.set(entries)
+                if not any(entry.scope is ended for entry in entries):
+                    self._end(ended)
+                return
+
+    def _opened(self) -> Scope:
+        return Scope()
+
+    def _end(self, ended: Scope) -> None:
+        request = requests.current()
+        if request is None or request.routing.get("scope") is not ended:
+            ended.over = True
+
+
+class CommandBlock(ScopeBlock):
+    """The scope of a management command, which reads the primary."""
+
+    __slots__ = ()
+
+    def _opened(self) -> Scope:
+        return Scope(command=True)
+
+
+def scope() -> ScopeBlock:
+    """Open a scope for the length of a `with` block, or of a decorated function.
+
+    For work that is no request: a job, a consumer's message, a thread. In it, one replica serves
+    all reads of a cluster; and once a statement that may write has begun on the primary, that
+    serves them. Within a request or another scope it joins that one; within a management command
+    it opens one of its own. Coroutine functions can be decorated, too. Never blocks.
+    """
+    return ScopeBlock()
+
+
+def mark_written(cluster: str) -> None:
+    """Enter that a statement which may write begins on the primary of a cluster."""
+    if (here := current()) is not None:
+        here.wrote.add(cluster)
+    else:
+        _pins.set({**_pins.get(), cluster: monotonic() + OUTSIDE_PIN})
+
+
+def has_written(here: Scope | None, cluster: str) -> bool:
+    """Return whether a scope has written; without one, whether its thread has just done so."""
+    if here is not None:
+        return cluster in here.wrote
+    until = _pins.get().get(cluster)
+    return until is not None and monotonic() < until

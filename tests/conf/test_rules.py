@@ -1,0 +1,57 @@
+"""The rules of a cluster: which models it has, what is read from the primary, stale writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from django_poolkit.conf.clusters import Cluster, clusters_config
+
+pytestmark = pytest.mark.core
+
+
+def read(settings: Any, **entries: Any) -> Cluster:
+    settings.POOLKIT = {"CLUSTERS": {"default": {"replicas": ["replica"], **entries}}}
+    return clusters_config()["default"]
+
+
+def test_who_is_logged_in_is_read_from_the_primary_by_default(settings):
+    cluster = read(settings)
+    assert cluster.on_primary == ("admin", "auth", "sessions")
+    assert cluster.models == ()
+    assert cluster.stale_write == "warn"
+
+
+def test_labels_are_kept_as_django_spells_them(settings):
+    cluster = read(settings, models=["shop", "Blog.BlogPost"], on_primary=[])
+    assert cluster.models == ("shop", "Blog.blogpost")
+    assert cluster.on_primary == ()
+
+
+@pytest.mark.parametrize("key", ["models", "on_primary"])
+@pytest.mark.parametrize("value", ["shop", {"shop"}, None, 3])
+def test_labels_have_to_be_a_list(settings, key, value):
+    with pytest.raises(ImproperlyConfigured, match=rf"\['default'\]\['{key}'\] must be a list"):
+        read(settings, **{key: value})
+
+
+@pytest.mark.parametrize("label", ["", "shop.", ".Order", "a.b.c", "shop order", 3])
+def test_a_label_names_an_app_or_a_model(settings, label):
+    with pytest.raises(ImproperlyConfigured, match=r"\['models'\]\[1\] must be as"):
+        read(settings, models=["blog", label])
+
+
+@pytest.mark.parametrize("value", ["ignore", "", None, [], True])
+def test_a_stale_write_is_allowed_warned_of_or_refused(settings, value):
+    with pytest.raises(ImproperlyConfigured, match="'allow', 'warn' or 'raise'"):
+        read(settings, stale_write=value)
+
+
+def test_two_clusters_cannot_have_the_same_models(settings):
+    settings.POOLKIT = {
+        "CLUSTERS": {"default": {"models": ["shop.Order"]}, "ts": {"models": ["shop.order"]}}
+    }
+    with pytest.raises(ImproperlyConfigured, match=r"\['ts'\]\['models'\].*\['default'\]"):
+        clusters_config()

@@ -1,0 +1,159 @@
+"""A primary with two replicas, and Django's `default` and `replica` aliases led to them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.apps import apps
+from django.core.management.base import BaseCommand
+from django.db import connections, router
+from django.db.models import Model
+from django.db.models.signals import pre_save
+
+from django_poolkit import registry
+from django_poolkit.backends import ports
+from django_poolkit.routing import ReadWriteRouter, joining, scopes
+from django_poolkit.testing import Cluster, Node
+from tests.app.models import Item
+
+OURS = "django_poolkit.backends.postgresql"
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Cluster]:
+    """A primary and two replicas of this package's own, with the tables of all apps."""
+    with Cluster(replicas=2) as cluster:
+        yield cluster
+
+
+def entry(node: Node, **more: Any) -> dict[str, Any]:
+    """Return what `DATABASES` says of an alias that leads to a node."""
+    return {
+        **connections.settings["default"],
+        **node.django_settings(),
+        "ENGINE": OURS,
+        "OPTIONS": {"pool": {"max_size": 8, "mode": "transaction"}},
+        "TEST": {**connections.settings["default"]["TEST"]},
+        **more,
+    }
+
+
+@pytest.fixture(scope="session")
+def tables(servers: Cluster, django_db_blocker: Any) -> None:
+    """Make the tables of all apps."""
+    with (
+        django_db_blocker.unblock(),
+        LedTo(default=entry(servers.primary)),
+        connections["default"].schema_editor() as editor,
+    ):
+        for model in apps.get_models():
+            editor.create_model(model)
+    for node in servers.replicas:
+        servers.primary.wait_caught_up(node)
+
+
+class LedTo:
+    """A block in which `DATABASES` is something else."""
+
+    def __init__(self, **entries: dict[str, Any]) -> None:
+        self._entries = entries
+
+    def __enter__(self) -> None:
+        self._before = dict(connections.settings)
+        _forget_wrappers()
+        _replace(self._entries)
+
+    def __exit__(self, *error: object) -> None:
+        _forget_wrappers()
+        _replace(self._before)
+
+
+def _forget_wrappers() -> None:
+    # A wrapper keeps the settings that it was made with.
+    for wrapper in connections.all(initialized_only=True):
+        wrapper.close()
+        del connections[wrapper.alias]
+    registry.pools.close_all()
+
+
+def _replace(entries: dict[str, dict[str, Any]]) -> None:
+    connections.settings.clear()
+    connections.settings.update(entries)
+
+
+@pytest.fixture
+def routed(
+    servers: Cluster,
+    tables: None,
+    settings: Any,
+    django_db_blocker: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Cluster]:
+    """The servers, as the cluster `default`: `default` writes, `replica` is the first replica."""
+    monkeypatch.setattr(router, "routers", [ReadWriteRouter()])
+    monkeypatch.setattr(ports, "note_write", joining.note_write)
+    monkeypatch.setattr(ports, "note_lock", joining.note_lock)
+    # A test that changes INSTALLED_APPS has the app get ready, and connect the rest of it.
+    monkeypatch.setattr(ports, "choose_host", None)
+    monkeypatch.setattr(BaseCommand, "execute", BaseCommand.execute)
+    scopes._pins.set({})  # what an earlier test has written here
+    settings.POOLKIT = {**settings.POOLKIT, "CLUSTERS": {"default": {"replicas": ["replica"]}}}
+    primary, replica = servers.primary, servers.replicas[0]
+    with ExitStack() as stack:
+        stack.enter_context(django_db_blocker.unblock())
+        stack.enter_context(LedTo(default=entry(primary), replica=entry(replica)))
+        yield servers
+        pre_save.disconnect(dispatch_uid="django_poolkit.stale_write")
+        for node in servers.replicas:
+            node.resume_replay()
+        empty(primary)
+        for node in servers.replicas:
+            primary.wait_caught_up(node)
+
+
+def empty(primary: Node) -> None:
+    """Remove the rows of all tables."""
+    tables = ", ".join(f'"{model._meta.db_table}"' for model in apps.get_models())
+    primary.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+
+
+@pytest.fixture
+def paused(routed: Cluster) -> Cluster:
+    """The servers, with an item `old` everywhere, and no replica that gets anything new."""
+    routed.primary.execute("INSERT INTO app_item (name, created) VALUES ('old', now())")
+    for node in routed.replicas:
+        routed.primary.wait_caught_up(node)
+        node.pause_replay()
+    return routed
+
+
+def looped(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an async test in a loop of its own, and close what its threads have opened."""
+
+    async def ran(*args: Any, **kwargs: Any) -> None:
+        try:
+            await test(*args, **kwargs)
+        finally:
+            await sync_to_async(connections.close_all)()
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(ran(*args, **kwargs))
+
+    return run
+
+
+def alias_of(model: type[Model] = Item, **hints: Any) -> str:
+    """Return where the router has a model read."""
+    return router.db_for_read(model, **hints)
+
+
+def seen() -> set[str]:
+    """Return the names of the items that a plain query finds."""
+    return set(Item.objects.values_list("name", flat=True))
