@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,3 +184,14 @@ def test_public_names_say_what_they_are(path: Path) -> None:
 def is_overload(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     """Tell whether this is one of several signatures: what it does is said once."""
     return any(isinstance(each, ast.Name) and each.id == "overload" for each in node.decorator_list)
+
+
+def test_each_system_check_has_an_id_of_its_own() -> None:
+    found = [
+        node.value
+        for path in modules()
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Constant) and re.fullmatch(r"poolkit\.[EW]\d{3}", str(node.value))
+    ]
+    assert len(found) > 8
+    assert len(set(found)) == len(found)

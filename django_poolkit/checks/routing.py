@@ -48,7 +48,7 @@ def _transactions(cluster: Cluster) -> Iterator[CheckMessage]:
             hint="What is read in a transaction of the primary is read there. Turn it off, and "
             "decorate the views that need one with transaction.atomic; or those that only read "
             "with transaction.non_atomic_requests.",
-            id="poolkit.W004",
+            id="poolkit.W005",
         )
 
 
@@ -61,5 +61,5 @@ def _no_router() -> Iterator[CheckMessage]:
         yield checks.Warning(
             "POOLKIT['CLUSTERS'] has replicas, and no router sends anything there.",
             hint=f"Set DATABASE_ROUTERS = [{_NAME!r}].",
-            id="poolkit.W005",
+            id="poolkit.W006",
         )

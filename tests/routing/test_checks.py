@@ -36,7 +36,7 @@ def test_no_view_is_to_open_a_transaction_on_a_replica(routed):
 
 def test_views_in_transactions_of_the_primary_read_no_replica(routed, settings):
     connections.settings["default"]["ATOMIC_REQUESTS"] = True
-    assert ids() == ["poolkit.W004"]
+    assert ids() == ["poolkit.W005"]
     settings.POOLKIT = {"CLUSTERS": {"default": {}}}
     assert ids() == []
 
@@ -44,7 +44,7 @@ def test_views_in_transactions_of_the_primary_read_no_replica(routed, settings):
 def test_replicas_want_a_router(routed, settings, monkeypatch):
     monkeypatch.setattr(router, "routers", [])
     [message] = check_routing()
-    assert message.id == "poolkit.W005"
+    assert message.id == "poolkit.W006"
     assert "django_poolkit.routing.ReadWriteRouter" in str(message.hint)
     settings.POOLKIT = {"CLUSTERS": {"default": {}}}
     assert ids() == []

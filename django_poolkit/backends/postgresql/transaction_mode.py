@@ -105,6 +105,9 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
         finally:
             if lease.cursors > 1 and not lease.gone and lease.owner == get_ident():
                 lease.cursors -= 1  # as below, without its price
+                if lease.gone:  # another thread has counted one out meanwhile, and saw this one
+                    lease.cursors += 1
+                    lease.cursor_closed()
             else:
                 lease.cursor_closed()
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.db import connections
 from psycopg.types.string import StrDumper
 
 from tests.app.models import Item
@@ -65,3 +66,30 @@ def test_a_server_cursor_found_in_the_middle_of_a_statement(pooled, no_collector
     assert used(pool) == 0
     with pool.lease() as raw:
         assert raw.execute("SELECT count(*) FROM pg_cursors").fetchone() == (0,)
+
+
+def test_a_cursor_that_another_thread_counts_out_at_the_wrong_moment(pooled, monkeypatch):
+    """Just as the owner, which could open none of its own, counts itself out."""
+    pool = pooled(mode="transaction", max_size=1)
+    first = connection.cursor()
+    lease = connection._lease
+
+    class Late(list[None]):
+        closed = False
+
+        def __bool__(self):
+            there = len(self) > 0
+            if not self.closed:
+                self.closed = True
+                Call(first.cursor.close).result()
+            return there
+
+    def fail(name=None):
+        raise LookupError("no cursor")
+
+    lease.gone = Late()
+    with monkeypatch.context() as patch:
+        patch.setattr(connections["default"], "create_cursor", fail)
+        with pytest.raises(LookupError):
+            connection.cursor()
+    assert used(pool) == 0
