@@ -92,9 +92,14 @@ def pooled_aliases() -> list[str]:
 
 def pooled_names() -> list[str]:
     """Return those aliases, and the full names of the hosts where one has several."""
-    aliases = pooled_aliases()
-    hosts = [name for alias in aliases for name in _places(alias)]
-    return list(dict.fromkeys([*aliases, *hosts]))
+    hosts = [
+        name
+        for alias in connections
+        if isinstance(wrapper := connections[alias], PooledDatabaseWrapperMixin)
+        for name in wrapper.at_hosts()
+        if name != alias
+    ]
+    return [*pooled_aliases(), *hosts]
 
 
 def _places(alias: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from itertools import groupby
 
@@ -83,3 +84,26 @@ def test_a_child_does_not_wait_for_a_lock_that_its_parent_held():
         if child == 0:  # pragma: no cover
             os._exit(0 if rota.pick("x", {"1": 1.0}) == "1" else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_threads_that_choose_for_one_scope_at_once_agree():
+    rota, weights = Rota(), {"1": 1.0, "2": 1.0}
+    both = threading.Barrier(2)
+
+    class Late(dict[str, str]):
+        """Has both threads see that nothing has been chosen, before one of them chooses."""
+
+        seen = 0
+
+        def get(self, key, default=None):
+            found = super().get(key, default)
+            if self.seen < 2:
+                self.seen += 1
+                both.wait(10.0)
+            return found
+
+    for _ in range(4):
+        scope = RequestScope()
+        scope.hosts = Late()
+        first, second = (Call(rota.pick_once, scope, "x", weights) for _ in range(2))
+        assert first.result() == second.result()

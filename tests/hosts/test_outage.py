@@ -170,6 +170,13 @@ def test_who_hooks_in_is_asked_again_without_the_host_that_refused(
     assert asked == [["1", "2"], ["2"]]
 
 
+def test_one_host_alone_has_the_errors_of_its_pool(proxies, replica):
+    wrapper = replica(hosts=[at(proxies[0])], pool={"timeout": 0.3})
+    proxies[0].refuse()
+    with pytest.raises(PoolTimeout, match=r"^pool 'replica/1': no connection within 0\.30 s"):
+        ask(wrapper)
+
+
 def test_one_host_alone_is_waited_for(servers, proxies, replica):
     wrapper = replica(hosts=[at(proxies[0])])
     proxies[0].refuse()
@@ -213,3 +220,67 @@ def test_a_transaction_that_has_not_begun_may_begin_elsewhere(servers, proxies, 
         with transaction.atomic(using="replica"):
             assert ask(wrapper) == ports_of(servers)[1]
         wrapper.close()
+
+
+@MODES
+def test_a_replica_that_is_restarted_is_missed_by_nobody(servers, replica, mode):
+    direct = [{"HOST": node.host, "PORT": str(node.port)} for node in servers.replicas]
+    wrapper = replica(hosts=direct, mode=mode)
+    assert {serve(wrapper) for _ in range(4)} == set(ports_of(servers))
+    node = servers.replicas[0]
+    node.stop()
+    try:
+        assert {serve(wrapper) for _ in range(8)} == {ports_of(servers)[1]}
+    finally:
+        node.start()
+        servers.primary.execute("INSERT INTO notes VALUES ('so that it knows its lag again')")
+        servers.primary.wait_caught_up(node)
+    assert {serve(wrapper) for _ in range(4)} == set(ports_of(servers))
+
+
+# The proxy may cut a connection which it is just about to serve, and then forgets to close it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@MODES
+def test_threads_read_on_while_hosts_come_and_go(servers, proxies, replica, mode):
+    wrapper = replica(mode=mode, pool={"max_size": 3})
+    end = time.monotonic() + 3.0
+    refusals: list[PoolTimeout] = []
+
+    def reads():
+        own, count = connections["replica"], 0
+        try:
+            while time.monotonic() < end:
+                try:
+                    with entered(RequestScope()):
+                        for _ in range(3):
+                            ask(own)
+                            own.close()
+                    count += 1
+                except PoolTimeout as error:
+                    refusals.append(error)
+                except OperationalError:
+                    own.close()  # cut under the statement, which is that one's error
+        finally:
+            own.close()
+        return count
+
+    calls = [Call(reads) for _ in range(6)]
+    flaps = 0
+    while time.monotonic() < end:
+        proxies[flaps % 2].refuse()
+        proxies[flaps % 2].drop()
+        assert serve(wrapper) == ports_of(servers)[1 - flaps % 2]
+        proxies[flaps % 2].accept()
+        flaps += 1
+    counts = [call.result() for call in calls]
+    assert refusals == []
+    assert flaps > 1
+    assert min(counts) > 0
+    wait_until(
+        lambda: all(pool.stats().connecting == 0 for pool in wrapper.host_pools.values()),
+        message="a connect is under way",
+    )
+    for pool in wrapper.host_pools.values():
+        stats = pool.stats()
+        assert (stats.used, stats.waiters, stats.timeouts) == (0, 0, 0)
+        assert stats.size == stats.idle <= 3

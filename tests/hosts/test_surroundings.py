@@ -253,6 +253,7 @@ class TestControl:
     def test_aliases_and_hosts_can_be_named(self, replica):
         replica()
         assert control_servers.pooled_names() == ["default", "replica", "replica/1", "replica/2"]
+        assert not [pool for pool in registry.pools if "replica" in pool.aliases]
         assert control_servers.pooled_aliases() == ["default", "replica"]
 
     def test_poolstatus_shows_a_pool_for_each_host(self, replica):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from operator import methodcaller
+from random import uniform
 from time import monotonic, sleep
 from typing import Any, Final, TypeVar
 
@@ -55,13 +56,12 @@ class HostChoiceMixin(PoolChoiceMixin):
     def _lease_from(self, found: ConnectionPool | Twins | None, depth: int, skip: int) -> Lease:
         """Return a lease from the one pool, or from that of the host to be chosen."""
         if isinstance(found, Twins):
-            lease: Lease = self._from_hosts(found, "acquire", depth=depth)
-            return lease
+            return self._from_hosts(found, depth=depth)
         assert found is not None
         return found.acquire(depth=depth, skip=skip)
 
-    def _from_hosts(self, twins: Twins, verb: str, **options: Any) -> Any:
-        """Return what `verb` of a pool returns: that of the chosen host, or of one that lives.
+    def _from_hosts(self, twins: Twins, **options: Any) -> Lease:
+        """Return a lease from the chosen host, or from another one that lives.
 
         Blocks as a pool alone would. Raises as that one, also where all hosts refuse.
         """
@@ -70,41 +70,47 @@ class HostChoiceMixin(PoolChoiceMixin):
         patience = min(_PATIENCE, timeout / len(twins.weights))
         if len(twins.weights) == 1:
             self._choose(twins.weights)
-            return self._acquired(methodcaller(verb, **options))
-        found: dict[str, ServerRefuses] = {}
+            only: Lease = self._acquired(methodcaller("acquire", **options))
+            return only
+        found: dict[str, str] = {}
         refused: set[str] = set()
-        pause = _ROUND
+        pause = 0.0
         while True:
             left = max(0.0, deadline - monotonic())
             hosts = {key: weight for key, weight in twins.weights.items() if key not in refused}
             if hosts:
                 key = self._choose(hosts)
+                refused.add(key)
+                pool = twins.pool(key)
+                if not pause and pool.retried:
+                    # In an outage one lease at a time tries, and the others pass by.
+                    found[key] = pool.last_refusal
+                    continue
                 try:
-                    return self._acquired(methodcaller(verb, left, patience=patience, **options))
+                    acquire = methodcaller("acquire", left, patience=patience, **options)
+                    lease: Lease = self._acquired(acquire)
+                    return lease
                 except ServerRefuses as error:
-                    found[key] = error
-                    refused.add(key)
+                    found[key] = error.reason
             elif left > pause:
                 # Not queued at one of them: any may be the first that is back.
-                sleep(pause)
-                pause = min(2 * pause, _LONGEST_ROUND)
+                sleep(pause * uniform(0.5, 1.0))
+                pause = min(2 * pause or _ROUND, _LONGEST_ROUND)
                 refused.clear()
             else:
                 break
         try:
             # The last try, which its pool counts and tells of as of any other timeout.
-            pool = twins.pool(self._choose(twins.weights))
-            return methodcaller(verb, left, **options)(pool)
+            return twins.pool(self._choose(twins.weights)).acquire(left, **options)
         except (PoolTimeout, PoolPaused) as error:
             combined = self._all_refuse(error, found, timeout)
             self._note_exhausted(combined)
             raise combined from None
 
     def _all_refuse(
-        self, error: PoolTimeout | PoolPaused, found: Mapping[str, ServerRefuses], timeout: float
+        self, error: PoolTimeout | PoolPaused, found: Mapping[str, str], timeout: float
     ) -> PoolError:
-        names = {f"{self.alias}/{key}": error.reason for key, error in found.items()}
-        reasons = "; ".join(f"{name}: {names[name]}" for name in sorted(names))
+        reasons = "; ".join(f"{self.alias}/{key}: {found[key]}" for key in sorted(found))
         text = f"alias {self.alias!r}: none of its hosts gave a connection within {timeout:.2f} s"
         combined = type(error)(f"{text} ({reasons})", pool=error.pool, stats=error.stats)
         if isinstance(combined, PoolTimeout):

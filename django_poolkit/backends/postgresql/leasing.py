@@ -83,7 +83,9 @@ class LeasingMixin(HostChoiceMixin):
             return connect(conn_params)
 
         if self._handed is None and isinstance(twins := self._found(), Twins):
-            self._handed = cast(ConnectionPool, Handed(self._from_hosts(twins, "getconn")))
+            given = ConnectionPool._entrust(self._from_hosts(twins))
+            self._handed = cast(ConnectionPool, Handed(given))
+            del given  # the chain has it from here on
             try:
                 connection = connect(conn_params)
             finally:

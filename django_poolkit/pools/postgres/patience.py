@@ -2,8 +2,7 @@
 
 A pool alone waits out an outage: its callers have nowhere else to go. Those who have are turned
 away as soon as the server refuses a connection, or has not answered for as long as their
-patience lasts; but not where all connections are leased, which is no fault of the server. In an
-outage one of them at a time tries the server, and the others are turned away at once.
+patience lasts; but not where all connections are leased, which is no fault of the server.
 """
 
 from __future__ import annotations
@@ -27,12 +26,22 @@ class Patience(Adoption):
     _refusing = False
     """Whether the last connect has failed, for other reasons than that all were taken."""
 
+    @property
+    def retried(self) -> bool:
+        """Whether the server has refused, and somebody waits for another try at this moment.
+
+        Who can go elsewhere need not try as well. Never blocks.
+        """
+        return self._refusing and not self._pool and len(self._waiting) > 0
+
+    @property
+    def last_refusal(self) -> str:
+        """What the last failed connect met, for an error: its class, SQLSTATE and first line."""
+        return f"last connect error: {self._ledger.last_connect_error}"
+
     def _turn_away_locked(self, lease: Lease) -> None:
         """Raise ServerRefuses for one who is about to queue, where that would be in vain."""
-        reason = self._in_vain_locked(lease)
-        if reason is None and self._refusing and len(self._waiting):
-            reason = self._last_error()
-        if reason is not None:
+        if (reason := self._in_vain_locked(lease)) is not None:
             raise self._refusal(reason)
 
     def _connect_failed_locked(self, state: str | None) -> None:
@@ -43,7 +52,7 @@ class Patience(Adoption):
         for waiter in list(self._waiting.queue):
             if waiter.lease.patience is not None:
                 self._waiting.remove(waiter)
-                waiter.fail(self._refusal(self._last_error()))
+                waiter.fail(self._refusal(self.last_refusal))
 
     @critical
     def _look_whether_in_vain(self, waiter: ThreadWaiter) -> None:
@@ -59,10 +68,7 @@ class Patience(Adoption):
         seconds = self._growth.pending(monotonic())
         if lease.patience is not None and seconds > lease.patience:
             return f"a connect has had no answer for {seconds:.1f} s"
-        return self._last_error() if self._refusing and self._growth.asleep() else None
-
-    def _last_error(self) -> str:
-        return f"last connect error: {self._ledger.last_connect_error}"
+        return self.last_refusal if self._refusing and self._growth.asleep() else None
 
     def _refusal(self, reason: str) -> ServerRefuses:
         return ServerRefuses(f"pool {self.name!r}: {reason}", pool=self.name, reason=reason)

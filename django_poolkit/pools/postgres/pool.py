@@ -220,14 +220,15 @@ class ConnectionPool(Steering):
 
     # -- psycopg_pool's own verbs
 
-    def getconn(
-        self, timeout: float | None = None, *, patience: float | None = None
-    ) -> PoolConnection:
+    def getconn(self, timeout: float | None = None) -> PoolConnection:
         """Acquire a connection as psycopg_pool does, to be given back with `putconn()`.
 
-        One that is dropped instead is closed, and its slot freed. Raises as `acquire()`.
+        One that is dropped instead is closed, and its slot freed.
         """
-        lease = self.acquire(timeout, patience=patience)
+        return self._entrust(self.acquire(timeout))
+
+    @staticmethod
+    def _entrust(lease: Lease) -> PoolConnection:
         connection: PoolConnection = lease.connection
         # The caller holds the connection and nothing else: so it owns the lease, not the
         # other way round, or neither would ever be missed.

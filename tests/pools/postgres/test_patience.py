@@ -79,17 +79,25 @@ def test_a_silent_server_ends_it_after_that_time(pool, proxy):
     assert pool.stats().waiters == 0
 
 
-def test_while_one_tries_the_others_are_turned_away_at_once(pool, proxy):
+def test_it_tells_whether_somebody_tries_again(pool, proxy):
+    assert not pool.retried
     proxy.refuse()
     timed(lambda: pool.acquire(patience=5.0))
+    assert not pool.retried
     proxy.accept()
     proxy.stall()
     trying = Call(pool.acquire, patience=5.0)
-    wait_until(lambda: pool.stats().waiters == 1, message="nobody tries")
-    _, seconds = timed(lambda: pool.acquire(patience=5.0))
-    assert seconds < 0.5
+    wait_until(lambda: pool.retried, message="nobody tries")
+    assert pool.last_refusal.startswith("last connect error: OperationalError")
     proxy.resume()
-    trying.result().release()
+    lease = trying.result()
+    assert not pool.retried
+    waiting = [Call(pool.acquire) for _ in range(2)]
+    wait_until(lambda: pool.stats().waiters > 0, message="nobody waits")
+    assert not pool.retried
+    lease.release()
+    for call in waiting:
+        call.result().release()
 
 
 def test_who_has_none_waits_as_before(pool, proxy):
@@ -116,6 +124,18 @@ def test_connections_that_are_all_leased_are_waited_for(pool):
     leases.pop().release()
 
 
+def test_while_all_connects_take_a_pause_nobody_waits_for_its_end(make_pool, proxy):
+    place = {"host": proxy.host, "port": proxy.port, "sslmode": "disable", "gssencmode": "disable"}
+    pool = make_pool(min_size=1, max_size=2, timeout=10.0, kwargs=place)
+    proxy.refuse()
+    pool.open()
+    wait_until(
+        lambda: pool.stats().connect_errors >= 4 and pool._growth.asleep(), message="no pause"
+    )
+    _, seconds = timed(lambda: pool.acquire(patience=5.0))
+    assert seconds < 0.2, "the pause is 0.8 s by now"
+
+
 def test_a_paused_pool_turns_away_at_once(pool):
     pool.pause(30.0)
     error, seconds = timed(lambda: pool.acquire(patience=5.0))
@@ -134,8 +154,8 @@ def test_a_pause_ends_what_waits(pool):
         lease.release()
 
 
-def test_getconn_has_it_as_well(pool, proxy):
-    pool.putconn(pool.getconn(patience=1.0))
+def test_a_connection_that_died_ends_it_as_well(pool, proxy):
+    pool.acquire(patience=1.0).release()
     proxy.refuse()
     proxy.drop()
-    timed(lambda: pool.getconn(patience=1.0))
+    timed(lambda: pool.acquire(patience=5.0))
