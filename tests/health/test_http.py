@@ -118,6 +118,7 @@ def test_a_session_with_waiters_is_saturated_and_asked_nothing(make, upstream):
     async def main():
         session = client_sessions["api"]
         calls = [asyncio.create_task(_get(session, upstream.url("/hold"))) for _ in range(2)]
+        await until(lambda: upstream.held == 1)  # it is connected, and stays so
         await until(lambda: (session.stats().used, session.stats().waiters) == (1, 1))
         result = await asyncio.to_thread(CHECK.look, 0.8)
         upstream.let_go()
