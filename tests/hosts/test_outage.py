@@ -7,7 +7,7 @@ import time
 import pytest
 from django.db import OperationalError, connections, transaction
 
-from django_poolkit import PoolPaused, PoolTimeout
+from django_poolkit import PoolPaused, PoolTimeout, connection_pools
 from django_poolkit.backends import ports
 from django_poolkit.backends.request import RequestScope, entered
 from django_poolkit.testing.waiting import wait_until
@@ -88,6 +88,53 @@ def test_in_an_outage_one_tries_and_the_others_pass_by_at_once(servers, proxies,
     assert {port for call in calls for port in call.result()} == {ports_of(servers)[1]}
     dead = wrapper.host_pools["replica/1"].stats()
     assert (dead.used, dead.waiters, dead.timeouts) == (0, 0, 0)
+
+
+@pytest.fixture
+def trying(servers, proxies, replica):
+    """A read of host 1, which has refused before, and is silent now."""
+    wrapper = replica()
+    proxies[0].refuse()
+    serve(wrapper), serve(wrapper)
+    proxies[0].accept()
+    proxies[0].stall()
+
+    def read():
+        with entered(RequestScope()) as scope:
+            scope.hosts["replica"] = "1"
+            try:
+                return ask(connections["replica"])
+            finally:
+                connections["replica"].close()
+
+    call = Call(read)
+    wait_until(lambda: wrapper.host_pools["replica/1"].retried, message="nobody tries")
+    return call
+
+
+def test_while_one_tries_a_silent_host_the_others_pass_by_at_once(servers, replica, trying):
+    wrapper = connections["replica"]
+    started = time.monotonic()
+    assert {serve(wrapper) for _ in range(6)} == {ports_of(servers)[1]}
+    assert time.monotonic() - started < 0.5
+    assert trying.result() == ports_of(servers)[1]
+
+
+def test_where_no_host_lives_who_comes_waits_along_with_who_tries(servers, proxies, trying):
+    pool = connection_pools["replica/1"]
+    proxies[1].refuse()
+    proxies[1].drop()
+
+    def read():
+        try:
+            return serve(connections["replica"])
+        finally:
+            connections["replica"].close()
+
+    other = Call(read)
+    wait_until(lambda: pool.stats().waiters == 2, message="it does not wait along")
+    proxies[0].resume()
+    assert other.result() == trying.result() == ports_of(servers)[0]
 
 
 @MODES

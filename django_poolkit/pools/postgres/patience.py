@@ -57,6 +57,9 @@ class Patience(Adoption):
     @critical
     def _look_whether_in_vain(self, waiter: ThreadWaiter) -> None:
         reason = self._in_vain_locked(waiter.lease)
+        # Who joins the queue wakes one connect from its pause, but not more often than it is good.
+        if reason is None and self._refusing and self._growth.asleep():
+            reason = self.last_refusal
         if reason is not None and not waiter.settled:
             self._waiting.remove(waiter)
             waiter.error = self._refusal(reason)
@@ -68,7 +71,7 @@ class Patience(Adoption):
         seconds = self._growth.pending(monotonic())
         if lease.patience is not None and seconds > lease.patience:
             return f"a connect has had no answer for {seconds:.1f} s"
-        return self.last_refusal if self._refusing and self._growth.asleep() else None
+        return None
 
     def _refusal(self, reason: str) -> ServerRefuses:
         return ServerRefuses(f"pool {self.name!r}: {reason}", pool=self.name, reason=reason)

@@ -132,8 +132,12 @@ def test_while_all_connects_take_a_pause_nobody_waits_for_its_end(make_pool, pro
     wait_until(
         lambda: pool.stats().connect_errors >= 4 and pool._growth.asleep(), message="no pause"
     )
+    before = pool.stats().connect_errors
     _, seconds = timed(lambda: pool.acquire(patience=5.0))
-    assert seconds < 0.2, "the pause is 0.8 s by now"
+    assert seconds < 0.2, "the pause is 0.8 s by now, and has not been cut short"
+    assert pool.stats().connect_errors == before + 1
+    _, seconds = timed(lambda: pool.acquire(patience=5.0))
+    assert seconds < 0.9, "the pause is 1.6 s by now, and has been waited for"
 
 
 def test_a_paused_pool_turns_away_at_once(pool):
