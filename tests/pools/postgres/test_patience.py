@@ -79,22 +79,25 @@ def test_a_silent_server_ends_it_after_that_time(pool, proxy):
     assert pool.stats().waiters == 0
 
 
-def test_it_tells_whether_somebody_tries_again(pool, proxy):
-    assert not pool.retried
+def test_it_tells_whether_there_is_no_need_to_try(pool, proxy):
+    assert not pool.refusing
     proxy.refuse()
     timed(lambda: pool.acquire(patience=5.0))
-    assert not pool.retried
+    timed(lambda: pool.acquire(patience=5.0))
+    assert pool.refusing
+    wait_until(lambda: not pool.refusing, message="it is never tried again")
     proxy.accept()
     proxy.stall()
     trying = Call(pool.acquire, patience=5.0)
-    wait_until(lambda: pool.retried, message="nobody tries")
+    wait_until(lambda: pool.stats().waiters == 1, message="nobody tries")
+    assert pool.refusing
     assert pool.last_refusal.startswith("last connect error: OperationalError")
     proxy.resume()
     lease = trying.result()
-    assert not pool.retried
+    assert not pool.refusing
     waiting = [Call(pool.acquire) for _ in range(2)]
     wait_until(lambda: pool.stats().waiters > 0, message="nobody waits")
-    assert not pool.retried
+    assert not pool.refusing
     lease.release()
     for call in waiting:
         call.result().release()
