@@ -7,7 +7,7 @@ import time
 import pytest
 from django.db import OperationalError, connections, transaction
 
-from django_poolkit import PoolPaused, PoolTimeout
+from django_poolkit import PoolPaused, PoolTimeout, connection_pools
 from django_poolkit.backends import ports
 from django_poolkit.backends.request import RequestScope, entered
 from django_poolkit.testing.waiting import wait_until
@@ -25,8 +25,13 @@ def test_a_host_that_refuses_is_passed_by(servers, proxies, replica, mode):
     started = time.monotonic()
     assert {serve(wrapper) for _ in range(10)} == {ports_of(servers)[1]}
     assert time.monotonic() - started < 3.0
+    # Nobody hammers at it either.
+    assert wrapper.host_pools["replica/1"].stats().connect_errors < 5
     proxies[0].accept()
-    assert {serve(wrapper) for _ in range(4)} == set(ports_of(servers))
+    wait_until(
+        lambda: {serve(wrapper) for _ in range(2)} == set(ports_of(servers)),
+        message="the host that is back is not read from",
+    )
 
 
 @MODES
@@ -88,6 +93,55 @@ def test_in_an_outage_one_tries_and_the_others_pass_by_at_once(servers, proxies,
     assert {port for call in calls for port in call.result()} == {ports_of(servers)[1]}
     dead = wrapper.host_pools["replica/1"].stats()
     assert (dead.used, dead.waiters, dead.timeouts) == (0, 0, 0)
+
+
+@pytest.fixture
+def trying(servers, proxies, replica):
+    """A read of host 1, which has refused before, and is silent now."""
+    wrapper = replica()
+    proxies[0].refuse()
+    serve(wrapper), serve(wrapper)
+    proxies[0].accept()
+    proxies[0].stall()
+    pool = wrapper.host_pools["replica/1"]
+    wait_until(lambda: not pool.refusing, message="it is never tried again")
+
+    def read():
+        with entered(RequestScope()) as scope:
+            scope.hosts["replica"] = "1"
+            try:
+                return ask(connections["replica"])
+            finally:
+                connections["replica"].close()
+
+    call = Call(read)
+    wait_until(lambda: pool.stats().waiters == 1, message="nobody tries")
+    return call
+
+
+def test_while_one_tries_a_silent_host_the_others_pass_by_at_once(servers, replica, trying):
+    wrapper = connections["replica"]
+    started = time.monotonic()
+    assert {serve(wrapper) for _ in range(6)} == {ports_of(servers)[1]}
+    assert time.monotonic() - started < 0.5
+    assert trying.result() == ports_of(servers)[1]
+
+
+def test_where_no_host_lives_who_comes_waits_along_with_who_tries(servers, proxies, trying):
+    pool = connection_pools["replica/1"]
+    proxies[1].refuse()
+    proxies[1].drop()
+
+    def read():
+        try:
+            return serve(connections["replica"])
+        finally:
+            connections["replica"].close()
+
+    other = Call(read)
+    wait_until(lambda: pool.stats().waiters == 2, message="it does not wait along")
+    proxies[0].resume()
+    assert other.result() == trying.result() == ports_of(servers)[0]
 
 
 @MODES
@@ -235,7 +289,10 @@ def test_a_replica_that_is_restarted_is_missed_by_nobody(servers, replica, mode)
         node.start()
         servers.primary.execute("INSERT INTO notes VALUES ('so that it knows its lag again')")
         servers.primary.wait_caught_up(node)
-    assert {serve(wrapper) for _ in range(4)} == set(ports_of(servers))
+    wait_until(
+        lambda: {serve(wrapper) for _ in range(2)} == set(ports_of(servers)),
+        message="the replica that is back is not read from",
+    )
 
 
 # The proxy may cut a connection which it is just about to serve, and then forgets to close it.

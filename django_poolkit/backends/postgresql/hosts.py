@@ -82,7 +82,7 @@ class HostChoiceMixin(PoolChoiceMixin):
                 key = self._choose(hosts)
                 refused.add(key)
                 pool = twins.pool(key)
-                if not pause and pool.retried:
+                if not pause and pool.refusing:
                     # In an outage one lease at a time tries, and the others pass by.
                     found[key] = pool.last_refusal
                     continue

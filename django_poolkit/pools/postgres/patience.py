@@ -13,6 +13,7 @@ from typing import Final
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres.adoption import Adoption
 from django_poolkit.pools.postgres.errors import ServerRefuses
+from django_poolkit.pools.postgres.growth import FIRST_PAUSE
 from django_poolkit.pools.postgres.shell import critical
 from django_poolkit.pools.postgres.waiters import ThreadWaiter
 
@@ -25,14 +26,20 @@ class Patience(Adoption):
 
     _refusing = False
     """Whether the last connect has failed, for other reasons than that all were taken."""
+    _respite = 0.0
+    """Seconds for which who can go elsewhere leaves the server alone after that."""
+    _respite_until = 0.0
 
     @property
-    def retried(self) -> bool:
-        """Whether the server has refused, and somebody waits for another try at this moment.
+    def refusing(self) -> bool:
+        """Whether the server has refused, and who can go elsewhere need not try it now.
 
-        Who can go elsewhere need not try as well. Never blocks.
+        That is while somebody waits for another try, and for a while after the last one. Never
+        blocks.
         """
-        return self._refusing and not self._pool and len(self._waiting) > 0
+        if not self._refusing or self._pool:
+            return False
+        return len(self._waiting) > 0 or monotonic() < self._respite_until
 
     @property
     def last_refusal(self) -> str:
@@ -49,14 +56,23 @@ class Patience(Adoption):
         self._refusing = state != _CROWDED
         if not self._refusing:
             return
+        self._respite = min(self.config.reconnect_cap, self._respite * 2 or FIRST_PAUSE)
+        self._respite_until = monotonic() + self._respite
         for waiter in list(self._waiting.queue):
             if waiter.lease.patience is not None:
                 self._waiting.remove(waiter)
                 waiter.fail(self._refusal(self.last_refusal))
 
+    def _connected_locked(self) -> None:
+        """Take note that the server gives connections."""
+        self._refusing, self._respite = False, 0.0
+
     @critical
     def _look_whether_in_vain(self, waiter: ThreadWaiter) -> None:
         reason = self._in_vain_locked(waiter.lease)
+        # Who joins the queue wakes one connect from its pause, but not more often than it is good.
+        if reason is None and self._refusing and self._growth.asleep():
+            reason = self.last_refusal
         if reason is not None and not waiter.settled:
             self._waiting.remove(waiter)
             waiter.error = self._refusal(reason)
@@ -68,7 +84,7 @@ class Patience(Adoption):
         seconds = self._growth.pending(monotonic())
         if lease.patience is not None and seconds > lease.patience:
             return f"a connect has had no answer for {seconds:.1f} s"
-        return self.last_refusal if self._refusing and self._growth.asleep() else None
+        return None
 
     def _refusal(self, reason: str) -> ServerRefuses:
         return ServerRefuses(f"pool {self.name!r}: {reason}", pool=self.name, reason=reason)

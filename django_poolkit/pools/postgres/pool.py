@@ -288,5 +288,5 @@ class ConnectionPool(Steering):
         if not self.ended:
             self._closed, self._opened = True, False
         self._failing_since = 0.0
-        self._refusing = False
+        self._connected_locked()
         return inherited

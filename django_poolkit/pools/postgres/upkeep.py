@@ -127,7 +127,7 @@ class Upkeep(Acquire):
         ledger.connect.observe(seconds)
         ledger.last_connect_error = None
         self._failing_since = 0.0
-        self._refusing = False
+        self._connected_locked()
         starts = self._growth.succeeded(attempt)
         self._park(connection)
         if reason := self._stale_locked(connection, now):

@@ -79,22 +79,25 @@ def test_a_silent_server_ends_it_after_that_time(pool, proxy):
     assert pool.stats().waiters == 0
 
 
-def test_it_tells_whether_somebody_tries_again(pool, proxy):
-    assert not pool.retried
+def test_it_tells_whether_there_is_no_need_to_try(pool, proxy):
+    assert not pool.refusing
     proxy.refuse()
     timed(lambda: pool.acquire(patience=5.0))
-    assert not pool.retried
+    timed(lambda: pool.acquire(patience=5.0))
+    assert pool.refusing
+    wait_until(lambda: not pool.refusing, message="it is never tried again")
     proxy.accept()
     proxy.stall()
     trying = Call(pool.acquire, patience=5.0)
-    wait_until(lambda: pool.retried, message="nobody tries")
+    wait_until(lambda: pool.stats().waiters == 1, message="nobody tries")
+    assert pool.refusing
     assert pool.last_refusal.startswith("last connect error: OperationalError")
     proxy.resume()
     lease = trying.result()
-    assert not pool.retried
+    assert not pool.refusing
     waiting = [Call(pool.acquire) for _ in range(2)]
     wait_until(lambda: pool.stats().waiters > 0, message="nobody waits")
-    assert not pool.retried
+    assert not pool.refusing
     lease.release()
     for call in waiting:
         call.result().release()
@@ -132,8 +135,12 @@ def test_while_all_connects_take_a_pause_nobody_waits_for_its_end(make_pool, pro
     wait_until(
         lambda: pool.stats().connect_errors >= 4 and pool._growth.asleep(), message="no pause"
     )
+    before = pool.stats().connect_errors
     _, seconds = timed(lambda: pool.acquire(patience=5.0))
-    assert seconds < 0.2, "the pause is 0.8 s by now"
+    assert seconds < 0.2, "the pause is 0.8 s by now, and has not been cut short"
+    assert pool.stats().connect_errors == before + 1
+    _, seconds = timed(lambda: pool.acquire(patience=5.0))
+    assert seconds < 0.9, "the pause is 1.6 s by now, and has been waited for"
 
 
 def test_a_paused_pool_turns_away_at_once(pool):
