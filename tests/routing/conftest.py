@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync, sync_to_async
 from django.apps import apps
 from django.core.management.base import BaseCommand
 from django.db import connections, router
@@ -75,11 +75,17 @@ class LedTo:
 
 
 def _forget_wrappers() -> None:
+    _forget_here()
+    # Where sync_to_async() runs what it is given, if nobody lends it a thread: one for the run.
+    SyncToAsync.single_thread_executor.submit(_forget_here).result()
+    registry.pools.close_all()
+
+
+def _forget_here() -> None:
     # A wrapper keeps the settings that it was made with.
     for wrapper in connections.all(initialized_only=True):
         wrapper.close()
         del connections[wrapper.alias]
-    registry.pools.close_all()
 
 
 def _replace(entries: dict[str, dict[str, Any]]) -> None:
