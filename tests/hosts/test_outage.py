@@ -15,8 +15,6 @@ from tests.hosts.conftest import ask, at, ports_of
 from tests.hosts.test_choice import MODES, serve
 from tests.pools.support import Call
 
-pytestmark = pytest.mark.core
-
 
 @MODES
 def test_a_host_that_refuses_is_passed_by(servers, proxies, replica, mode):

@@ -22,8 +22,6 @@ from django_poolkit.lifespan.builtin import builtin
 from django_poolkit.pools.postgres.errors import PoolTimeout
 from tests.hosts.conftest import ask, at, ports_of
 
-pytestmark = pytest.mark.core
-
 
 class TestConnectionPools:
     def test_each_host_has_a_pool_by_its_full_name(self, servers, replica):

@@ -11,6 +11,8 @@ from django_poolkit.routing import overrides, scope, use_primary, use_replica
 from tests.app.models import Item
 from tests.routing.conftest import looped, seen
 
+pytestmark = pytest.mark.core
+
 
 def role() -> str | None:
     return overrides.role_of("default")

@@ -26,6 +26,8 @@ from django_poolkit.wsgi import PoolkitWSGI
 from tests.app.models import Item
 from tests.routing.conftest import alias_of, looped
 
+pytestmark = pytest.mark.core
+
 OURS = "django_poolkit.middleware.PoolkitMiddleware"
 
 
