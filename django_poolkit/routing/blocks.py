@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast
 
 P = ParamSpec("P")
 R = TypeVar("R")
 V = TypeVar("V")
 
+
+class Entered(Protocol):
+    """What a block enters where it keeps account of those that are open."""
+
+    @property
+    def owner(self) -> object:
+        """The block."""
+
+
 _LAZY: Final = "{} yields, so its body runs when the block is over: use `with` inside of it"
+
+
+def place_of(owner: object, entries: Sequence[Entered]) -> int | None:
+    """Return where a block's newest entry stands, None where there is none.
+
+    Not simply at the end: a generator that was suspended within its block ends it while its
+    consumer is in blocks of its own. And one that a finalizer closes ends in another context,
+    which never entered this.
+    """
+    for index in range(len(entries) - 1, -1, -1):
+        if entries[index].owner is owner:
+            return index
+    return None
 
 
 class Block(Generic[V]):

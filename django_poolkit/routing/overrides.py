@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Literal, NamedTuple
 
-from django_poolkit.routing.blocks import Block
+from django_poolkit.routing.blocks import Block, place_of
 
 Role = Literal["primary", "replica"]
 
@@ -40,13 +40,8 @@ class Override(Block[None]):
         trace: TracebackType | None,
     ) -> None:
         entries = _entries.get()
-        # Not simply the last one: a generator that was suspended within its block ends it while
-        # its consumer is in blocks of its own. And one that a finalizer closes ends in another
-        # context, which never entered this.
-        for index in range(len(entries) - 1, -1, -1):
-            if entries[index].owner is self:
-                _entries.set(entries[:index] + entries[index + 1 :])
-                return
+        if (place := place_of(self, entries)) is not None:
+            _entries.set(entries[:place] + entries[place + 1 :])
 
 
 def use_primary(cluster: str | None = None) -> Override:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from django_poolkit.backends import request as requests
 from django_poolkit.backends.request import RequestScope
-from django_poolkit.routing.blocks import Block
+from django_poolkit.routing.blocks import Block, place_of
 
 OUTSIDE_PIN: Final = 5.0
 """For how many seconds after a write outside of any scope its thread or task reads the primary."""
@@ -110,15 +110,13 @@ class ScopeBlock(Block[Scope]):
         trace: TracebackType | None,
     ) -> None:
         entries = _entries.get()
-        # As with overrides: it may not be the last, and in a finalizer's context it is not there.
-        for index in range(len(entries) - 1, -1, -1):
-            if entries[index].owner is self:
-                ended = entries[index].scope
-                entries = entries[:index] + entries[index + 1 :]
-                _entries.set(entries)
-                if not any(entry.scope is ended for entry in entries):
-                    self._end(ended)
-                return
+        if (place := place_of(self, entries)) is None:
+            return
+        ended = entries[place].scope
+        entries = entries[:place] + entries[place + 1 :]
+        _entries.set(entries)
+        if not any(entry.scope is ended for entry in entries):
+            self._end(ended)
 
     def _opened(self) -> Scope:
         return Scope()

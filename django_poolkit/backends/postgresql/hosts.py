@@ -117,16 +117,11 @@ class HostChoiceMixin(PoolChoiceMixin):
             combined.waited = timeout
         return combined
 
-    def _acquired(
-        self, acquire: Callable[[ConnectionPool | None], T], known: ConnectionPool | None = None
-    ) -> T:
-        """Return what `acquire(pool)` does, also where the pool is closed meanwhile.
-
-        `known` is the pool of the present settings, where that has been found out.
-        """
+    def _acquired(self, acquire: Callable[[ConnectionPool | None], T]) -> T:
+        """Return what `acquire(pool)` does, also where the pool is closed meanwhile."""
         deadline: float | None = None
         while True:
-            pool, known = known or self.pool, None
+            pool = self.pool
             try:
                 return acquire(pool)
             except PoolClosed:
