@@ -160,6 +160,6 @@ class _PlainCursor(ClientCursor):
     def _check_result_for_fetch(self) -> Any:
         if (lease := self._poolkit_lease) is not None and lease.released:
             raise refused()
-        if (result := self.pgresult) and result.status == _TUPLES and not self._closed:  # type: ignore[attr-defined]
+        if (result := self.pgresult) and result.status == _TUPLES:  # type: ignore[attr-defined]
             return result
         return super()._check_result_for_fetch()  # which says what is wrong

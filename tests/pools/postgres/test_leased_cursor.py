@@ -176,6 +176,15 @@ def test_a_closed_cursor_and_one_without_a_result_say_so(connection):
             use()
 
 
+def test_a_statement_that_fails_leaves_no_result_of_the_one_before(connection):
+    cursor = connection.cursor()
+    cursor.execute("SELECT 1")
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        cursor.execute("SELECT 1 / 0")
+    with pytest.raises(psycopg.ProgrammingError, match="no result"):
+        cursor.fetchone()
+
+
 def test_a_transaction_begins_with_the_first_statement(make_pool):
     with make_pool(max_size=1).acquire() as connection:
         cursor = connection.cursor()
