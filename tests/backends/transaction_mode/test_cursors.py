@@ -81,7 +81,7 @@ def test_another_thread_is_refused_a_cursor_and_leaves_no_lease_behind(pooled):
 
 def test_a_wrapper_prepares_its_cursors_in_its_own_way(pooled, monkeypatch):
     pooled(max_size=1)
-    wrapper = connections["default"]
+    wrapper: Any = connections["default"]
     prepare, prepared = wrapper._prepare_cursor, []
 
     def prepares(cursor: Any) -> Any:
