@@ -29,7 +29,7 @@ from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Watch
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
-from django_poolkit.pools.postgres.cursor import leased
+from django_poolkit.pools.postgres.leased_cursor import leased
 
 _DJANGOS: Final = DatabaseWrapper.create_cursor
 
@@ -140,7 +140,7 @@ class LeasingMixin(HostChoiceMixin):
             cursor = leased(ServerSideCursor)(
                 raw, name=name, scrollable=False, withhold=raw.autocommit
             )
-        loader = raw.adapters.get_loader(TIMESTAMPTZ_OID, Format.TEXT)
+        loader = raw._adapters.get_loader(TIMESTAMPTZ_OID, Format.TEXT)
         if self.timezone != loader.timezone:
             register_tzloader(self.timezone, cursor)
         return cursor

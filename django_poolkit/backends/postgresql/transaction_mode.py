@@ -19,6 +19,7 @@ from django.utils.asyncio import async_unsafe
 from django_poolkit.backends.postgresql.holding import HoldingMixin
 
 _DJANGOS: Final = BaseDatabaseWrapper._cursor  # type: ignore[attr-defined]
+_PREPARES: Final = BaseDatabaseWrapper._prepare_cursor  # type: ignore[attr-defined]
 # Frames of Django's `ensure_connection()` and `connect()`, which the first statement after a
 # `close()` passes: the stack of its lease is to reach as far as that of any other.
 _BETWEEN: Final = 4
@@ -95,13 +96,22 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
         lease = self._hold()
         try:
             cursor = super()._cursor  # type: ignore[misc]
-            if getattr(cursor, "__func__", None) is not _DJANGOS or (
-                getattr(self.ensure_connection, "__func__", None) is not _OURS
+            if (
+                getattr(cursor, "__func__", None) is not _DJANGOS
+                or getattr(self._prepare_cursor, "__func__", None) is not _PREPARES  # type: ignore[attr-defined]
+                or getattr(self.ensure_connection, "__func__", None) is not _OURS
             ):
                 return cursor(name)
-            # Every statement passes here: what Django's own looks at has been seen to.
-            with self.wrap_database_errors:
-                return self._prepare_cursor(self.create_cursor(name))  # type: ignore[attr-defined]
+            # Every statement passes here: what Django's own looks at has been seen to, and its
+            # `_prepare_cursor()` is spelled out.
+            try:
+                raw = self.create_cursor(name)
+                if self._thread_ident != get_ident():  # type: ignore[attr-defined]
+                    self.validate_thread_sharing()
+                return self.make_debug_cursor(raw) if self.queries_logged else self.make_cursor(raw)
+            except Exception:
+                with self.wrap_database_errors:
+                    raise
         finally:
             if lease.cursors > 1 and not lease.gone and lease.owner == get_ident():
                 lease.cursors -= 1  # as below, without its price

@@ -9,10 +9,12 @@ from typing import Any, Final, NoReturn
 
 import psycopg
 from psycopg.adapt import AdaptersMap
+from psycopg.pq import ConnStatus
 
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres.cursor import leased
+from django_poolkit.pools.postgres.cursor import PSYCOPG, module_of
 from django_poolkit.pools.postgres.errors import LeaseReleased
+from django_poolkit.pools.postgres.leased_cursor import leased
 
 # What a pooler in between, a function or a DO block may have changed without a text that shows
 # it, and the server reports unasked (search_path and the read-only default since PostgreSQL 18
@@ -30,6 +32,7 @@ def reported(connection: PoolConnection) -> list[bytes | None]:
     return [*map(read, REPORTED)]
 
 
+_OK: Final = ConnStatus.OK
 KILLED: Final = -1
 """The generation of a connection that is never to be lent again."""
 
@@ -43,6 +46,7 @@ class PoolConnection(psycopg.Connection[Any]):
     """A connection of a pool. Its cursors are bound to the lease they were opened under."""
 
     _restore_sql = b""
+    _plain = True  # whether cursor() below is psycopg's own
     _introduced = False  # whether every class of database wrapper in between has seen it
     # Asks the server for its session state, where the pool verifies it.
     _look: Callable[[PoolConnection], frozenset[tuple[str, str, str]]] | None = None
@@ -59,11 +63,13 @@ class PoolConnection(psycopg.Connection[Any]):
     _factories: tuple[object, object]  # which are bound to leases
     _poller: select.poll | None
     _greeted: object  # the pool's `greeting` at the last connection_created, and who received it
+    _adapters_shown: bool  # whether anybody may have registered adapters since `settle()`
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lease_ref = no_lease
         self._owned_lease = self._poller = self._greeted = None
         self._parked = False
+        self._adapters_shown = True
         self._generation = 0
         self._used_at = self._idle_since = 0.0
         self._factories = None, None
@@ -83,7 +89,17 @@ class PoolConnection(psycopg.Connection[Any]):
         client, server = self._factories
         if self.cursor_factory is not client or self.server_cursor_factory is not server:
             self._bind_factories()
-        return super().cursor(*args, **kwargs)
+        if args or kwargs or not self._plain or self.pgconn.status != _OK:
+            return super().cursor(*args, **kwargs)
+        # Every statement passes here: psycopg's own comes to the same.
+        return self.cursor_factory(self, row_factory=self.row_factory)
+
+    @property
+    def adapters(self) -> AdaptersMap:
+        """The adapters, as psycopg has it. Whoever takes hold of them may register some."""
+        if not self._adapters_shown and module_of(1) != PSYCOPG:  # whose cursors copy them
+            self._adapters_shown = True
+        return super().adapters
 
     def _bind_factories(self) -> None:
         client = self.cursor_factory = leased(self.cursor_factory)
@@ -125,6 +141,7 @@ class PoolConnection(psycopg.Connection[Any]):
         """
         self._bind_factories()
         self._adapters = AdaptersMap(self.adapters)
+        self._adapters_shown = False
         self._baseline = Baseline(self)
         self.read_ground_state()
 
@@ -140,14 +157,17 @@ class PoolConnection(psycopg.Connection[Any]):
 class Baseline:
     """The Python side of a connection as it was when it was made."""
 
-    __slots__ = ("_adapters", "attributes", "parameters")
+    __slots__ = ("adapters", "attributes", "parameters")
+
+    adapters: AdaptersMap
+    """Those of the connection. Nobody registers here, so that its cursors share them."""
 
     def __init__(self, connection: PoolConnection) -> None:
         self.attributes = tuple(
             value.copy() if isinstance(value, list | dict) else value
             for value in attributes(connection)
         )
-        self._adapters = AdaptersMap(connection.adapters)
+        self.adapters = AdaptersMap(connection._adapters)
         self.read_parameters(connection)
 
     def read_parameters(self, connection: PoolConnection) -> None:
@@ -173,7 +193,8 @@ class Baseline:
             c._notice_handlers[:], c._notify_handlers[:], *_,
         ) = self.attributes  # fmt: skip
         c._begin_statement = b""  # psycopg caches BEGIN with its attributes
-        c._adapters = AdaptersMap(self._adapters)
+        c._adapters = AdaptersMap(self.adapters)
+        c._adapters_shown = False
 
 
 def attributes(c: Any) -> tuple[Any, ...]:
@@ -181,14 +202,10 @@ def attributes(c: Any) -> tuple[Any, ...]:
 
     By the slots that psycopg keeps it in: the public setters would refuse, or send a statement.
     """
-    prepared, adapters = c._prepared, c._adapters
+    prepared = c._prepared
     return (
         c._autocommit, c._isolation_level, c._read_only, c._deferrable,
         c.row_factory, c.cursor_factory, c.server_cursor_factory,
         prepared.prepare_threshold, prepared.prepared_max,
-        c._notice_handlers, c._notify_handlers,
-        # Tables of tables. psycopg copies one of those on the first registration after a cursor
-        # was made (psycopg 3.3, _adapters_map.py), so another object means another adapter; the
-        # same is equal at once.
-        adapters._dumpers, adapters._dumpers_by_oid, adapters._loaders,
+        c._notice_handlers, c._notify_handlers, c._adapters_shown,
     )  # fmt: skip

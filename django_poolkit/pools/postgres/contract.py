@@ -49,7 +49,11 @@ def missing() -> list[str]:
         psycopg.Connection: ("_connect_gen",),  # overridden by the connection of a prober
         base.BasePool: ("_jitter", "_set_connection_expiry_date"),
         sched.Scheduler: ("enter", "run"),
-        _cursor_base.BaseCursor: ("_start_query", "_start_copy_gen", "_check_result_for_fetch"),
+        _cursor_base.BaseCursor: (
+            "_start_query", "_start_copy_gen", "_check_result_for_fetch", "_reset", "_close",
+            "_loaders_changed", "_conn", "_adapters", "_closed", "_last_query", "_tx",
+        ),
+        AdaptersMap: ("_register_loader_callback",),
         _server_cursor_base.ServerCursorMixin: (
             "_declare_gen", "_fetch_gen", "_scroll_gen", "_close_gen",
         ),

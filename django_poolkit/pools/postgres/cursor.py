@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator
 from typing import Any, ClassVar, Final
-from weakref import WeakKeyDictionary, ref
 
 import psycopg
 from psycopg import _cursor_base, sql
@@ -17,28 +16,8 @@ from psycopg import _cursor_base, sql
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres.errors import LeaseReleased
 
-_PSYCOPG: Final = _cursor_base.__name__
-_mixed: WeakKeyDictionary[type[Any], ref[type[Any]]] = WeakKeyDictionary()
-
-
-def leased(factory: type[Any]) -> type[Any]:
-    """Return `factory` with the lease mixed in, under its own name."""
-    if issubclass(factory, _ClientCursor):
-        return factory
-    # Held weakly on both sides: some instrumentation makes a new class per connection.
-    if (known := _mixed.get(factory)) is not None and (cls := known()) is not None:
-        return cls
-    mixin = _ServerCursor if hasattr(factory, "_declare_gen") else _ClientCursor
-    names: dict[str, Any] = {
-        "__module__": factory.__module__,
-        "__qualname__": factory.__qualname__,
-        "__slots__": mixin._poolkit_slots,
-    }
-    if (finalize := getattr(factory, "__del__", None)) is not None:
-        names["__del__"] = _both(finalize)
-    cls = type(factory.__name__, (mixin, factory), names)
-    _mixed[factory] = ref(cls)
-    return cls
+PSYCOPG: Final = _cursor_base.__name__
+"""The module of which the functions ask a cursor and its connection on their own account."""
 
 
 def text_of(query: Any, connection: psycopg.Connection[Any]) -> str | None:
@@ -58,22 +37,14 @@ def _module_of_frame(depth: int) -> str | None:
 
 
 # Python 3.12's makes no object of a frame that is otherwise needed by nobody.
-_module_of: Final[Callable[[int], str | None]] = getattr(
+module_of: Final[Callable[[int], str | None]] = getattr(
     sys, "_getframemodulename", _module_of_frame
 )
 
 
-def _both(finalize: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Return a finalizer that runs the factory's own first."""
+class ClientCursor:
+    """What a cursor of psycopg has in front of its own."""
 
-    def both(self: Any) -> None:
-        finalize(self)
-        _ClientCursor.__del__(self)
-
-    return both
-
-
-class _ClientCursor:
     # Of the class that it is mixed into: in a dict, they would cost each cursor one.
     _poolkit_slots: ClassVar[tuple[str, ...]] = ("_poolkit_counted", "_poolkit_lease")
     _poolkit_lease: Lease | None
@@ -121,7 +92,7 @@ class _ClientCursor:
             lease is not None
             and lease.keeper is not None
             and lease.pinned is None
-            and _module_of(1) != _PSYCOPG  # which asks as each statement begins
+            and module_of(1) != PSYCOPG  # which asks as each statement begins
         ):
             lease.pool.statements.raw_access(lease, sys._getframe(1))
         return self._conn
@@ -131,7 +102,7 @@ class _ClientCursor:
         if lease is None:
             return  # configure, check and reset callbacks work on connections nobody holds
         if lease.released:
-            raise _refused()
+            raise refused()
         if query is not None:
             lease.pool.statements.note(lease, query, self._conn)
 
@@ -144,7 +115,7 @@ class _ClientCursor:
         # As `_poolkit_note` does it, without its price: every statement passes here.
         if (lease := self._poolkit_lease) is not None:
             if lease.released:
-                raise _refused()
+                raise refused()
             if query is not None:
                 statements = lease.pool.statements
                 if type(query) is str and query in statements.quick and lease.dirty is None:
@@ -160,12 +131,14 @@ class _ClientCursor:
     def _check_result_for_fetch(self) -> Any:
         lease = self._poolkit_lease
         if lease is not None and lease.released:
-            raise _refused()
+            raise refused()
         return super()._check_result_for_fetch()  # type: ignore[misc]
 
 
-class _ServerCursor(_ClientCursor):
-    _poolkit_slots = (*_ClientCursor._poolkit_slots, "_poolkit_open")
+class ServerCursor(ClientCursor):
+    """The same for a cursor that the server knows by name."""
+
+    _poolkit_slots = (*ClientCursor._poolkit_slots, "_poolkit_open")
     _poolkit_open: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -197,7 +170,7 @@ class _ServerCursor(_ClientCursor):
     def _start_query(self, query: Any = None) -> Generator[Any, Any, None]:
         # The DECLARE around a noted statement is psycopg's own.
         self._poolkit_note(None)
-        return super(_ClientCursor, self)._start_query(query)  # type: ignore[misc,no-any-return]
+        return super(ClientCursor, self)._start_query(query)  # type: ignore[misc,no-any-return]
 
     def _fetch_gen(self, num: int | None) -> Any:
         self._poolkit_note(None)
@@ -217,5 +190,6 @@ class _ServerCursor(_ClientCursor):
             self._poolkit_open = False
 
 
-def _refused() -> LeaseReleased:
+def refused() -> LeaseReleased:
+    """Return the error for whoever uses a cursor after its lease has ended."""
     return LeaseReleased("the lease of this cursor has been released: open a new cursor")

@@ -54,7 +54,8 @@ _SHELL_OPTIONS: Final = (
 def _of_the_pool(connection_class: type[psycopg.Connection[Any]]) -> type[PoolConnection]:
     if issubclass(connection_class, PoolConnection):
         return connection_class
-    return type(connection_class.__name__, (PoolConnection, connection_class), {})
+    names = {"_plain": connection_class.cursor is psycopg.Connection.cursor}
+    return type(connection_class.__name__, (PoolConnection, connection_class), names)
 
 
 def _of_a_bare_pool(options: Mapping[str, Any]) -> PoolConfig:

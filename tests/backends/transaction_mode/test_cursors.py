@@ -8,7 +8,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from django.db import InterfaceError, transaction
+from django.db import DatabaseError, InterfaceError, connections, transaction
 
 from django_poolkit.testing.waiting import wait_until
 from tests.app.models import Item
@@ -57,6 +57,50 @@ def test_a_cursor_that_is_closed_gives_the_lease_back(pooled):
     cursor.close()
     with pytest.raises(InterfaceError):
         cursor.fetchone()
+
+
+def test_another_thread_is_refused_a_cursor_and_leaves_no_lease_behind(pooled):
+    pool = pooled(max_size=1)
+    wrapper = connections["default"]
+    scalar("SELECT 1")
+    refused: list[str] = []
+
+    def intrude() -> None:
+        try:
+            wrapper.cursor()
+        except DatabaseError as error:
+            refused.append(str(error))
+
+    thread = threading.Thread(target=intrude)
+    thread.start()
+    thread.join(PATIENCE)
+    assert len(refused) == 1
+    assert "can only be used in that same thread" in refused[0]
+    wait_until(lambda: used(pool) == 0, timeout=PATIENCE)
+
+
+def test_a_wrapper_prepares_its_cursors_in_its_own_way(pooled, monkeypatch):
+    pooled(max_size=1)
+    wrapper: Any = connections["default"]
+    prepare, prepared = wrapper._prepare_cursor, []
+
+    def prepares(cursor: Any) -> Any:
+        prepared.append(cursor)
+        return prepare(cursor)
+
+    monkeypatch.setattr(wrapper, "_prepare_cursor", prepares)
+    with connection.cursor() as cursor:
+        assert prepared == [cursor.cursor]
+
+
+def test_statements_are_logged_from_the_moment_it_is_asked_for(pooled, monkeypatch):
+    pooled(max_size=1)
+    scalar("SELECT 1")
+    assert connection.queries == []
+    monkeypatch.setattr(connections["default"], "force_debug_cursor", True)
+    scalar("SELECT 2")
+    assert [query["sql"] for query in connection.queries] == ["SELECT 2"]
+    connections["default"].queries_log.clear()
 
 
 def test_a_cursor_that_is_dropped_gives_the_lease_back(pooled):

@@ -8,8 +8,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from django_poolkit.pools.postgres.cursor import leased, text_of
+from django_poolkit.pools.postgres.cursor import text_of
 from django_poolkit.pools.postgres.errors import LeaseReleased
+from django_poolkit.pools.postgres.leased_cursor import leased
 from tests.pools.support import fill
 
 pytestmark = pytest.mark.core
