@@ -7,8 +7,11 @@ reached by `sync_to_async` or `asyncio.to_thread`.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Final, NamedTuple
@@ -16,11 +19,35 @@ from typing import Final, NamedTuple
 from django_poolkit.backends import request as requests
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.routing.blocks import Block, place_of
+from django_poolkit.routing.floors import Floor, later
 
 OUTSIDE_PIN: Final = 5.0
 """For how many seconds after a write outside of any scope its thread or task reads the primary."""
 
 _WRITING_METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Which replicas of a cluster have come as far as a scope must see."""
+
+    hosts: Mapping[str, frozenset[str] | None]
+    """By alias of a replica that has: those of its hosts that have; None where it is one server.
+    Empty: the primary has to be read."""
+
+
+_raising = threading.RLock()
+"""Held while a floor is raised: threads of one work may do so at the same time."""
+
+
+def _after_fork() -> None:
+    global _raising
+    _raising = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+NOTHING_SETTLED: Final[Mapping[str, Settled]] = MappingProxyType({})
 
 
 class Scope:
@@ -29,7 +56,10 @@ class Scope:
     Shared by all threads and tasks of the work: each change is one atomic call.
     """
 
-    __slots__ = ("__weakref__", "command", "hosts", "over", "replicas", "unsafe", "wrote")
+    __slots__ = (
+        "__weakref__", "command", "floors", "hosts", "over", "replicas", "settled", "unsafe",
+        "visitor", "wrote",
+    )  # fmt: skip
 
     def __init__(self, *, unsafe: bool = False, command: bool = False) -> None:
         self.unsafe = unsafe
@@ -44,6 +74,19 @@ class Scope:
         """By cluster: the alias of the replica that it reads."""
         self.hosts: dict[str, str] = {}
         """By logical alias: the host that it reads."""
+        self.floors: dict[str, Floor] = {}
+        """By cluster: what it must see. What has come in, and what it has written."""
+        self.visitor: bytes | None = None
+        """Stands for who asks, from one request to the next; None where nobody can tell."""
+        self.settled: Mapping[str, Settled] = NOTHING_SETTLED
+        """By cluster: who of its replicas has come that far. Replaced as a whole."""
+
+    def raise_floor(self, cluster: str, floor: Floor) -> None:
+        """Enter that this, too, must be seen of a cluster."""
+        with _raising:
+            after = later(self.floors.get(cluster), floor)
+            assert after is not None
+            self.floors[cluster] = after
 
 
 class _Entry(NamedTuple):
