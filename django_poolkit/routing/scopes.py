@@ -204,3 +204,10 @@ def has_written(here: Scope | None, cluster: str) -> bool:
         return cluster in here.wrote
     until = _pins.get().get(cluster)
     return until is not None and monotonic() < until
+
+
+def pinned() -> dict[str, float]:
+    """Return which clusters a thread without a scope has just written, and for how many seconds
+    it will read their primaries."""
+    now = monotonic()
+    return {cluster: until - now for cluster, until in _pins.get().items() if until > now}
