@@ -18,7 +18,7 @@ from django_poolkit.health import front
 from django_poolkit.health.access import Asked
 from django_poolkit.health.response import as_response
 from django_poolkit.pools.errors import PoolError
-from django_poolkit.routing import scopes
+from django_poolkit.routing import scopes, views
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 AsyncGetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
@@ -45,6 +45,8 @@ class PoolkitMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
+            # Django would have a thread run the other, each time.
+            self.process_view = self._process_view_async  # type: ignore[method-assign]
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """Serve a request. A coroutine where the rest of the chain is asynchronous."""
@@ -68,6 +70,15 @@ class PoolkitMiddleware:
                 return _checked(scope, request, await get_response(request))
             except Exception as error:
                 return _instead_of(scope, request, error)
+
+    def process_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> Any:
+        """Take note of the view that is about to run."""
+        views.enter(_scope_of(request), view)
+
+    async def _process_view_async(
+        self, request: HttpRequest, view: Any, args: Any, kwargs: Any
+    ) -> Any:
+        views.enter(_scope_of(request), view)
 
     def process_exception(
         self, request: HttpRequest, exception: Exception

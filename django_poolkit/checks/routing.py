@@ -41,13 +41,15 @@ def _transactions(cluster: Cluster) -> Iterator[CheckMessage]:
                 "or not, and fail while the replica is down. Remove it there.",
                 id="poolkit.E005",
             )
-    if cluster.replicas and _atomic_requests(cluster.primary):
+    asked = cluster.atomic_requests == "primary"
+    if asked and cluster.replicas and _atomic_requests(cluster.primary):
         yield checks.Warning(
             f"DATABASES[{cluster.primary!r}]['ATOMIC_REQUESTS'] is on, so the replicas of "
             f"POOLKIT['CLUSTERS'][{cluster.name!r}] serve no view.",
-            hint="What is read in a transaction of the primary is read there. Turn it off, and "
-            "decorate the views that need one with transaction.atomic; or those that only read "
-            "with transaction.non_atomic_requests.",
+            hint="What is read in a transaction of the primary is read there. Set "
+            f"POOLKIT['CLUSTERS'][{cluster.name!r}]['atomic_requests'] to 'replica' to have views "
+            "read a replica in it until they write. Or turn it off, and decorate the views that "
+            "need a transaction with transaction.atomic.",
             id="poolkit.W005",
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 from django.db import connections
 
 from django_poolkit.backends.rota import rota
-from django_poolkit.routing import overrides, rules, scopes
+from django_poolkit.routing import overrides, rules, scopes, views
 from django_poolkit.routing.scopes import Scope
 from django_poolkit.routing.topology import Cluster
 from django_poolkit.routing.watching import Reason
@@ -34,7 +34,7 @@ def for_read(cluster: Cluster, on_primary: bool, instance: Any = None) -> tuple[
     here = scopes.current()
     if role == "replica":
         return _replica(cluster, here), "use_replica"
-    if in_transaction(primary):
+    if in_transaction(primary) and not views.is_only_one(cluster):
         return primary, "transaction"
     if on_primary:
         return primary, "rule"

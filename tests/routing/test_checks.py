@@ -36,9 +36,12 @@ def test_no_view_is_to_open_a_transaction_on_a_replica(routed):
 
 def test_views_in_transactions_of_the_primary_read_no_replica(routed, settings):
     connections.settings["default"]["ATOMIC_REQUESTS"] = True
-    assert ids() == ["poolkit.W005"]
-    settings.POOLKIT = {"CLUSTERS": {"default": {}}}
-    assert ids() == []
+    [message] = check_routing()
+    assert message.id == "poolkit.W005"
+    assert "['default']['atomic_requests'] to 'replica'" in str(message.hint)
+    for entry in ({"replicas": ["replica"], "atomic_requests": "replica"}, {}):
+        settings.POOLKIT = {"CLUSTERS": {"default": entry}}
+        assert ids() == []
 
 
 def test_replicas_want_a_router(routed, settings, monkeypatch):
