@@ -8,35 +8,10 @@ replica is taken to have come that far.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
-PAGE: Final = 8192
-"""Bytes of a page of the write-ahead log, as PostgreSQL is built where nobody says otherwise."""
+from django_poolkit.pools.postgres.wal import Position
 
-# Bytes of what stands at the head of a page (XLogPageHeaderData), and of the first page of a
-# segment (XLogLongPageHeaderData, PostgreSQL access/xlog_internal.h).
-_HEADER: Final = 24
-_LONG_HEADER: Final = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A place in the write-ahead log of one server and those that follow it."""
-
-    system: int
-    """The system identifier of the cluster of servers."""
-    timeline: int
-    """Begins anew with each promotion: numbers of two timelines say nothing of each other."""
-    lsn: int
-    """Bytes from the beginning, without the head of a page at whose first record it stands."""
-
-    def reached_by(self, other: Position) -> bool:
-        """Return whether a server at `other` has all that is before this."""
-        return (
-            self.lsn <= other.lsn
-            and self.timeline == other.timeline
-            and self.system == other.system
-        )
+__all__ = ["Floor", "Position", "later"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +39,4 @@ def _higher(one: Position | None, other: Position | None) -> Position | None:
         return None
     if (one.system, one.timeline) != (other.system, other.timeline):
         return None
-    return max(one, other, key=_lsn)
-
-
-def _lsn(position: Position) -> int:
-    return position.lsn
-
-
-def without_page_header(lsn: int, segment: int, page: int = PAGE) -> int:
-    """Return where the last record before `lsn` ends.
-
-    A primary whose last record ends with its page says that the next one begins behind the head of
-    the page to come. A replica gets there with that record, which may be a long time.
-
-    `segment` and `page` are sizes in bytes.
-    """
-    if lsn % segment == _LONG_HEADER:
-        return lsn - _LONG_HEADER
-    if lsn % page == _HEADER:
-        return lsn - _HEADER
-    return lsn
-
-
-def lsn_of(text: str) -> int:
-    """Return a position as a number: PostgreSQL writes it as `16/B374D848`. Raises ValueError."""
-    high, slash, low = text.partition("/")
-    if not slash:
-        raise ValueError(f"no position in a write-ahead log: {text[:20]!r}")
-    return (int(high, 16) << 32) + int(low, 16)
+    return one if one.lsn >= other.lsn else other

@@ -206,7 +206,7 @@ class LeasingMixin(HostChoiceMixin):
     def _commit(self) -> None:
         super()._commit()  # type: ignore[misc]
         if (lease := self._lease) is not None and lease.wrote:
-            lease.committed = True
+            lease.committed, lease.wrote = True, False
 
     def _set_autocommit(self, autocommit: bool) -> None:
         super()._set_autocommit(autocommit)  # type: ignore[misc]

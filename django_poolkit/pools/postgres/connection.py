@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, Final, NoReturn
 
 import psycopg
 from psycopg.adapt import AdaptersMap
 
 from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.postgres import commit
 from django_poolkit.pools.postgres.cursor import leased
 from django_poolkit.pools.postgres.errors import LeaseReleased
+from django_poolkit.pools.postgres.wal import Server
 
 # What a pooler in between, a function or a DO block may have changed without a text that shows
 # it, and the server reports unasked (search_path and the read-only default since PostgreSQL 18
@@ -58,11 +60,12 @@ class PoolConnection(psycopg.Connection[Any]):
     _idle_since: float  # when its last lease ended
     _factories: tuple[object, object]  # which are bound to leases
     _poller: select.poll | None
+    _server: Server | None  # which it leads to, as soon as somebody has asked
     _greeted: object  # the pool's `greeting` at the last connection_created, and who received it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lease_ref = no_lease
-        self._owned_lease = self._poller = self._greeted = None
+        self._owned_lease = self._poller = self._greeted = self._server = None
         self._parked = False
         self._generation = 0
         self._used_at = self._idle_since = 0.0
@@ -95,6 +98,13 @@ class PoolConnection(psycopg.Connection[Any]):
         if self._parked:
             self._refuse_parked()
         return super()._exec_command(*args, **kwargs)
+
+    def _commit_gen(self) -> Generator[Any, Any, None]:
+        plain = super()._commit_gen()
+        lease = self._lease_ref()
+        if lease is None or not lease.wrote or (listener := lease.pool.statements.commits) is None:
+            return plain
+        return commit.steps(self, lease, listener, plain)
 
     def transaction(self, *args: Any, **kwargs: Any) -> Any:
         """Open a transaction block, as psycopg does. Raises LeaseReleased."""

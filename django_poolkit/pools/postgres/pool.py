@@ -26,6 +26,7 @@ from django_poolkit.pools.postgres.connect import Connector, SessionDefaults
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import PoolClosed, PoolTimeout
 from django_poolkit.pools.postgres.growth import Growth
+from django_poolkit.pools.postgres.positions import PositionReader
 from django_poolkit.pools.postgres.prober import Parameters, Prober
 from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.statements import Statements
@@ -130,7 +131,9 @@ class ConnectionPool(Steering):
         defaults = (defaults or SessionDefaults()).with_guards(config.guards or {})
         self._connector = Connector(pool_class, defaults, name=self.name, timeout=self.timeout)
         # Weakly: a pool that is dropped must be collected, and closed, at once.
-        self.prober = Prober(_parameters_of(weakref.WeakMethod(self._parameters)), name=self.name)
+        beside = _parameters_of(weakref.WeakMethod(self._parameters))
+        self.prober = Prober(beside, name=self.name)
+        self.positions = PositionReader(beside, name=self.name)
         self.aliases = (self.name,)
         fork.register(self)
         if open:
@@ -193,6 +196,7 @@ class ConnectionPool(Steering):
         """
         idle = self._close()
         self.prober.close()
+        self.positions.close()
         # Outside the lock: workers that are being born hold theirs, and may want this one.
         threads = self._signal_stop_worker() if idle is not None else []
         for connection in idle or ():
@@ -271,7 +275,7 @@ class ConnectionPool(Steering):
                 connection._parked = True
             lease.released = True
             lease._connection = None
-        inherited += self.prober.forget()
+        inherited += [*self.prober.forget(), *self.positions.forget()]
         self._ledger = Ledger()
         self.events.after_fork()
         if self.statements.recorder is not None:

@@ -14,6 +14,7 @@ from django_poolkit.pools.config import ResetPolicy
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Recorder, Watch
 from django_poolkit.pools.postgres import reset
+from django_poolkit.pools.postgres.commit import Listener
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.cursor import text_of
 from django_poolkit.pools.session_state import CACHE_SIZE, CACHED_LENGTH, StatementRules
@@ -69,6 +70,16 @@ def _refuse_stray_currval(lease: Lease, text: str | None) -> None:
     )
 
 
+def _commits_itself(connection: PoolConnection) -> bool:
+    """Return whether what runs now is committed by other means than the connection's `commit()`."""
+    return bool(
+        connection._autocommit  # also where a text has begun a transaction, which a text will end
+        or connection._num_transactions
+        or connection._pipeline
+        or connection._tpc
+    )
+
+
 class Statements:
     """Enters into a lease what its statements do. Called by the one thread that uses it."""
 
@@ -95,6 +106,10 @@ class Statements:
         """Called as a statement begins that may write. What it raises, the statement raises."""
         self.locking: Callable[[Lease], None] | None = None
         """The same for one that takes an advisory lock."""
+        self.alone: Callable[[Lease], None] | None = None
+        """Called as a statement begins that may write, and whose commit nobody will be told of."""
+        self.commits: Listener | None = None
+        """Is told of commits of what may have written. None where nobody wants to know."""
 
     def note(self, lease: Lease, query: Any, connection: PoolConnection) -> None:
         """Take note of a statement about to run under `lease`.
@@ -110,7 +125,7 @@ class Statements:
         if self.recorder is not None and lease.keeper is not None:
             residue = self._rules.residue(text) if text is not None else "unparsed"
             cast(Watch, lease.keeper).statement(lease, residue, sys._getframe(1))
-        if lease.dirty is not None and lease.committed and self.writing is None:
+        if lease.dirty is not None and lease.committed and not (self.writing or self.alone):
             # Nothing is left to be learnt but this.
             lease.prepares = lease.prepares or text is None or "prepare" in text.lower()
             return
@@ -134,6 +149,8 @@ class Statements:
         if residue in _OPAQUE or not reads:
             if self.writing is not None:
                 self.writing(lease)
+            if self.alone is not None and _commits_itself(connection):
+                self.alone(lease)
             if connection._autocommit and reset.at_rest(connection):
                 lease.committed = True
             else:
