@@ -17,13 +17,23 @@ from django_poolkit.conf.rules import (
     ON_PRIMARY,
     STALE_WRITE,
     AtomicRequests,
+    Position,
     StaleWrite,
     atomic_requests_at,
     labels_at,
+    position_at,
     stale_write_at,
 )
 
-_KEYS: Final = ("primary", "replicas", "models", "on_primary", "stale_write", "atomic_requests")
+_KEYS: Final = (
+    "primary",
+    "replicas",
+    "models",
+    "on_primary",
+    "stale_write",
+    "atomic_requests",
+    "position",
+)
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -44,6 +54,9 @@ class Cluster:
     """What happens when an object that a replica has given is saved with all its fields."""
     atomic_requests: AtomicRequests = "primary"
     """What is read in the transaction that `ATOMIC_REQUESTS` opens for a view by a safe method."""
+    position: Position = "lsn"
+    """How it is told whether a replica has what was written: by the position in the write-ahead
+    log, or by the time that has passed, where servers do not say or mean one."""
 
 
 # What was read last: the setting, its section, and what came of them. Replaced as a whole.
@@ -132,6 +145,7 @@ def _cluster(name: str, entry: object) -> Cluster:
         atomic_requests=atomic_requests_at(
             f"{path}['atomic_requests']", values.get("atomic_requests", "primary")
         ),
+        position=position_at(f"{path}['position']", values.get("position", "lsn")),
     )
 
 

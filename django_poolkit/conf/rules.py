@@ -8,6 +8,7 @@ from typing import Final, Literal, cast, get_args
 from django_poolkit.conf.poolkit import bad_value_at
 
 StaleWrite = Literal["allow", "warn", "raise"]
+Position = Literal["lsn", "time"]
 AtomicRequests = Literal["primary", "replica"]
 
 ON_PRIMARY: Final = ("admin", "auth", "sessions")
@@ -44,6 +45,13 @@ def atomic_requests_at(path: str, value: object) -> AtomicRequests:
     if value not in get_args(AtomicRequests):
         raise bad_value_at(path, value, "must be 'primary' or 'replica'")
     return cast(AtomicRequests, value)
+
+
+def position_at(path: str, value: object) -> Position:
+    """Return what is at a path of the settings. Raises ImproperlyConfigured for what it is not."""
+    if value not in get_args(Position):
+        raise bad_value_at(path, value, "must be 'lsn' or 'time'")
+    return cast(Position, value)
 
 
 def _as_django_has_it(label: str) -> str:

@@ -57,8 +57,8 @@ class Scope:
     """
 
     __slots__ = (
-        "__weakref__", "command", "floors", "hosts", "over", "replicas", "settled", "unsafe",
-        "visitor", "wrote",
+        "__weakref__", "behind", "command", "floors", "hosts", "over", "placed", "replicas",
+        "settled", "strays", "unplaced", "unsafe", "visitor", "wrote",
     )  # fmt: skip
 
     def __init__(self, *, unsafe: bool = False, command: bool = False) -> None:
@@ -80,12 +80,33 @@ class Scope:
         """Stands for who asks, from one request to the next; None where nobody can tell."""
         self.settled: Mapping[str, Settled] = NOTHING_SETTLED
         """By cluster: who of its replicas has come that far. Replaced as a whole."""
+        self.unplaced: set[str] = set()
+        """The clusters that it may have written where nobody says where that has ended."""
+        self.placed: set[str] = set()
+        """The clusters whose floor is of what it has written or seen on their primaries itself."""
+        self.behind: set[str] = set()
+        """The clusters whose primary it has read because no replica had come that far."""
+        self.strays: set[tuple[str, str | None]] = set()
+        """By alias and host: replicas that it reads, and that are not the visitor's own."""
 
     def raise_floor(self, cluster: str, floor: Floor) -> None:
         """Enter that this, too, must be seen of a cluster."""
         with _raising:
             after = later(self.floors.get(cluster), floor)
             assert after is not None
+            self.floors[cluster] = after
+
+    def place(self, cluster: str, floor: Floor) -> None:
+        """Enter what was written or seen on the primary of a cluster.
+
+        What had come in is below that, whatever timeline it was on: the primary has it, or it is
+        lost.
+        """
+        with _raising:
+            before = self.floors.get(cluster) if cluster in self.placed else None
+            after = later(before, floor)
+            assert after is not None
+            self.placed.add(cluster)
             self.floors[cluster] = after
 
 
@@ -188,6 +209,14 @@ def scope() -> ScopeBlock:
     it opens one of its own. Coroutine functions can be decorated, too. Never blocks.
     """
     return ScopeBlock()
+
+
+def unsettle(here: Scope, cluster: str, alias: str) -> None:
+    """Take away a replica that has turned out to be of no use to a scope."""
+    hosts = dict(here.settled[cluster].hosts)
+    hosts.pop(alias, None)
+    settled = Settled(MappingProxyType(hosts))
+    here.settled = MappingProxyType({**here.settled, cluster: settled})
 
 
 def mark_written(cluster: str) -> None:

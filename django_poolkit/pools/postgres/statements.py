@@ -29,6 +29,8 @@ _READS: Final = re.compile(
 _MAKES: Final = re.compile(
     r"[\s(]*((select|with)\b.*\binto|explain\b.*\banaly[sz]e)\b", re.IGNORECASE | re.DOTALL
 )
+# Takes locks of rows, which are written down there, and gives the transaction a number.
+_LOCKS_ROWS: Final = re.compile(r"\bfor\s+(no\s+key\s+update|update|share|key\s+share)\b")
 _NEW_TYPES: Final = re.compile(r"\s*create\s+(extension|type)\b", re.IGNORECASE)
 # What gives a sequence its present value, in the statement itself.
 _DRAWS: Final = re.compile(r"\b(nextval|setval|insert)\b", re.IGNORECASE)
@@ -55,6 +57,8 @@ def _reads(text: str) -> bool:
     if end >= 0 and text[end + 1 :].strip():
         return False  # of several in one text the first says nothing of the others
     lowered = text.lower()  # which is quick, and the expression is not
+    if (" for " in lowered or "\nfor " in lowered) and _LOCKS_ROWS.search(lowered):
+        return False
     return not (("into" in lowered or "analy" in lowered) and _MAKES.match(text))
 
 
