@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import select
 from dataclasses import dataclass
 
 import psycopg
 
-from django_poolkit.pools.postgres import probe
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.prober import Prober
 from django_poolkit.pools.postgres.wal import READING, Position, lsn_of, server_of, written_at
@@ -44,7 +44,10 @@ class PositionReader(Prober):
         if connection is None or connection is not reading.source:
             return False
         try:
-            return probe.quiet(connection)
+            # Each caller has a poll of its own: two at a time must not use the same object.
+            poller = select.poll()
+            poller.register(connection.pgconn.socket, select.POLLIN)
+            return not poller.poll(0)
         except (psycopg.Error, OSError, ValueError):
             return False
 
