@@ -19,6 +19,13 @@ refused a connection is left out of them, so that another one has to be chosen, 
 What it raises where none of them will do, the acquire raises.
 """
 
+keeps_host: Callable[[str, str], bool] | None = None
+"""Called with a logical alias and the key of a host, as a lease from there is used once more.
+
+In session mode, where a lease may have been acquired before it was known what has to be seen.
+Returns False where the lease must be given back, and another be acquired.
+"""
+
 note_write: Callable[[str], None] | None = None
 """Called with an alias as a statement that may write begins on it, in the thread that runs it."""
 

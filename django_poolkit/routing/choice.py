@@ -94,6 +94,16 @@ def host_for(alias: str, weights: Mapping[str, float]) -> str | None:
     return key
 
 
+def keeps_host(alias: str, host: str) -> bool:
+    """Return whether a host that is in use already has what the present scope must see."""
+    here = scopes.current()
+    if here is None or not here.settled or (cluster := cluster_of(alias)) is None:
+        return True
+    settled = here.settled.get(cluster.name)
+    allowed = None if settled is None else settled.hosts.get(alias)
+    return allowed is None or host in allowed or overrides.role_of(cluster.name) == "replica"
+
+
 def _sufficient(
     cluster: Cluster, here: Scope, settled: Settled, alias: str, weights: Mapping[str, float]
 ) -> Mapping[str, float]:
@@ -115,10 +125,15 @@ def _sufficient(
 def _is_ahead(cluster: Cluster, here: Scope) -> bool:
     """Return whether no replica has come as far as a scope must see."""
     settled = here.settled.get(cluster.name)
-    if settled is None or settled.hosts:
+    if settled is None or _readable(settled):
         return False
     here.behind.add(cluster.name)
     return True
+
+
+def _readable(settled: Settled) -> list[str]:
+    """Return the replicas that have what is to be seen."""
+    return [alias for alias, hosts in settled.hosts.items() if hosts is None or hosts]
 
 
 def _replica(cluster: Cluster, here: Scope | None) -> str:
@@ -129,8 +144,8 @@ def _replica(cluster: Cluster, here: Scope | None) -> str:
         # Django may ask two times for one query, and uses the second answer: taking turns
         # would give one replica all of them.
         return random.choice(replicas)
-    if (settled := here.settled.get(cluster.name)) is not None and settled.hosts:
-        replicas = tuple(alias for alias in replicas if alias in settled.hosts)
+    if (settled := here.settled.get(cluster.name)) is not None and (found := _readable(settled)):
+        replicas = tuple(alias for alias in replicas if alias in found)
     chosen = here.replicas.get(cluster.name)
     if chosen is None:
         chosen = here.replicas.setdefault(cluster.name, _chosen(cluster, here, replicas))

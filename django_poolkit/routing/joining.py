@@ -22,6 +22,7 @@ def install() -> None:
     ports.ask_commit = writes.ask_commit
     ports.note_commit = writes.note_commit
     ports.choose_host = choice.host_for
+    ports.keeps_host = choice.keeps_host
     pre_save.connect(stale.look, dispatch_uid="django_poolkit.stale_write")
     commands.install()
 

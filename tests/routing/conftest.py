@@ -111,6 +111,7 @@ def routed(
     monkeypatch.setattr(writes, "_silent", frozenset())
     # A test that changes INSTALLED_APPS has the app get ready, and connect the rest of it.
     monkeypatch.setattr(ports, "choose_host", None)
+    monkeypatch.setattr(ports, "keeps_host", None)
     monkeypatch.setattr(BaseCommand, "execute", BaseCommand.execute)
     scopes._pins.set({})  # what an earlier test has written here
     settings.POOLKIT = {**settings.POOLKIT, "CLUSTERS": {"default": {"replicas": ["replica"]}}}
