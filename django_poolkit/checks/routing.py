@@ -12,6 +12,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db import router as routers
 
+from django_poolkit.checks import carrying
+from django_poolkit.conf.routing import routing_config
 from django_poolkit.routing import ReadWriteRouter
 from django_poolkit.routing.topology import Cluster, clusters
 
@@ -26,9 +28,15 @@ def check_routing(
         known = clusters()
     except ImproperlyConfigured as error:
         return [Error(str(error), id="poolkit.E004")]
+    try:
+        config = routing_config()
+    except ImproperlyConfigured as error:
+        return [Error(str(error), id="poolkit.E006")]
     found = [message for cluster in known.values() for message in _transactions(cluster)]
     if any(cluster.replicas for cluster in known.values()):
-        found += _no_router()
+        for look in (_no_router(), carrying.middleware(), carrying.cookie(config),
+                     carrying.cache(config)):  # fmt: skip
+            found += look
     return found
 
 

@@ -153,7 +153,7 @@ def end_of(request: RequestScope) -> None:
 
 
 class ScopeBlock(Block[Scope]):
-    """The block of `scope()`. Joins the scope that it is entered in, if there is one."""
+    """A block with a scope. Joins the one that it is entered in, if there is one."""
 
     __slots__ = ()
 
@@ -198,17 +198,6 @@ class CommandBlock(ScopeBlock):
 
     def _opened(self) -> Scope:
         return Scope(command=True)
-
-
-def scope() -> ScopeBlock:
-    """Open a scope for the length of a `with` block, or of a decorated function.
-
-    For work that is no request: a job, a consumer's message, a thread. In it, one replica serves
-    all reads of a cluster; and once a statement that may write has begun on the primary, that
-    serves them. Within a request or another scope it joins that one; within a management command
-    it opens one of its own. Coroutine functions can be decorated, too. Never blocks.
-    """
-    return ScopeBlock()
 
 
 def unsettle(here: Scope, cluster: str, alias: str) -> None:
