@@ -162,9 +162,9 @@ def _is_everywhere(cluster: Cluster, floor: Floor) -> bool:
     """Return whether all replicas are known to have what is to be seen. Sends nothing."""
     if floor.position is None:
         return False
-    replicas = members.replicas_of(cluster)
+    replicas, primary = members.replicas_of(cluster), members.primary_of(cluster)
     return len(replicas) == members.count_of(cluster) and all(
         (reading := member.server.known()) is not None
-        and servers.judge(cluster.name, floor.position, reading) == "reached"
+        and servers.judge(cluster.name, floor.position, reading, primary) == "reached"
         for member in replicas
     )

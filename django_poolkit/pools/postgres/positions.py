@@ -20,6 +20,8 @@ class Reading:
     """Whether it is a replica."""
     position: Position
     """What a replica has replayed, or a primary has written."""
+    sure: bool
+    """Whether the timeline is its present one. Else it may have gone on to a later one."""
     source: PoolConnection | None
     """On which connection it said so."""
 
@@ -56,10 +58,11 @@ class PositionReader(Prober):
 
 
 def _reading(columns: list[bytes | None], source: PoolConnection | None) -> Reading:
-    recovering, lsn, timeline, *rest = columns
+    recovering, lsn, timeline, sure, *rest = columns
     server = server_of(rest)
     if recovering != b"t":
-        return Reading(False, written_at(server, (lsn, timeline)), source)
+        return Reading(False, written_at(server, (lsn, timeline)), True, source)
     # Nothing has been replayed: a replica that has not been sent anything yet.
     replayed = lsn_of(lsn.decode()) if lsn else 0
-    return Reading(True, Position(server.system, int(timeline or 0), replayed), source)
+    position = Position(server.system, int(timeline or 0), replayed)
+    return Reading(True, position, sure == b"t", source)

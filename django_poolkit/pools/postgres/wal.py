@@ -23,19 +23,21 @@ SERVER: Final = b"c.system_identifier, i.bytes_per_wal_segment, i.wal_block_size
 SERVER_FROM: Final = b"pg_catalog.pg_control_system() c, pg_catalog.pg_control_init() i"
 
 # A replica's timeline is what its receiver is sent, where the role may know (pg_read_all_stats).
-# The rest follows with the next restart point. They are looked at in one statement, since what is
-# replayed must not be of a later moment than they are.
+# The rest follows with the next restart point, so it may be that of a primary that has been
+# replaced. The position comes first: a timeline that is looked at afterwards is not older than it.
 READING: Final = b"""
 SELECT r.recovering,
     CASE WHEN r.recovering THEN pg_catalog.pg_last_wal_replay_lsn()
          ELSE pg_catalog.pg_current_wal_insert_lsn() END,
     CASE WHEN r.recovering THEN greatest(
-             (SELECT w.received_tli FROM pg_catalog.pg_stat_get_wal_receiver() w),
+             w.received_tli,
              (SELECT m.min_recovery_end_timeline FROM pg_catalog.pg_control_recovery() m),
              (SELECT k.timeline_id FROM pg_catalog.pg_control_checkpoint() k))::pg_catalog.text
          ELSE pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END,
+    w.pid IS NULL OR w.received_tli IS NOT NULL,
     %s
-FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering OFFSET 0) r, %s
+FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering OFFSET 0) r,
+    pg_catalog.pg_stat_get_wal_receiver() w, %s
 """ % (SERVER, SERVER_FROM)
 """Asks a primary or a replica how far it has come."""
 
