@@ -115,10 +115,11 @@ def _sufficient(
     if found or overrides.role_of(cluster.name) == "replica":
         return found or weights
     scopes.unsettle(here, cluster.name, alias)
+    had = ", ".join(map(repr, sorted(allowed)))
     raise ReplicasBehind(
-        f"alias {alias!r}: no host is left that has what this visitor has to see: "
-        f"{', '.join(map(repr, sorted(allowed)))} had, and cannot be reached. What reads after "
-        "this in the same scope reads the primary"
+        f"alias {alias!r}: no host is left that has what this visitor has to see"
+        f"{f': {had} had, and cannot be reached' if had else ''}. What reads after this in the "
+        "same scope reads the primary"
     )
 
 

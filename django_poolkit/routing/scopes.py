@@ -33,7 +33,7 @@ class Settled:
 
     hosts: Mapping[str, frozenset[str] | None]
     """By alias of a replica that has: those of its hosts that have; None where it is one server.
-    Empty: the primary has to be read."""
+    No alias, or no host: the primary has to be read."""
 
 
 _raising = threading.RLock()
@@ -201,11 +201,12 @@ class CommandBlock(ScopeBlock):
 
 
 def unsettle(here: Scope, cluster: str, alias: str) -> None:
-    """Take away a replica that has turned out to be of no use to a scope."""
-    hosts = dict(here.settled[cluster].hosts)
-    hosts.pop(alias, None)
-    settled = Settled(MappingProxyType(hosts))
-    here.settled = MappingProxyType({**here.settled, cluster: settled})
+    """Take away all hosts of a replica, which have turned out to be of no use to a scope."""
+    with _raising:
+        # It stays there, with none: another thread may have been sent to it already.
+        hosts = {**here.settled[cluster].hosts, alias: frozenset[str]()}
+        settled = Settled(MappingProxyType(hosts))
+        here.settled = MappingProxyType({**here.settled, cluster: settled})
 
 
 def mark_written(cluster: str) -> None:

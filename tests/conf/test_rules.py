@@ -63,3 +63,13 @@ def test_two_clusters_cannot_have_the_same_models(settings):
     }
     with pytest.raises(ImproperlyConfigured, match=r"\['ts'\]\['models'\].*\['default'\]"):
         clusters_config()
+
+
+def test_how_positions_are_told(settings):
+    settings.POOLKIT = {"CLUSTERS": {"default": {}}}
+    assert clusters_config()["default"].position == "lsn"
+    settings.POOLKIT = {"CLUSTERS": {"default": {"position": "time"}}}
+    assert clusters_config()["default"].position == "time"
+    settings.POOLKIT = {"CLUSTERS": {"default": {"position": "gtid"}}}
+    with pytest.raises(ImproperlyConfigured, match=r"\['default'\]\['position'\] must be 'lsn' or"):
+        clusters_config()
