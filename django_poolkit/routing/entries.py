@@ -22,7 +22,7 @@ from django_poolkit.routing import figures
 from django_poolkit.routing.floors import Floor
 from django_poolkit.routing.token import merge, seal, unseal
 
-logger = logging.getLogger("django_poolkit")
+logger = logging.getLogger("django_poolkit.routing")
 
 LINK: Final = 86_400.0
 """Seconds that a link lasts, where no session says for how long its visitor is known."""
@@ -83,8 +83,9 @@ def _tolerated(alias: str) -> Iterator[None]:
         if not _failing:
             _failing = True
             # What it says may have addresses and passwords in it.
-            logger.warning("event=carrier_failed carrier=cache alias=%s error=%s",
-                           alias, type(error).__name__)  # fmt: skip
+            logger.warning(
+                "event=carrier_failed carrier=cache alias=%s error=%s", alias, type(error).__name__
+            )
     else:
         _failing = False
 

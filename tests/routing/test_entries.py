@@ -280,7 +280,7 @@ def test_it_is_said_once(site, settings, caplog):
     with caplog.at_level(logging.WARNING, logger="django_poolkit"):
         for _ in range(3):
             assert Client().get("/where/", headers={"Authorization": "x"}).status_code == 200
-    [line] = [each.getMessage() for each in caplog.records if each.name == "django_poolkit"]
+    [line] = [each.getMessage() for each in caplog.records if each.name == "django_poolkit.routing"]
     assert line == "event=carrier_failed carrier=cache alias=down error=ConnectionError"
 
 
