@@ -30,6 +30,7 @@ from django_poolkit.routing.scopes import Scope
 from django_poolkit.routing.settling import asettle, settle
 from django_poolkit.routing.token import merge, seal, unseal
 from django_poolkit.routing.topology import clusters
+from django_poolkit.routing.watching import on_one_database
 
 MOST: Final = 32
 """Tokens of one request that are looked at."""
@@ -44,7 +45,7 @@ def carriage_of(request: HttpRequest, within: RequestScope) -> Carriage | None:
 
     None where there is no replica to be behind, and for one that has it already.
     """
-    if not any(cluster.replicas for cluster in clusters().values()):
+    if not any(cluster.replicas for cluster in clusters().values()) or on_one_database():
         return None
     if (scope := scopes.current()) is None:
         return None

@@ -15,6 +15,7 @@ from django_poolkit.routing.scopes import Scope, ScopeBlock
 from django_poolkit.routing.settling import asettle, settle
 from django_poolkit.routing.token import merge, seal, unseal
 from django_poolkit.routing.topology import clusters
+from django_poolkit.routing.watching import on_one_database
 
 
 class JobBlock(ScopeBlock):
@@ -26,7 +27,7 @@ class JobBlock(ScopeBlock):
     __slots__ = ("_floors",)
 
     def __init__(self, token: str | None) -> None:
-        self._floors = {} if token is None else unseal(token)
+        self._floors = {} if token is None or on_one_database() else unseal(token)
 
     def __enter__(self) -> Scope:
         here = super().__enter__()
@@ -85,12 +86,16 @@ def carry() -> str | None:
     ASCII letters, which shows nothing of the database, and is of no use after
     `ROUTING["MAX_AGE"]` seconds. Blocks the thread for 50 ms at most.
     """
+    if on_one_database():
+        return None
     here = scopes.current()
     return _sealed(here, {} if here is None else outgoing(here))
 
 
 async def acarry() -> str | None:
     """Do the same as `carry()`, without blocking the loop."""
+    if on_one_database():
+        return None
     here = scopes.current()
     return _sealed(here, {} if here is None else await aoutgoing(here))
 

@@ -60,3 +60,8 @@ def watched(watcher: Watcher) -> Iterator[None]:
     finally:
         with _changing:
             watchers = tuple(each for each in watchers if each is not watcher)
+
+
+def on_one_database() -> bool:
+    """Return whether a watcher has everything run on the primary, so that nothing is behind."""
+    return any(watcher.one_database for watcher in watchers)

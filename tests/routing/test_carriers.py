@@ -19,6 +19,7 @@ from django_poolkit.middleware import PoolkitMiddleware
 from django_poolkit.routing import scopes
 from django_poolkit.routing.floors import Floor, Position
 from django_poolkit.routing.token import seal, unseal
+from django_poolkit.testing.routing import record_routing
 from django_poolkit.testing.waiting import wait_until
 from tests.app.models import Item
 from tests.routing.conftest import alias_of, looped
@@ -198,6 +199,20 @@ def test_what_is_there_to_change_something_does_not_wait(site, settings, monkeyp
 def test_where_nothing_can_be_behind_nothing_is_carried(site, settings):
     settings.POOLKIT = {**settings.POOLKIT, "CLUSTERS": {"default": {}}}
     assert not Client().post("/write/").cookies
+
+
+def test_where_all_runs_on_one_database_nothing_is_behind(site, monkeypatch):
+    from django_poolkit.routing import carriers
+
+    # In a test that records what would be read where: there may be no replica to ask.
+    monkeypatch.setattr(carriers, "settle", pytest.fail)
+    monkeypatch.setattr(carriers, "outgoing", pytest.fail)
+    with record_routing() as log:
+        visitor = Client()
+        visitor.post("/write/")
+        visitor.get("/where/")
+    assert not visitor.cookies
+    assert [each.reason for each in log.decisions] == ["read"]
 
 
 # -- the cookie

@@ -16,6 +16,7 @@ from django.db import connections, transaction
 from django_poolkit.routing import acarry, carry, jobs, scope, scopes
 from django_poolkit.routing.floors import Floor
 from django_poolkit.routing.token import seal, unseal
+from django_poolkit.testing.routing import record_routing
 from tests.app.models import Item
 from tests.routing.conftest import alias_of, looped, seen
 
@@ -198,6 +199,17 @@ def test_threads_may_share_a_token(paused):
 
     with ThreadPoolExecutor(2) as pool:
         assert [each.result() for each in [pool.submit(job) for _ in range(2)]] == ["default"] * 2
+
+
+def test_where_all_runs_on_one_database_nothing_is_carried(paused, monkeypatch):
+    token = written()
+    for name in ("settle", "outgoing"):
+        monkeypatch.setattr(jobs, name, pytest.fail)
+    with record_routing() as log, scope(token):
+        assert alias_of() == "default"
+        assert carry() is None
+        assert asyncio.run(acarry()) is None
+    assert [each.reason for each in log.decisions] == ["read"]
 
 
 def test_a_token_of_another_cluster_holds_nobody(paused):
