@@ -90,5 +90,5 @@ def chosen_by(visitor: bytes, weights: Mapping[str, float]) -> str:
 
 def _score(visitor: bytes, name: str, weight: float) -> float:
     digest = blake2b(visitor, digest_size=8, key=name.encode()[:64]).digest()
-    drawn = (int.from_bytes(digest) + 1) / (2**64 + 1)  # above 0, below 1
+    drawn = ((int.from_bytes(digest) >> 12) + 0.5) / 2**52  # above 0, and below 1 as a float, too
     return -weight / math.log(drawn)

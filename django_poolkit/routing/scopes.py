@@ -99,11 +99,12 @@ class Scope:
     def place(self, cluster: str, floor: Floor) -> None:
         """Enter what was written or seen on the primary of a cluster.
 
-        What had come in is below that, whatever timeline it was on: the primary has it, or it is
-        lost.
+        What had come in is below a position there, whatever timeline it was on: the primary has
+        it, or it is lost.
         """
         with _raising:
-            before = self.floors.get(cluster) if cluster in self.placed else None
+            fulfils = floor.position is not None and cluster not in self.placed
+            before = None if fulfils else self.floors.get(cluster)
             after = later(before, floor)
             assert after is not None
             self.placed.add(cluster)
