@@ -17,6 +17,12 @@ class SessionCookie(NamedTuple):
     secure: bool
 
 
+def session_cookie_name() -> str:
+    """Return what the session cookie is called, whether there are sessions or not."""
+    name: str = settings.SESSION_COOKIE_NAME
+    return name
+
+
 def session_cookie() -> SessionCookie:
     """Return how the session cookie is set, whether there are sessions or not."""
     return SessionCookie(
@@ -25,6 +31,12 @@ def session_cookie() -> SessionCookie:
         settings.SESSION_COOKIE_DOMAIN,
         bool(settings.SESSION_COOKIE_SECURE),
     )
+
+
+def secret_key() -> str | bytes:
+    """Return the key by which a site signs."""
+    key: str | bytes = settings.SECRET_KEY
+    return key
 
 
 def cookie_names() -> dict[str, str]:

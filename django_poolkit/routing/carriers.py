@@ -118,7 +118,7 @@ class Carriage:
     def _unpack(self) -> None:
         request, config = self._request, self._config
         self._visitor = self.scope.visitor = visitors.visitor_of(request)
-        if config.cookie is not None:
+        if config.cookie is not None and request.COOKIES:
             is_ours = names_of(config.cookie).fullmatch
             came = {name: text for name, text in request.COOKIES.items() if text and is_ours(name)}
             self._cookies = list(came)[:MOST]
@@ -159,7 +159,7 @@ class Carriage:
 
     def leave(self, response: HttpResponseBase) -> None:
         """Give the visitor what its next request has to bring. Blocks for 50 ms at most."""
-        if self._goes_anywhere(response):
+        if not self._goes_nowhere(response):
             floors = outgoing(self.scope)
             self._give(response, floors)
             if self._config.cache is not None:
@@ -167,22 +167,22 @@ class Carriage:
 
     async def aleave(self, response: HttpResponseBase) -> None:
         """Do the same, without blocking the loop."""
-        if self._goes_anywhere(response):
+        if not self._goes_nowhere(response):
             floors = await aoutgoing(self.scope)
             self._give(response, floors)
             if self._config.cache is not None:
                 await sync_to_async(self._write_entry)(floors)
 
-    def _goes_anywhere(self, response: HttpResponseBase) -> bool:
-        if self._config.cache is not None or not _is_public(response):
-            return True
-        if self.scope.wrote:
-            figures.carrier_failed("public")
-        return False
+    def _goes_nowhere(self, response: HttpResponseBase) -> bool:
+        if not self.scope.wrote or self._config.cache is not None or not _is_public(response):
+            return False
+        figures.carrier_failed("public")
+        return True
 
     def _give(self, response: HttpResponseBase, floors: Mapping[str, Floor]) -> None:
-        if _is_public(response):
-            return  # everyone would get it
+        # Most have nothing to give or take back. And what is public, everyone would get.
+        if not (floors or self._cookies) or _is_public(response):
+            return
         given = False
         if self._config.cookie is not None:
             given = self._give_cookie(response, self._config.cookie, floors)

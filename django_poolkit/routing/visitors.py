@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, Final
 
 from django.http import HttpRequest
 from django.utils.crypto import salted_hmac
 from django.utils.functional import LazyObject, empty
 
-from django_poolkit.conf.site import session_cookie
+from django_poolkit.conf.site import secret_key, session_cookie_name
 
 _SALT: Final = "django_poolkit.routing.visitors"
 # django.contrib.auth.SESSION_KEY, which is not imported for it: the app may not be installed.
@@ -21,10 +23,10 @@ def visitor_of(request: HttpRequest) -> bytes | None:
     A hash of the session's cookie, else of the header by which a client of an API is known. It is
     keyed, so that nobody can tell either from where it is kept.
     """
-    if session := request.COOKIES.get(session_cookie().name):
+    if session := request.COOKIES.get(session_cookie_name()):
         return _hash("session", session)
     if credentials := request.META.get("HTTP_AUTHORIZATION"):
-        return _hash("authorization", credentials)
+        return _hash("credentials", credentials)
     return None
 
 
@@ -68,4 +70,10 @@ def _loaded_session(request: HttpRequest) -> Any:
 
 
 def _hash(kind: str, text: str) -> bytes:
-    return salted_hmac(f"{_SALT}.{kind}", text, algorithm="sha256").digest()[:16]
+    key = _key(secret_key())
+    return blake2b(text.encode(), key=key, person=kind.encode(), digest_size=16).digest()
+
+
+@lru_cache(maxsize=4)
+def _key(secret: str | bytes) -> bytes:
+    return salted_hmac(_SALT, b"", secret, algorithm="sha256").digest()
