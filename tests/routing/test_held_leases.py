@@ -10,6 +10,7 @@ from django.db import connections, transaction
 
 from django_poolkit.backends import ports
 from django_poolkit.routing import choice, scope, use_replica
+from django_poolkit.routing.errors import ReplicasBehind
 from django_poolkit.routing.outgoing import outgoing
 from django_poolkit.routing.scopes import Scope
 from django_poolkit.routing.settling import settle
@@ -82,6 +83,22 @@ def test_a_transaction_stays_where_it_has_begun(held):
             arrive(here)
             assert set(Item.objects.using("replica").values_list("name", flat=True)) == found
         assert seen() == {"new"}
+
+
+def test_who_was_sent_to_a_host_that_is_gone_gets_no_other(held):
+    _, arrive = held
+    with scope() as here:
+        arrive(here)
+        [(alias, allowed)] = here.settled["default"].hosts.items()
+        assert allowed is not None
+        every = {"one": 1.0, "two": 1.0}
+        for weights in (
+            {key: 1.0 for key in every if key not in allowed},  # it refuses
+            every,  # and another thread of the scope is on its way there
+        ):
+            with pytest.raises(ReplicasBehind, match="no host is left"):
+                choice.host_for(alias, weights)
+        assert Item.objects.get()._state.db == "default"
 
 
 def test_who_says_replica_is_given_any(held):

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +20,10 @@ from django.test import AsyncClient, Client
 from django.urls import path
 
 from django_poolkit.backends import ports
-from django_poolkit.routing import choice
+from django_poolkit.routing import choice, scope
+from django_poolkit.routing.floors import Floor
+from django_poolkit.routing.outgoing import outgoing
+from django_poolkit.routing.settling import settle
 from django_poolkit.testing import Cluster
 from tests.app.models import Item
 from tests.routing.conftest import entry, looped
@@ -206,3 +209,29 @@ def test_what_all_replicas_have_is_carried_no_further(site):
     while any(morsel.value for morsel in client.cookies.values()):
         assert client.get("/2/").json()["alias"] == "replica"
         assert time.monotonic() < deadline
+
+
+def lsn(floors: Mapping[str, Floor]) -> int:
+    position = floors["default"].position
+    assert position is not None
+    return position.lsn
+
+
+def test_what_the_primary_has_shown_of_others_goes_along(site):
+    for node in site.replicas:
+        node.pause_replay()
+    with scope() as mine:
+        change(2, block=True)
+        written = outgoing(mine)
+    with scope() as others:
+        change(3, block=True)
+        newer = outgoing(others)
+    for reads in (True, False):
+        with scope() as here:
+            here.raise_floor("default", written["default"])
+            settle(here)
+            if reads:
+                assert show(2) == {"own": 1, "shared": 2, "alias": "default"}
+            found = lsn(outgoing(here))
+        # Who has seen it has to see it again; who has not need not.
+        assert found >= lsn(newer) if reads else found == lsn(written)
