@@ -157,7 +157,6 @@ def _results(connection: PoolConnection, statement: bytes) -> Generator[Any, Any
 def _send(connection: PoolConnection, text: bytes, results: list[PGresult]) -> Steps:
     """Send a text, and take down its results as they come: an error keeps those before it."""
     pgconn = connection.pgconn
-    connection._check_connection_ok()
     pgconn.send_query(text)
     yield from generators.send(pgconn)
     while (result := (yield from generators.fetch(pgconn))) is not None:
