@@ -163,8 +163,9 @@ def _is_everywhere(cluster: Cluster, floor: Floor) -> bool:
     if floor.position is None:
         return False
     replicas, primary = members.replicas_of(cluster), members.primary_of(cluster)
+    said = None if primary is None else primary.known()
     return len(replicas) == members.count_of(cluster) and all(
         (reading := member.server.known()) is not None
-        and servers.judge(cluster.name, floor.position, reading, primary) == "reached"
+        and servers.judge(cluster.name, floor.position, reading, said) == "reached"
         for member in replicas
     )

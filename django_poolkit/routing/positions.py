@@ -192,9 +192,12 @@ class Servers:
             self._timelines[key] = position.timeline
 
     def judge(
-        self, cluster: str, wanted: Position, reading: Reading, primary: Server | None
+        self, cluster: str, wanted: Position, reading: Reading, primary: Reading | None
     ) -> Verdict:
-        """Return what a replica of a cluster is for who has to see a position. Sends nothing."""
+        """Return what a replica of a cluster is for who has to see a position. Sends nothing.
+
+        `primary` is what that has said, if it is sure to be still so.
+        """
         found = reading.position
         if not reading.in_recovery:
             return "never"
@@ -210,11 +213,10 @@ class Servers:
             return "reached"
         # It follows somebody, and does not say on which timeline: on the primary's, so no later
         # one, for as long as that has not been replaced.
-        said = None if primary is None else primary.known()
-        if said is None or said.in_recovery:
+        if primary is None or primary.in_recovery:
             return "unsure"
-        self.note(cluster, said.position)
-        now = said.position
+        self.note(cluster, primary.position)
+        now = primary.position
         return (
             "reached" if (now.system, now.timeline) == (found.system, found.timeline) else "never"
         )

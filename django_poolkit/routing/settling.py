@@ -95,7 +95,10 @@ class _Case:
         return reading is not None and self._judge(reading) == "reached"
 
     def _judge(self, reading: Reading) -> Verdict:
-        return servers.judge(self.cluster.name, self._wanted, reading, self._primary)
+        said = None if self._confirming is None else self._confirming.reading
+        if said is None and self._primary is not None and not reading.sure:
+            said = self._primary.known()
+        return servers.judge(self.cluster.name, self._wanted, reading, said)
 
     def ask(self, deadline: float, notify: Callable[[], None]) -> None:
         """Have all asked of which nothing is known."""
