@@ -6,7 +6,7 @@ import pytest
 from django.db import connections
 
 from django_poolkit.pools.postgres.wal import lsn_of
-from django_poolkit.routing import writes
+from django_poolkit.routing import outgoing, writes
 from django_poolkit.routing.positions import servers
 from django_poolkit.testing import Cluster
 from django_poolkit.testing.waiting import wait_until
@@ -15,8 +15,9 @@ from tests.routing.test_settling import be_patient, read, write
 
 
 @pytest.fixture
-def failing(routed, django_db_blocker):
+def failing(routed, monkeypatch):
     """A primary of its own, with two replicas, which a test may end."""
+    monkeypatch.setattr(outgoing, "BUDGET", 10.0)
     with Cluster(replicas=2) as cluster:
         primary, replica = cluster.primary, cluster.replicas[0]
         primary.execute(
