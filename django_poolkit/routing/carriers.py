@@ -121,9 +121,11 @@ class Carriage:
         if config.cookie is not None and request.COOKIES:
             is_ours = names_of(config.cookie).fullmatch
             came = {name: text for name, text in request.COOKIES.items() if text and is_ours(name)}
-            self._cookies = list(came)[:MOST]
-            for name in self._cookies:
-                merge(self._by_cookie, unseal(came[name]))
+            for name in list(came)[:MOST]:
+                # What says nothing to us may be of another site at the same address.
+                if floors := unseal(came[name]):
+                    self._cookies.append(name)
+                    merge(self._by_cookie, floors)
         if config.header is not None and (text := request.headers.get(config.header)):
             for part in text.split(",", MOST)[:MOST]:
                 merge(self._by_header, unseal(part.strip()))

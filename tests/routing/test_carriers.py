@@ -269,7 +269,15 @@ def future(site: Any, seconds: float) -> Floor:
 def test_forged_ones_are_nothing(site, text):
     response = get("/where/", {"poolkit_floor_0000": text})
     assert response.content == b"replica"
-    assert response.cookies["poolkit_floor_0000"].value == ""
+    assert not response.cookies
+
+
+def test_those_of_another_site_at_the_same_address_are_left_to_it(site, settings):
+    ours = carried(Client().post("/write/").cookies)
+    settings.SECRET_KEY = "of another site"
+    response = get("/write/", ours)
+    assert carried(response.cookies).keys() == response.cookies.keys()
+    assert ours.keys().isdisjoint(response.cookies)
 
 
 def test_one_that_was_changed_is_nothing(site):
@@ -334,8 +342,10 @@ def test_what_everyone_may_get_has_no_token(site, settings, header):
     assert "X-Floor" not in response.headers
     assert "private" not in response.headers.get("Cache-Control", "")
     # Nor does it take any back: everyone would lose it.
-    cookies = {"poolkit_floor_0000": "nothing"}
-    assert not get(f"/where/?with={header}", cookies).cookies
+    mine = carried(Client().post("/write/").cookies)
+    catch_up(site, settings)
+    assert get("/where/", mine).cookies
+    assert not get(f"/where/?with={header}", mine).cookies
 
 
 @pytest.mark.parametrize(
