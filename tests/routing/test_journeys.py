@@ -73,6 +73,10 @@ def site(routed: Cluster, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Ite
     """These views; `replica` leads to both replicas, and each visitor has a row everywhere."""
     monkeypatch.setattr(ports, "choose_host", choice.host_for)
     monkeypatch.setattr(ports, "keeps_host", choice.keeps_host)
+    # However slow this is, a server says where it is.
+    monkeypatch.setattr("django_poolkit.routing.outgoing.BUDGET", 30.0)
+    monkeypatch.setattr("django_poolkit.routing.positions._PATIENCE", 30.0)
+    monkeypatch.setattr("django_poolkit.backends.postgresql.hosts._PATIENCE", 30.0)
     settings.ROOT_URLCONF = __name__
     settings.MIDDLEWARE = ["django_poolkit.middleware.PoolkitMiddleware"]
     hosts = [{"HOST": node.host, "PORT": node.port} for node in routed.replicas]
