@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from django.test.utils import override_settings
 from django.urls import path
 
 from django_poolkit.routing import entries, figures
+from django_poolkit.routing.floors import Floor, Position
 from django_poolkit.testing.routing import record_routing
 from tests.app.models import Item
 from tests.routing.conftest import alias_of, looped
@@ -239,6 +241,14 @@ def test_several_writes_are_seen_together(site):
     assert len(first) == len(tokens()) == 1
     assert first != tokens()
     assert phone.get("/where/").content == b"default"
+
+
+def test_one_that_comes_late_undoes_nothing(site):
+    newer, older = (Floor(Position(1, 1, lsn), time.time() + 20) for lsn in (200, 100))
+    for each in (newer, older):
+        entries.write("default", {"default": each}, b"visitor", None)
+    [found] = entries.read("default", b"visitor", None)[0].values()
+    assert found.position == newer.position
 
 
 def tokens() -> list[Any]:

@@ -83,7 +83,9 @@ class Around:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         with transaction.atomic():
-            return self.get_response(request)
+            response = self.get_response(request)
+            response.headers["After"] = alias_of()
+            return response
 
 
 urlpatterns = [
@@ -146,7 +148,9 @@ def test_a_block_after_the_view_is_meant_as_one(atomic_site, settings):
 
 def test_a_block_around_the_view_is_meant_as_one(atomic_site, settings):
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.Around"]
-    assert Client().get("/reads/").content == b"default default"
+    response = Client().get("/reads/")
+    assert response.content == b"default default"
+    assert response.headers["After"] == "default"
 
 
 @looped
