@@ -39,16 +39,17 @@ class PositionReader(Prober):
     def still(self, reading: Reading) -> bool:
         """Return whether it is the same run of the server as at that reading.
 
-        A replica that has been started again may be behind where it was. Sends nothing. False,
-        too, while it is being asked.
+        A replica that has been started again may be behind where it was. Sends nothing, and may
+        be called by any thread, also while another one asks.
         """
         connection = self._connection
         if connection is None or connection is not reading.source:
             return False
         try:
-            # Each caller has a poll of its own: two at a time must not use the same object.
+            # Each caller has a poll of its own: two at a time must not use the same object. An
+            # answer that is being waited for is no end of the connection.
             poller = select.poll()
-            poller.register(connection.pgconn.socket, select.POLLIN)
+            poller.register(connection.pgconn.socket, select.POLLRDHUP)
             return not poller.poll(0)
         except (psycopg.Error, OSError, ValueError):
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import pytest
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.positions import PositionReader
 from django_poolkit.testing import Node
+from django_poolkit.testing.waiting import wait_until
 
 
 @pytest.fixture
@@ -24,11 +26,20 @@ def test_what_was_read_holds_for_as_long_as_its_connection(reader, primary: Node
     assert reader.still(reading)
     for session in primary.sessions():
         primary.kill_backend(session.pid)
-    assert not reader.still(reading)
+    wait_until(lambda: not reader.still(reading), 10.0, "its connection has ended, and it holds")
     newer = reader.read(5.0)
     assert reader.still(newer)
     assert not reader.still(reading)
     assert newer.position.reached_by(reader.read(5.0).position)
+
+
+def test_it_holds_while_an_answer_is_on_its_way(reader):
+    reading = reader.read(5.0)
+    pgconn = reader._connection.pgconn
+    pgconn.send_query(b"SELECT 1")
+    pgconn.flush()
+    assert select.select([pgconn.socket], [], [], 10.0)[0]
+    assert reader.still(reading)
 
 
 def test_threads_may_look_at_the_same_time(reader):
