@@ -1,4 +1,4 @@
-"""`PoolkitMiddleware`: answers 503 when a pool had no connection for the request; and health."""
+"""`PoolkitMiddleware`: 503 where a pool had no connection; health; what a visitor sees next."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from django_poolkit.health import front
 from django_poolkit.health.access import Asked
 from django_poolkit.health.response import as_response
 from django_poolkit.pools.errors import PoolError
-from django_poolkit.routing import scopes
+from django_poolkit.routing import carriers, scopes, views
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 AsyncGetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
@@ -34,7 +34,8 @@ class PoolkitMiddleware:
     the wrappers in `django_poolkit.asgi` and `django_poolkit.wsgi`, with which it cooperates.
     A view that caught the error and answered by itself keeps its answer, unless that is a 500.
 
-    It also answers below `HEALTH["PATH"]`, where no wrapper has done so.
+    It also answers below `HEALTH["PATH"]`, where no wrapper has done so. And where there are
+    replicas, it gives the visitor what its next request has to bring to see what this one wrote.
     """
 
     sync_capable = True
@@ -45,6 +46,8 @@ class PoolkitMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
+            # Django would have a thread run the other, each time.
+            self.process_view = self._process_view_async  # type: ignore[method-assign]
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """Serve a request. A coroutine where the rest of the chain is asynchronous."""
@@ -54,20 +57,47 @@ class PoolkitMiddleware:
             return as_response(front.answer(asked))
         get_response = cast(GetResponse, self.get_response)
         with requests.entered(_scope_of(request)) as scope:
+            carriage = carriers.carriage_of(request, scope)
+            if carriage is not None:
+                carriage.arrive()
             try:
-                return _checked(scope, request, get_response(request))
+                response = _checked(scope, request, get_response(request))
             except Exception as error:
-                return _instead_of(scope, request, error)
+                response = _instead_of(scope, request, error)
+            if carriage is not None:
+                carriage.leave(response)
+            return _left(scope, response)
 
     async def _serve_async(self, request: HttpRequest) -> HttpResponseBase:
         if (asked := _asked(request)) is not None:
             return as_response(await front.aanswer(asked))
         get_response = cast(AsyncGetResponse, self.get_response)
         with requests.entered(_scope_of(request)) as scope:
+            carriage = carriers.carriage_of(request, scope)
+            if carriage is not None:
+                await carriage.aarrive()
             try:
-                return _checked(scope, request, await get_response(request))
+                response = _checked(scope, request, await get_response(request))
             except Exception as error:
-                return _instead_of(scope, request, error)
+                response = _instead_of(scope, request, error)
+            if carriage is not None:
+                await carriage.aleave(response)
+            return _left(scope, response)
+
+    def process_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> Any:
+        """Take note of what is known now: the view that is to run, and perhaps the user."""
+        scope = _scope_of(request)
+        views.enter(scope, view)
+        if (carriage := carriers.known(scope)) is not None:
+            carriage.meet_user()
+
+    async def _process_view_async(
+        self, request: HttpRequest, view: Any, args: Any, kwargs: Any
+    ) -> Any:
+        scope = _scope_of(request)
+        views.enter(scope, view)
+        if (carriage := carriers.known(scope)) is not None:
+            await carriage.ameet_user()
 
     def process_exception(
         self, request: HttpRequest, exception: Exception
@@ -101,17 +131,17 @@ def _checked(
         response._resource_closers += replaced._resource_closers  # type: ignore[attr-defined]
     elif exhaustion.revoked(scope, response.status_code):
         response.headers.pop("Retry-After", None)
-    if not scope.owned:
-        _let_go(scope, response)
     return response
 
 
-def _let_go(scope: RequestScope, response: HttpResponseBase) -> None:
+def _left(scope: RequestScope, response: HttpResponseBase) -> HttpResponseBase:
     """End what no wrapper ends: what tasks of the view go on with is no part of the request."""
-    if response.streaming:
-        _bind(scope, response)
-    else:
-        scopes.end_of(scope)
+    if not scope.owned:
+        if response.streaming:
+            _bind(scope, response)
+        else:
+            scopes.end_of(scope)
+    return response
 
 
 def _bind(scope: RequestScope, response: Any) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.table import Table
 
 from example_project.measures import Measures
 from example_project.runs import Load, runs_of
 from example_project.serving import Shape
+from example_project.visits import Visits
 
 _KILLED = """\
 Every backend was terminated in mid-run, and once more when nothing was under way; then a few
@@ -78,6 +79,28 @@ def legend(results: Mapping[str, Measures], load: Load) -> str:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in failures.most_common())
             lines.append(f"Failed with {run.engine.title}: {kinds}.")
     return "".join(f"{line}\n" for line in lines)
+
+
+def visits_table(found: Sequence[Visits]) -> Table:
+    """Return what visitors met who order and look at their orders, side by side."""
+    rows: list[tuple[str, Callable[[Visits], str]]] = [
+        ("orders placed", lambda visits: f"{visits.orders:,}"),
+        ("pages read", lambda visits: f"{visits.pages.total():,}"),
+        ("  while the replica got nothing new", lambda visits: f"{visits.pages['paused']:,}"),
+        ("of them from the replica", lambda visits: f"{visits.share('replaying'):.0%}"),
+        ("  while it got nothing new", lambda visits: f"{visits.share('paused'):.0%}"),
+        ("half of them within", lambda visits: milliseconds(visits.median("replaying"))),
+        ("  while it got nothing new", lambda visits: milliseconds(visits.median("paused"))),
+        ("pages without an own order", lambda visits: f"{visits.stale.total():,}"),
+        ("failed", lambda visits: f"{visits.failures.total():,}"),
+    ]
+    view = Table(title="What they found", title_justify="left", title_style="bold")
+    view.add_column("")
+    for visits in found:
+        view.add_column(visits.title, justify="right", max_width=_COLUMN)
+    for label, value in rows:
+        view.add_row(label, *(value(visits) for visits in found))
+    return view
 
 
 def line(measures: Measures) -> str:

@@ -26,14 +26,20 @@ class Engine:
     ours: bool = True
 
 
+_NO_ROUTING = {"SHOP_ROUTING": "off"}  # pools are compared, each on the same server
+
 ENGINES = (
     Engine(
         "transaction",
         "transaction mode",
-        {"SHOP_BACKEND": "poolkit", "SHOP_POOL_MODE": "transaction"},
+        {"SHOP_BACKEND": "poolkit", "SHOP_POOL_MODE": "transaction", **_NO_ROUTING},
     ),
-    Engine("session", "session mode", {"SHOP_BACKEND": "poolkit", "SHOP_POOL_MODE": "session"}),
-    Engine("django", "Django's own pool", {"SHOP_BACKEND": "django"}, ours=False),
+    Engine(
+        "session",
+        "session mode",
+        {"SHOP_BACKEND": "poolkit", "SHOP_POOL_MODE": "session", **_NO_ROUTING},
+    ),
+    Engine("django", "Django's own pool", {"SHOP_BACKEND": "django", **_NO_ROUTING}, ours=False),
 )
 """In the order in which they are run. All have the same pool size and the same timeout."""
 

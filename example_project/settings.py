@@ -18,6 +18,8 @@ BACKEND = _environment.get("SHOP_BACKEND", "poolkit")
 # "transaction": a request holds a connection only while a statement or a transaction runs.
 # "session": from its first query to its end, as on Django's own pool.
 POOL_MODE = _environment.get("SHOP_POOL_MODE", "transaction")
+# "on": a read goes to the replica, unless that has not got yet what its visitor wrote.
+ROUTING = _environment.get("SHOP_ROUTING", "on")
 UPSTREAM_URL = _environment.get("SHOP_UPSTREAM_URL", "http://127.0.0.1:8901/")
 
 SECRET_KEY = "of an example: keep yours out of the repository"
@@ -68,6 +70,10 @@ if BACKEND == "poolkit":
     POOLKIT["CONTROL"] = {"STEERING": True}
     # Answered by the wrapper of wsgi.py and asgi.py, before Django is asked.
     POOLKIT["HEALTH"]["PATH"] = "/health/"
+if BACKEND == "poolkit" and ROUTING == "on":
+    # Two lines for a replica: what belongs together, and who sends reads where.
+    POOLKIT["CLUSTERS"] = {"default": {"replicas": ["replica"]}}
+    DATABASE_ROUTERS = ["django_poolkit.routing.ReadWriteRouter"]
 
 
 def _database(node: str) -> dict[str, Any]:
@@ -85,7 +91,7 @@ def _database(node: str) -> dict[str, Any]:
 
 DATABASES = {
     "default": _database("PRIMARY"),
-    # Only the report reads here: it may be a moment behind.
+    # The report reads here whatever is routed: it may be a moment behind.
     "replica": _database("REPLICA") | {"TEST": {"MIRROR": "default"}},
 }
 

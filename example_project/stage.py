@@ -23,7 +23,7 @@ from rich.table import Table
 
 from django_poolkit.testing import Cluster
 from django_poolkit.testing.errors import ClusterError
-from example_project import calls, places, report
+from example_project import calls, places, report, visits
 from example_project.bootstrap import ROOT
 from example_project.load import Plan, drive, drive_alone
 from example_project.measures import Measures
@@ -116,7 +116,10 @@ class Stage:
         print(f"Ready after {time.monotonic() - started:.1f} s.\n", flush=True)
         if not self._options.serve:
             self._measure(listener)
+            self._visit(listener)
             self._call(listener)
+            if self._options.json is not None:
+                self._write(self._options.json)
             kept = self._judge()
             if self._options.check:
                 return 0 if kept else 1
@@ -162,8 +165,6 @@ class Stage:
                 self._run(run, listener)
             self._console.print(report.table(self._results, self._shape, load))
             print(report.legend(self._results, load), flush=True)
-        if options.json is not None:
-            self._write(options.json)
 
     def _run(self, run: Run, listener: socket.socket) -> None:
         load, supplier = run.load, self._suppliers[run.load.supplier_seconds]
@@ -191,6 +192,14 @@ class Stage:
             # Once more while nothing is under way: all that died now lies idle in the pools.
             await self._kill_all()
             await drive_alone(plan, measures, ALONE_REQUESTS)
+
+    def _visit(self, listener: socket.socket) -> None:
+        visitors, seconds = self._options.requests_in_flight, self._options.seconds
+        print(visits.announcement(visitors, seconds), flush=True)
+        with site(listener, self._shape, self._environment, self._home / "site-visits.log"):
+            replica = self._cluster.replicas[0]
+            self._visits = visits.measure(url_of(listener), replica, visitors, seconds)
+        self._console.print(report.visits_table(self._visits), "")
 
     def _call(self, listener: socket.socket) -> None:
         print("The supplier asked by one client session, on an event loop:", flush=True)
@@ -238,6 +247,7 @@ class Stage:
     def _judge(self) -> bool:
         print(report.conclusion(self._results, self._shape, self._loads) + "\n\nWhat is promised:")
         found = [*verdicts(self._results, self._shape, self._loads)]
+        found += visits.verdicts(self._visits)
         found += [each.verdict() for each in self._calls]
         for verdict in found:
             print(f"  {'ok  ' if verdict.kept else 'FAIL'}  {verdict.sentence}", flush=True)
@@ -246,7 +256,8 @@ class Stage:
     def _write(self, path: Path) -> None:
         runs: Mapping[str, object] = {key: run.as_json() for key, run in self._results.items()}
         shape = {**vars(self._shape), "connections": self._shape.connections}
-        path.write_text(json.dumps({"shape": shape, "runs": runs}, indent=1) + "\n")
+        met = {each.key: each.as_json() for each in self._visits}
+        path.write_text(json.dumps({"shape": shape, "runs": runs, "visits": met}, indent=1) + "\n")
 
     def _serve(self, listener: socket.socket) -> None:
         url, primary = url_of(listener), self._cluster.primary
@@ -255,7 +266,8 @@ class Stage:
                 f"\nThe shop is open. Try:\n"
                 f"  {url}                          what there is to see\n"
                 f"  curl {url}products/p00001/quote/          asks the supplier\n"
-                f'  curl -d \'{{"customer": 1, "items": {{"p00001": 2}}}}\' {url}orders/\n'
+                f'  curl -c jar -d \'{{"customer": 1, "items": {{"p00001": 2}}}}\' {url}orders/\n'
+                f"  curl -i -b jar -c jar {url}customers/1/orders/   X-Read-From says where\n"
                 f"  curl -i {url}health/ready                 may it be sent requests?\n"
                 f"  curl {url}health/db                       are its databases well?\n"
                 "and in another shell:\n"

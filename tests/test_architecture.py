@@ -41,6 +41,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "psycopg_pool": ("pools/postgres/", "pools/bridge/", "backends/", "contrib/sqlalchemy"),
     "asyncpg": ("pools/asyncpg",),
     "aiohttp": ("http/",),
+    "celery": ("contrib/celery",),
     "prometheus_client": ("metrics/", "contrib/django_prometheus"),
     "greenlet": ("pools/bridge/",),
     "rich": ("control/tables",),

@@ -1,18 +1,29 @@
 """What the backend asks of those above it, and what it tells them: each None until it is set.
 
 They are set once, as the app gets ready, by plain assignment: `ports.note_write = function`.
-Every statement may pass here, so each of them has to be quick, never wait, and never raise.
+Every statement may pass here, so each of them has to be quick, never wait, and never raise, unless
+it says otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from django_poolkit.pools.postgres.commit import Asked, Commit
+
 choose_host: Callable[[str, Mapping[str, float]], str | None] | None = None
 """Called with a logical alias and the weights of its hosts by key, before a lease is acquired.
 
 Returns one of these keys, or None to leave the choice to the backend. A host that has just
 refused a connection is left out of them, so that another one has to be chosen, and remembered.
+What it raises where none of them will do, the acquire raises.
+"""
+
+keeps_host: Callable[[str, str], bool] | None = None
+"""Called with a logical alias and the key of a host, as a lease from there is used once more.
+
+In session mode, where a lease may have been acquired before it was known what has to be seen.
+Returns False where the lease must be given back, and another be acquired.
 """
 
 note_write: Callable[[str], None] | None = None
@@ -21,5 +32,24 @@ note_write: Callable[[str], None] | None = None
 note_lock: Callable[[str], None] | None = None
 """Called with an alias as a statement that takes an advisory lock begins on it.
 
-The only one that may raise: what it raises, that statement raises, and is not sent.
+What it raises, that statement raises, and is not sent.
+"""
+
+note_lone_write: Callable[[str], None] | None = None
+"""Called with an alias, after `note_write`, where no commit of the backend's is to follow.
+
+As in autocommit, or where the transaction has been begun by a text.
+"""
+
+ask_commit: Callable[[str], Asked] | None = None
+"""Called with an alias as a transaction that may have written is committed on it.
+
+Returns what is to be known of it. That costs no round trip.
+"""
+
+note_commit: Callable[[str, Commit], None] | None = None
+"""Called with an alias as such a transaction has been committed, unless nothing was to be known.
+
+Before any `on_commit` hook. Not called for one that has written nothing, nor for one that the
+server has refused; but where the connection was lost, so that nobody knows.
 """

@@ -12,6 +12,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db import router as routers
 
+from django_poolkit.checks import carrying
+from django_poolkit.conf.routing import routing_config
 from django_poolkit.routing import ReadWriteRouter
 from django_poolkit.routing.topology import Cluster, clusters
 
@@ -26,9 +28,15 @@ def check_routing(
         known = clusters()
     except ImproperlyConfigured as error:
         return [Error(str(error), id="poolkit.E004")]
+    try:
+        config = routing_config()
+    except ImproperlyConfigured as error:
+        return [Error(str(error), id="poolkit.E006")]
     found = [message for cluster in known.values() for message in _transactions(cluster)]
     if any(cluster.replicas for cluster in known.values()):
-        found += _no_router()
+        for look in (_no_router(), carrying.middleware(), carrying.cookie(config),
+                     carrying.cache(config)):  # fmt: skip
+            found += look
     return found
 
 
@@ -41,13 +49,15 @@ def _transactions(cluster: Cluster) -> Iterator[CheckMessage]:
                 "or not, and fail while the replica is down. Remove it there.",
                 id="poolkit.E005",
             )
-    if cluster.replicas and _atomic_requests(cluster.primary):
+    asked = cluster.atomic_requests == "primary"
+    if asked and cluster.replicas and _atomic_requests(cluster.primary):
         yield checks.Warning(
             f"DATABASES[{cluster.primary!r}]['ATOMIC_REQUESTS'] is on, so the replicas of "
             f"POOLKIT['CLUSTERS'][{cluster.name!r}] serve no view.",
-            hint="What is read in a transaction of the primary is read there. Turn it off, and "
-            "decorate the views that need one with transaction.atomic; or those that only read "
-            "with transaction.non_atomic_requests.",
+            hint="What is read in a transaction of the primary is read there. Set "
+            f"POOLKIT['CLUSTERS'][{cluster.name!r}]['atomic_requests'] to 'replica' to have views "
+            "read a replica in it until they write. Or turn it off, and decorate the views that "
+            "need a transaction with transaction.atomic.",
             id="poolkit.W005",
         )
 

@@ -16,12 +16,24 @@ from django_poolkit.conf.poolkit import bad_value_at, mapping, refuse_unknown, s
 from django_poolkit.conf.rules import (
     ON_PRIMARY,
     STALE_WRITE,
+    AtomicRequests,
+    Position,
     StaleWrite,
+    atomic_requests_at,
     labels_at,
+    position_at,
     stale_write_at,
 )
 
-_KEYS: Final = ("primary", "replicas", "models", "on_primary", "stale_write")
+_KEYS: Final = (
+    "primary",
+    "replicas",
+    "models",
+    "on_primary",
+    "stale_write",
+    "atomic_requests",
+    "position",
+)
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -40,6 +52,11 @@ class Cluster:
     """Which of them are read from the primary: labels, too."""
     stale_write: StaleWrite = STALE_WRITE
     """What happens when an object that a replica has given is saved with all its fields."""
+    atomic_requests: AtomicRequests = "primary"
+    """What is read in the transaction that `ATOMIC_REQUESTS` opens for a view by a safe method."""
+    position: Position = "lsn"
+    """How it is told whether a replica has what was written: by the position in the write-ahead
+    log, or by the time that has passed, where servers do not say or mean one."""
 
 
 # What was read last: the setting, its section, and what came of them. Replaced as a whole.
@@ -125,6 +142,10 @@ def _cluster(name: str, entry: object) -> Cluster:
         labels_at(f"{path}['models']", values.get("models", ())),
         labels_at(f"{path}['on_primary']", values.get("on_primary", ON_PRIMARY)),
         stale_write_at(f"{path}['stale_write']", values.get("stale_write", STALE_WRITE)),
+        atomic_requests=atomic_requests_at(
+            f"{path}['atomic_requests']", values.get("atomic_requests", "primary")
+        ),
+        position=position_at(f"{path}['position']", values.get("position", "lsn")),
     )
 
 

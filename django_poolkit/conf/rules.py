@@ -8,6 +8,8 @@ from typing import Final, Literal, cast, get_args
 from django_poolkit.conf.poolkit import bad_value_at
 
 StaleWrite = Literal["allow", "warn", "raise"]
+Position = Literal["lsn", "time"]
+AtomicRequests = Literal["primary", "replica"]
 
 ON_PRIMARY: Final = ("admin", "auth", "sessions")
 """What is read from the primary where nothing else is said: who is logged in must not depend on
@@ -36,6 +38,20 @@ def stale_write_at(path: str, value: object) -> StaleWrite:
     if value not in get_args(StaleWrite):
         raise bad_value_at(path, value, "must be 'allow', 'warn' or 'raise'")
     return cast(StaleWrite, value)
+
+
+def atomic_requests_at(path: str, value: object) -> AtomicRequests:
+    """Return what is at a path of the settings. Raises ImproperlyConfigured for what it is not."""
+    if value not in get_args(AtomicRequests):
+        raise bad_value_at(path, value, "must be 'primary' or 'replica'")
+    return cast(AtomicRequests, value)
+
+
+def position_at(path: str, value: object) -> Position:
+    """Return what is at a path of the settings. Raises ImproperlyConfigured for what it is not."""
+    if value not in get_args(Position):
+        raise bad_value_at(path, value, "must be 'lsn' or 'time'")
+    return cast(Position, value)
 
 
 def _as_django_has_it(label: str) -> str:

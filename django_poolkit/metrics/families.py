@@ -19,7 +19,8 @@ Status = Mapping[str, Any]
 Value = tuple[float, ...]
 """One number; of a histogram the counts of its buckets, not cumulative, and then the sum."""
 Series = tuple[str, str]
-"""A pool's name, and the value of the family's own label, `""` where it has none."""
+"""A pool's name, or of whatever else it is a figure; and the value of the family's own label, `""`
+where it has none."""
 
 LE: Final = (*map(repr, BUCKETS), "+Inf")
 """The upper bounds of all histograms, as the values of the label `le`."""
@@ -36,14 +37,16 @@ class Family:
     read: Callable[[Status], Mapping[str, Value]]
     """Returns the figures of one pool by the value of `label`."""
     label: str | None = None
-    """The label that it has beside `pool`. Its values are words of the code, a few dozen."""
+    """The label that it has beside `of`. Its values are words of the code, a few dozen."""
+    of: str = "pool"
+    """The label that says of what it is a figure."""
     across: Literal["sum", "max"] = "sum"
     """How figures of several pools or processes become one."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The names of all of its labels."""
-        return ("pool", self.label) if self.label else ("pool",)
+        return (self.of, self.label) if self.label else (self.of,)
 
     def values(self, series: Series) -> tuple[str, ...]:
         """Return the values of its labels, in order."""
@@ -121,6 +124,14 @@ COLLECT_ERRORS: Final = Family(
     kind="counter",
     help="Times that a pool could not be read. The figures of the others are not touched by it.",
     read=lambda status: {},  # it is not the pool that knows
+)
+FLOORS: Final = Family(
+    name="poolkit_floors_total",
+    kind="counter",
+    help="What was done so that visitors see what they have written, by cluster.",
+    label="outcome",
+    of="cluster",
+    read=lambda status: {},  # a pool knows nothing of it
 )
 FAMILIES: Final = (
     Family(
@@ -272,6 +283,7 @@ FAMILIES: Final = (
         help="Time that successful connects took.",
         read=_histogram("connect"),
     ),
+    FLOORS,
     COLLECT_ERRORS,
 )
 """The table."""

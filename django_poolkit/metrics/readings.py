@@ -12,19 +12,21 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from django_poolkit import registry
 from django_poolkit.metrics.families import (
     COLLECT_ERRORS,
     FAMILIES,
+    FLOORS,
     Family,
     Figures,
     Series,
     Value,
     merged,
 )
+from django_poolkit.routing import figures as routing
 from django_poolkit.session_table import Measured
 
 logger = logging.getLogger("django_poolkit.metrics")
@@ -35,8 +37,13 @@ Counted = dict[tuple[Family, Series], Value]
 class Readings:
     """Reads pools. Opens none, and is not disturbed by one that cannot be read."""
 
-    def __init__(self, table: Iterable[Measured]) -> None:
+    def __init__(
+        self,
+        table: Iterable[Measured],
+        floors: Callable[[], Mapping[Series, int]] = dict,
+    ) -> None:
         self._table = table
+        self._floors = floors
         self.forget()
 
     def forget(self) -> None:
@@ -75,7 +82,8 @@ class Readings:
                     self._counted.pop(pool, None)
             errors: dict[Series, Value] = {(name, ""): (n,) for name, n in self._errors.items()}
             totals = {family: dict(found) for family, found in self._totals.items()}
-            return merged(statuses) | totals | {COLLECT_ERRORS: errors}
+            floors: dict[Series, Value] = {key: (n,) for key, n in self._floors().items()}
+            return merged(statuses) | totals | {FLOORS: floors, COLLECT_ERRORS: errors}
 
     def _count(self, counted: Counted, figures: Figures) -> None:
         """Add to the totals what the counts of one pool have grown by."""
@@ -95,7 +103,7 @@ class _Everything:
         return registry.measured()
 
 
-readings: Final = Readings(_Everything())
+readings: Final = Readings(_Everything(), routing.figures.read)
 """Those of all pools and client sessions of the process."""
 
 os.register_at_fork(after_in_child=readings.forget)

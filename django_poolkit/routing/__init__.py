@@ -5,17 +5,26 @@
 
 from __future__ import annotations
 
-from django_poolkit.routing.errors import LockOnReplica, StaleWrite, StaleWriteWarning
+from django_poolkit.routing.errors import (
+    LockOnReplica,
+    ReplicasBehind,
+    StaleWrite,
+    StaleWriteWarning,
+)
+from django_poolkit.routing.jobs import acarry, carry, scope
 from django_poolkit.routing.overrides import use_primary, use_replica
 from django_poolkit.routing.router import ReadWriteRouter
-from django_poolkit.routing.scopes import Scope, scope
+from django_poolkit.routing.scopes import Scope
 
 __all__ = [
     "LockOnReplica",
     "ReadWriteRouter",
+    "ReplicasBehind",
     "Scope",
     "StaleWrite",
     "StaleWriteWarning",
+    "acarry",
+    "carry",
     "scope",
     "use_primary",
     "use_replica",

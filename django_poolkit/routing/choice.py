@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
 from django.db import connections
 
 from django_poolkit.backends.rota import rota
-from django_poolkit.routing import overrides, rules, scopes
-from django_poolkit.routing.scopes import Scope
-from django_poolkit.routing.topology import Cluster
+from django_poolkit.routing import members, overrides, rules, scopes, views
+from django_poolkit.routing.errors import ReplicasBehind
+from django_poolkit.routing.scopes import Scope, Settled
+from django_poolkit.routing.topology import Cluster, cluster_of
 from django_poolkit.routing.watching import Reason
 
 # Every process begins at another replica.
@@ -34,7 +35,7 @@ def for_read(cluster: Cluster, on_primary: bool, instance: Any = None) -> tuple[
     here = scopes.current()
     if role == "replica":
         return _replica(cluster, here), "use_replica"
-    if in_transaction(primary):
+    if in_transaction(primary) and not views.is_only_one(cluster):
         return primary, "transaction"
     if on_primary:
         return primary, "rule"
@@ -47,6 +48,8 @@ def for_read(cluster: Cluster, on_primary: bool, instance: Any = None) -> tuple[
         return primary, "wrote"
     if instance is not None and _is_from_primary(cluster, instance):
         return primary, "instance"
+    if here is not None and here.settled and _is_ahead(cluster, here):
+        return primary, "token"
     return _replica(cluster, here), "read"
 
 
@@ -71,10 +74,67 @@ def in_transaction(alias: str) -> bool:
 def host_for(alias: str, weights: Mapping[str, float]) -> str | None:
     """Return the host of a logical alias that the present scope reads, None outside of one.
 
-    One that is not among `weights` has just refused a connection: another takes its place.
+    One that is not among `weights` has just refused a connection: another takes its place, if it
+    has what is to be seen. Raises ReplicasBehind where none has.
     """
     here = scopes.current()
-    return None if here is None else rota.pick_once(here, alias, weights)
+    if here is None:
+        return None
+    cluster = cluster_of(alias)
+    if cluster is not None and (settled := here.settled.get(cluster.name)) is not None:
+        weights = _sufficient(cluster, here, settled, alias, weights)
+    if here.visitor is None:
+        return rota.pick_once(here, alias, weights)
+    if (key := here.hosts.get(alias)) is None or key not in weights:
+        key = here.hosts[alias] = members.chosen_by(here.visitor, weights)
+        # Where it is not the one of all requests of this visitor, what it has read goes with it.
+        everyone = members.weights_of(alias)
+        if everyone and key != members.chosen_by(here.visitor, everyone):
+            here.strays.add((alias, key))
+    return key
+
+
+def keeps_host(alias: str, host: str) -> bool:
+    """Return whether a host that is in use already has what the present scope must see."""
+    here = scopes.current()
+    if here is None or not here.settled or (cluster := cluster_of(alias)) is None:
+        return True
+    settled = here.settled.get(cluster.name)
+    allowed = None if settled is None else settled.hosts.get(alias)
+    return allowed is None or host in allowed or overrides.role_of(cluster.name) == "replica"
+
+
+def _sufficient(
+    cluster: Cluster, here: Scope, settled: Settled, alias: str, weights: Mapping[str, float]
+) -> Mapping[str, float]:
+    """Return those of the hosts that have what is to be seen."""
+    allowed = settled.hosts.get(alias)
+    if allowed is None:
+        return weights  # not our choice: it was named by using(), or by use_replica()
+    found = {key: weight for key, weight in weights.items() if key in allowed}
+    if found or overrides.role_of(cluster.name) == "replica":
+        return found or weights
+    scopes.unsettle(here, cluster.name, alias)
+    had = ", ".join(map(repr, sorted(allowed)))
+    raise ReplicasBehind(
+        f"alias {alias!r}: no host is left that has what this visitor has to see"
+        f"{f': {had} had, and cannot be reached' if had else ''}. What reads after this in the "
+        "same scope reads the primary"
+    )
+
+
+def _is_ahead(cluster: Cluster, here: Scope) -> bool:
+    """Return whether no replica has come as far as a scope must see."""
+    settled = here.settled.get(cluster.name)
+    if settled is None or _readable(settled):
+        return False
+    here.behind.add(cluster.name)
+    return True
+
+
+def _readable(settled: Settled) -> list[str]:
+    """Return the replicas that have what is to be seen."""
+    return [alias for alias, hosts in settled.hosts.items() if hosts is None or hosts]
 
 
 def _replica(cluster: Cluster, here: Scope | None) -> str:
@@ -85,10 +145,26 @@ def _replica(cluster: Cluster, here: Scope | None) -> str:
         # Django may ask two times for one query, and uses the second answer: taking turns
         # would give one replica all of them.
         return random.choice(replicas)
+    if (settled := here.settled.get(cluster.name)) is not None and (found := _readable(settled)):
+        replicas = tuple(alias for alias in replicas if alias in found)
     chosen = here.replicas.get(cluster.name)
-    if chosen is None or chosen not in replicas:
-        chosen = replicas[next(_turns) % len(replicas)]
-        chosen = here.replicas.setdefault(cluster.name, chosen)
+    if chosen is None:
+        chosen = here.replicas.setdefault(cluster.name, _chosen(cluster, here, replicas))
+    if chosen not in replicas:
+        chosen = here.replicas[cluster.name] = _chosen(cluster, here, replicas)
+    return chosen
+
+
+def _chosen(cluster: Cluster, here: Scope, replicas: Sequence[str]) -> str:
+    if here.visitor is None:
+        return replicas[next(_turns) % len(replicas)]
+    chosen = members.chosen_by(here.visitor, dict.fromkeys(replicas, 1.0))
+    own = members.chosen_by(here.visitor, dict.fromkeys(cluster.replicas, 1.0))
+    if chosen != own and members.weights_of(chosen) is None:
+        here.strays.add((chosen, None))
+    elif chosen != own:
+        # Which host of it, is not known yet.
+        here.strays.update((chosen, key) for key in members.weights_of(chosen) or ())
     return chosen
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from django.db import NotSupportedError
+from django.db import NotSupportedError, OperationalError
+
+
+class ReplicasBehind(OperationalError):
+    """A replica cannot be reached, and no other one has what the visitor has to see."""
 
 
 class LockOnReplica(NotSupportedError):

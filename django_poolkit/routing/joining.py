@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db.models.signals import pre_save
 
 from django_poolkit.backends import ports
-from django_poolkit.routing import choice, commands, scopes, stale, topology, watching
+from django_poolkit.routing import choice, commands, scopes, stale, topology, watching, writes
 from django_poolkit.routing.errors import LockOnReplica
 
 
@@ -18,7 +18,11 @@ def install() -> None:
         return
     ports.note_write = note_write
     ports.note_lock = note_lock
+    ports.note_lone_write = writes.note_lone_write
+    ports.ask_commit = writes.ask_commit
+    ports.note_commit = writes.note_commit
     ports.choose_host = choice.host_for
+    ports.keeps_host = choice.keeps_host
     pre_save.connect(stale.look, dispatch_uid="django_poolkit.stale_write")
     commands.install()
 

@@ -7,8 +7,11 @@ reached by `sync_to_async` or `asyncio.to_thread`.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Final, NamedTuple
@@ -16,11 +19,35 @@ from typing import Final, NamedTuple
 from django_poolkit.backends import request as requests
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.routing.blocks import Block, place_of
+from django_poolkit.routing.floors import Floor, later
 
 OUTSIDE_PIN: Final = 5.0
 """For how many seconds after a write outside of any scope its thread or task reads the primary."""
 
 _WRITING_METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Which replicas of a cluster have come as far as a scope must see."""
+
+    hosts: Mapping[str, frozenset[str] | None]
+    """By alias of a replica that has: those of its hosts that have; None where it is one server.
+    No alias, or no host: the primary has to be read."""
+
+
+_raising = threading.RLock()
+"""Held while a floor is raised: threads of one work may do so at the same time."""
+
+
+def _after_fork() -> None:
+    global _raising
+    _raising = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+NOTHING_SETTLED: Final[Mapping[str, Settled]] = MappingProxyType({})
 
 
 class Scope:
@@ -29,7 +56,10 @@ class Scope:
     Shared by all threads and tasks of the work: each change is one atomic call.
     """
 
-    __slots__ = ("__weakref__", "command", "hosts", "over", "replicas", "unsafe", "wrote")
+    __slots__ = (
+        "__weakref__", "behind", "command", "floors", "hosts", "over", "placed", "replicas",
+        "settled", "strays", "unplaced", "unsafe", "visitor", "wrote",
+    )  # fmt: skip
 
     def __init__(self, *, unsafe: bool = False, command: bool = False) -> None:
         self.unsafe = unsafe
@@ -44,6 +74,41 @@ class Scope:
         """By cluster: the alias of the replica that it reads."""
         self.hosts: dict[str, str] = {}
         """By logical alias: the host that it reads."""
+        self.floors: dict[str, Floor] = {}
+        """By cluster: what it must see. What has come in, and what it has written."""
+        self.visitor: bytes | None = None
+        """Stands for who asks, from one request to the next; None where nobody can tell."""
+        self.settled: Mapping[str, Settled] = NOTHING_SETTLED
+        """By cluster: who of its replicas has come that far. Replaced as a whole."""
+        self.unplaced: set[str] = set()
+        """The clusters that it may have written where nobody says where that has ended."""
+        self.placed: set[str] = set()
+        """The clusters whose floor is of what it has written or seen on their primaries itself."""
+        self.behind: set[str] = set()
+        """The clusters whose primary it has read because no replica had come that far."""
+        self.strays: set[tuple[str, str | None]] = set()
+        """By alias and host: replicas that it reads, and that are not the visitor's own."""
+
+    def raise_floor(self, cluster: str, floor: Floor) -> None:
+        """Enter that this, too, must be seen of a cluster."""
+        with _raising:
+            after = later(self.floors.get(cluster), floor)
+            assert after is not None
+            self.floors[cluster] = after
+
+    def place(self, cluster: str, floor: Floor) -> None:
+        """Enter what was written or seen on the primary of a cluster.
+
+        What had come in is below a position there, whatever timeline it was on: the primary has
+        it, or it is lost.
+        """
+        with _raising:
+            fulfils = floor.position is not None and cluster not in self.placed
+            before = None if fulfils else self.floors.get(cluster)
+            after = later(before, floor)
+            assert after is not None
+            self.placed.add(cluster)
+            self.floors[cluster] = after
 
 
 class _Entry(NamedTuple):
@@ -89,7 +154,7 @@ def end_of(request: RequestScope) -> None:
 
 
 class ScopeBlock(Block[Scope]):
-    """The block of `scope()`. Joins the scope that it is entered in, if there is one."""
+    """A block with a scope. Joins the one that it is entered in, if there is one."""
 
     __slots__ = ()
 
@@ -136,15 +201,13 @@ class CommandBlock(ScopeBlock):
         return Scope(command=True)
 
 
-def scope() -> ScopeBlock:
-    """Open a scope for the length of a `with` block, or of a decorated function.
-
-    For work that is no request: a job, a consumer's message, a thread. In it, one replica serves
-    all reads of a cluster; and once a statement that may write has begun on the primary, that
-    serves them. Within a request or another scope it joins that one; within a management command
-    it opens one of its own. Coroutine functions can be decorated, too. Never blocks.
-    """
-    return ScopeBlock()
+def unsettle(here: Scope, cluster: str, alias: str) -> None:
+    """Take away all hosts of a replica, which have turned out to be of no use to a scope."""
+    with _raising:
+        # It stays there, with none: another thread may have been sent to it already.
+        hosts = {**here.settled[cluster].hosts, alias: frozenset[str]()}
+        settled = Settled(MappingProxyType(hosts))
+        here.settled = MappingProxyType({**here.settled, cluster: settled})
 
 
 def mark_written(cluster: str) -> None:
@@ -161,3 +224,10 @@ def has_written(here: Scope | None, cluster: str) -> bool:
         return cluster in here.wrote
     until = _pins.get().get(cluster)
     return until is not None and monotonic() < until
+
+
+def pinned() -> dict[str, float]:
+    """Return which clusters a thread without a scope has just written, and for how many seconds
+    it will read their primaries."""
+    now = monotonic()
+    return {cluster: until - now for cluster, until in _pins.get().items() if until > now}

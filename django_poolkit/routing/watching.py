@@ -12,7 +12,7 @@ from django_poolkit.routing.topology import Cluster
 
 Reason = Literal[
     "no_replica", "use_primary", "use_replica", "transaction", "rule", "command",
-    "unsafe_request", "wrote", "instance", "read",
+    "unsafe_request", "wrote", "instance", "token", "read",
 ]  # fmt: skip
 """Why a read goes where it goes."""
 
@@ -60,3 +60,8 @@ def watched(watcher: Watcher) -> Iterator[None]:
     finally:
         with _changing:
             watchers = tuple(each for each in watchers if each is not watcher)
+
+
+def on_one_database() -> bool:
+    """Return whether a watcher has everything run on the primary, so that nothing is behind."""
+    return any(watcher.one_database for watcher in watchers)

@@ -42,9 +42,7 @@ def test_reads_are_not_told(told):
     Item.objects.filter(pk=1).first()
     Item.objects.count()
     list(Item.objects.iterator())
-    with transaction.atomic():
-        list(Item.objects.select_for_update())
-    Item.objects.filter(name__contains="insert").explain()
+    Item.objects.filter(name__contains="insert, for update").explain()
     for sql in ("SELECT now()", "SHOW port", "SET work_mem TO '8MB'", "TABLE app_item"):
         run(sql)
     assert told == []
@@ -59,6 +57,12 @@ def test_each_write_of_the_orm_is_told(told):
     assert told == ["default"] * 4
 
 
+def test_a_lock_of_rows_is_told_as_a_write(told):
+    with transaction.atomic():
+        list(Item.objects.select_for_update())
+    assert told == ["default"]
+
+
 @pytest.mark.parametrize(
     "sql",
     [
@@ -69,6 +73,8 @@ def test_each_write_of_the_orm_is_told(told):
         "EXPLAIN ANALYZE UPDATE app_item SET name = 'z'",
         "DO $$ BEGIN UPDATE app_item SET name = 'z'; END $$",
         "TRUNCATE app_item",
+        "SELECT name FROM app_item FOR UPDATE",
+        "SELECT name FROM app_item\nFOR KEY SHARE SKIP LOCKED",
         "CREATE TABLE told_of (a int); DROP TABLE told_of",
     ],
 )

@@ -22,6 +22,7 @@ def test_who_is_logged_in_is_read_from_the_primary_by_default(settings):
     assert cluster.on_primary == ("admin", "auth", "sessions")
     assert cluster.models == ()
     assert cluster.stale_write == "warn"
+    assert cluster.atomic_requests == "primary"
 
 
 def test_labels_are_kept_as_django_spells_them(settings):
@@ -49,9 +50,26 @@ def test_a_stale_write_is_allowed_warned_of_or_refused(settings, value):
         read(settings, stale_write=value)
 
 
+@pytest.mark.parametrize("value", ["both", None, [], True])
+def test_views_in_transactions_read_either(settings, value):
+    assert read(settings, atomic_requests="replica").atomic_requests == "replica"
+    with pytest.raises(ImproperlyConfigured, match=r"\['atomic_requests'\] must be 'primary'"):
+        read(settings, atomic_requests=value)
+
+
 def test_two_clusters_cannot_have_the_same_models(settings):
     settings.POOLKIT = {
         "CLUSTERS": {"default": {"models": ["shop.Order"]}, "ts": {"models": ["shop.order"]}}
     }
     with pytest.raises(ImproperlyConfigured, match=r"\['ts'\]\['models'\].*\['default'\]"):
+        clusters_config()
+
+
+def test_how_positions_are_told(settings):
+    settings.POOLKIT = {"CLUSTERS": {"default": {}}}
+    assert clusters_config()["default"].position == "lsn"
+    settings.POOLKIT = {"CLUSTERS": {"default": {"position": "time"}}}
+    assert clusters_config()["default"].position == "time"
+    settings.POOLKIT = {"CLUSTERS": {"default": {"position": "gtid"}}}
+    with pytest.raises(ImproperlyConfigured, match=r"\['default'\]\['position'\] must be 'lsn' or"):
         clusters_config()

@@ -95,7 +95,7 @@ def test_a_check_measures_and_judges(home, tmp_path):
 
     assert process.returncode == 0, output
     assert re.match(r"Python \S+, Django \S+, PostgreSQL \S+\n", output)
-    assert output.count("  ok    ") == 11
+    assert output.count("  ok    ") == 14
     for view in ("async view", "sync view"):
         assert re.search(rf"{view}: 100 requests, 20 at once, .* \d+ connections to the", output)
     assert "FAIL" not in output
@@ -118,6 +118,10 @@ def test_a_check_measures_and_judges(home, tmp_path):
         assert 0 < crowd["peak_connections"] <= 4
         assert outage["killed"] > 0
         assert len(outage["alone"]) == 6
+    kept, thrown = written["visits"]["kept"], written["visits"]["thrown"]
+    assert sum(kept["stale"].values()) == 0 < sum(thrown["stale"].values())
+    assert 0 < kept["from_replica"]["paused"] < kept["pages"]["paused"]
+    assert kept["failures"] == thrown["failures"] == {}
     assert leftovers(home) == []
     # The cause: a request that waits for the supplier holds a connection, or it does not.
     served = runs["crowd_transaction"]

@@ -249,6 +249,32 @@ def test_the_report_is_read_from_the_replica(shop, cluster):
     assert figures(shop.ask("report/")) != figures(before)
 
 
+def test_a_visitor_finds_its_order_while_the_replica_stands_still(cluster, environment, tmp_path):
+    replica, shape = cluster.replicas[0], Shape(pool_size=2, threads=4)
+    jar = urllib.request.HTTPCookieProcessor()
+    visitor, stranger = urllib.request.build_opener(jar), urllib.request.build_opener()
+    with listen() as listener, site(listener, shape, environment, tmp_path / "log"):
+        url = url_of(listener)
+
+        def look(opener: urllib.request.OpenerDirector) -> tuple[str, bool]:
+            with opener.open(f"{url}customers/7/orders/", timeout=30) as page:
+                return page.headers["X-Read-From"], f"<td>{order}</td>" in page.read().decode()
+
+        replica.pause_replay()
+        try:
+            wanted = json.dumps({"customer": 7, "items": {"p00050": 1}}).encode()
+            with visitor.open(f"{url}orders/", data=wanted, timeout=30) as placed:
+                order = json.load(placed)["order"]
+            # More often than there are workers.
+            found = {(look(visitor), look(stranger)) for _ in range(6)}
+        finally:
+            replica.resume_replay()
+        assert found == {(("default", True), ("replica", False))}
+        cluster.primary.wait_caught_up(replica)
+        assert look(visitor) == look(stranger) == ("replica", True)
+        assert not list(jar.cookiejar)
+
+
 @pytest.mark.parametrize("path", ["products/none/", "customers/999999/orders/", "nowhere/"])
 def test_what_is_not_there_is_not_found(shop, path):
     assert shop.ask(path).status == 404

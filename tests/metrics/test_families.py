@@ -38,6 +38,8 @@ def test_the_names_follow_prometheus_rules() -> None:
 def test_no_label_can_name_a_host_or_a_user() -> None:
     assert {label for each in FAMILIES for label in each.labels} == {
         "pool",
+        "cluster",
+        "outcome",
         "state",
         "reason",
         "kind",

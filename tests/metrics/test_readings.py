@@ -180,3 +180,11 @@ def test_figures_of_a_histogram_grow_bucket_by_bucket() -> None:
     value = figures[family]["default", ""]
     assert value[:-1] == use_time.snapshot().counts
     assert value[-1] == pytest.approx(60.204)
+
+
+def test_floors_are_shown_by_cluster() -> None:
+    counts = {("default", "fast"): 3, ("default", "primary"): 1}
+    taken = Readings((), lambda: counts).take()
+    [family] = [each for each in FAMILIES if each.name == "poolkit_floors_total"]
+    assert taken[family] == {("default", "fast"): (3,), ("default", "primary"): (1,)}
+    assert family.labels == ("cluster", "outcome")

@@ -18,7 +18,7 @@ from django.db.models.signals import pre_save
 
 from django_poolkit import registry
 from django_poolkit.backends import ports
-from django_poolkit.routing import ReadWriteRouter, joining, scopes
+from django_poolkit.routing import ReadWriteRouter, joining, scopes, writes
 from django_poolkit.testing import Cluster, Node
 from tests.app.models import Item
 
@@ -105,8 +105,13 @@ def routed(
     monkeypatch.setattr(router, "routers", [ReadWriteRouter()])
     monkeypatch.setattr(ports, "note_write", joining.note_write)
     monkeypatch.setattr(ports, "note_lock", joining.note_lock)
+    monkeypatch.setattr(ports, "note_lone_write", writes.note_lone_write)
+    monkeypatch.setattr(ports, "ask_commit", writes.ask_commit)
+    monkeypatch.setattr(ports, "note_commit", writes.note_commit)
+    monkeypatch.setattr(writes, "_silent", frozenset())
     # A test that changes INSTALLED_APPS has the app get ready, and connect the rest of it.
     monkeypatch.setattr(ports, "choose_host", None)
+    monkeypatch.setattr(ports, "keeps_host", None)
     monkeypatch.setattr(BaseCommand, "execute", BaseCommand.execute)
     scopes._pins.set({})  # what an earlier test has written here
     settings.POOLKIT = {**settings.POOLKIT, "CLUSTERS": {"default": {"replicas": ["replica"]}}}

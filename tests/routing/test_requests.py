@@ -134,24 +134,48 @@ def test_a_request_reads_the_primary_once_it_has_written(site):
 
 @looped
 async def test_an_async_view_does_as_well(site):
-    client = AsyncClient()
-    assert (await client.get("/async/")).content == b"replica replica replica"
-    assert (await client.get("/async/?write")).content == b"replica default default"
-    assert (await client.get("/async/")).content == b"replica replica replica"
+    found = [await AsyncClient().get(f"/async/{query}") for query in ("", "?write", "")]
+    assert [response.content for response in found] == [
+        b"replica replica replica",
+        b"replica default default",
+        b"replica replica replica",
+    ]
 
 
-def test_a_login_under_lag_keeps_the_visitor_logged_in(session_site):
+def only(settings: Any, *, rules: bool, cookie: bool) -> None:
+    """Leave a site either of what keeps a visitor logged in, or none."""
+    cluster: dict[str, Any] = {"replicas": ["replica"], **({} if rules else {"on_primary": []})}
+    routing = {} if cookie else {"COOKIE": None}
+    settings.POOLKIT = {"CLUSTERS": {"default": cluster}, "ROUTING": routing}
+
+
+@pytest.mark.parametrize(
+    ("rules", "cookie"), [(True, True), (True, False), (False, True)],
+    ids=["both", "by its rules", "by its cookie"],
+)  # fmt: skip
+def test_a_login_under_lag_keeps_the_visitor_logged_in(session_site, settings, rules, cookie):
+    only(settings, rules=rules, cookie=cookie)
     client = Client()
     response = client.post("/enter/", follow=True)
-    key = client.session.session_key
-    assert response.content == b"ada replica"
-    assert client.get("/who/").content == b"ada replica"
-    assert client.session.session_key == key
+    key = client.cookies["sessionid"].value
+    then = b"ada default" if cookie else b"ada replica"
+    assert response.content == then
+    assert client.get("/who/").content == then
+    assert client.cookies["sessionid"].value == key
 
 
-def test_without_the_rule_that_login_is_lost(session_site, settings):
+@looped
+async def test_the_same_on_an_asynchronous_site(session_site):
+    client = AsyncClient()
+    response = await client.post("/enter/")
+    key = response.cookies["sessionid"].value
+    assert (await client.get("/who/")).content == b"ada default"
+    assert client.cookies["sessionid"].value == key
+
+
+def test_without_either_that_login_is_lost(session_site, settings):
     # So the test above shows something.
-    settings.POOLKIT = {"CLUSTERS": {"default": {"replicas": ["replica"], "on_primary": []}}}
+    only(settings, rules=False, cookie=False)
     assert Client().post("/enter/", follow=True).content == b" replica"
 
 

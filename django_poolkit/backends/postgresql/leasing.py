@@ -18,7 +18,7 @@ from django.db.backends.postgresql.psycopg_any import register_tzloader
 from django.utils.functional import cached_property
 from psycopg.pq import Format
 
-from django_poolkit.backends import request, request_end
+from django_poolkit.backends import ports, request, request_end
 from django_poolkit.backends.postgresql import observing
 from django_poolkit.backends.postgresql.client import DatabaseClient
 from django_poolkit.backends.postgresql.errors import ErrorWrapper
@@ -206,7 +206,7 @@ class LeasingMixin(HostChoiceMixin):
     def _commit(self) -> None:
         super()._commit()  # type: ignore[misc]
         if (lease := self._lease) is not None and lease.wrote:
-            lease.committed = True
+            lease.committed, lease.wrote = True, False
 
     def _set_autocommit(self, autocommit: bool) -> None:
         super()._set_autocommit(autocommit)  # type: ignore[misc]
@@ -248,6 +248,15 @@ class LeasingMixin(HostChoiceMixin):
             self.close()  # for wrapper classes in between, that keep accounts of a connection
         elif (here := request.current()) is not (scope := self._scope) or (scope and scope.over):
             self._cross(lease, here)
+        if (host := self._host) is not None and not self._opened and self._lease is not None:
+            self._leave(host)
+
+    def _leave(self, host: str) -> None:
+        """Give back a lease of session mode from a host that will not do any more."""
+        if self.in_atomic_block or not self.autocommit or ports.keeps_host is None:
+            return
+        if not ports.keeps_host(self.alias, host):
+            self.close()
 
     def _cross(self, lease: Lease, here: RequestScope | None) -> None:
         """Use a lease that another request took, or one of a request that is over."""

@@ -11,7 +11,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS
@@ -25,6 +25,7 @@ from django_poolkit.conf.hosts import Host, at_host, hosts_of
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool, probe
+from django_poolkit.pools.postgres.commit import Asked, Commit
 from django_poolkit.pools.postgres.connect import SessionDefaults
 from django_poolkit.pools.postgres.connection import PoolConnection
 
@@ -173,6 +174,8 @@ class PoolChoiceMixin(_Base):
         pool.statements.outside = origin.outsider(config.trusted_modules)
         pool.statements.writing = _tell_of_write
         pool.statements.locking = _tell_of_lock
+        pool.statements.alone = _tell_of_lone_write
+        pool.statements.commits = _Commits()
         if pool.statements.recorder is not None:
             pool.statements.recorder.site = origin.call_site(config.trusted_modules)
         return pool
@@ -211,12 +214,43 @@ def _tell_of_lock(lease: Lease) -> None:
     _tell(ports.note_lock, lease)
 
 
+def _tell_of_lone_write(lease: Lease) -> None:
+    _tell(ports.note_lone_write, lease)
+
+
+class _Commits:
+    """Asks and tells those above of the commits of one pool."""
+
+    def __init__(self) -> None:
+        self.knows_writes: bool | None = None
+
+    def ask(self, lease: Lease) -> Asked:
+        """Return what is to be known of a commit: of several aliases, the most."""
+        if (ask := ports.ask_commit) is None:
+            return "nothing"
+        asked = {ask(alias) for alias in _aliases(lease)}
+        return next((each for each in _BY_PRICE if each in asked), "nothing")
+
+    def tell(self, lease: Lease, commit: Commit) -> None:
+        """Tell what has been committed."""
+        if (note := ports.note_commit) is not None:
+            for alias in _aliases(lease):
+                note(alias, commit)
+
+
+_BY_PRICE: Final[tuple[Asked, ...]] = ("position", "writes")
+
+
 def _tell(note: Callable[[str], None] | None, lease: Lease) -> None:
     if note is not None:
-        # One of a bare pool knows no alias: it is of all that the pool serves.
-        pool = cast(ConnectionPool, lease.pool)
-        for alias in pool.aliases if lease.alias is None else (lease.alias,):
+        for alias in _aliases(lease):
             note(alias)
+
+
+def _aliases(lease: Lease) -> tuple[str, ...]:
+    # One of a bare pool knows no alias: it is of all that the pool serves.
+    pool = cast(ConnectionPool, lease.pool)
+    return pool.aliases if lease.alias is None else (lease.alias,)
 
 
 class Twins:

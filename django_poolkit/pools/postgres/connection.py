@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, Final, NoReturn
 
 import psycopg
@@ -12,9 +12,11 @@ from psycopg.adapt import AdaptersMap
 from psycopg.pq import ConnStatus
 
 from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.postgres import commit
 from django_poolkit.pools.postgres.cursor import PSYCOPG, module_of
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.leased_cursor import leased
+from django_poolkit.pools.postgres.wal import Server
 
 # What a pooler in between, a function or a DO block may have changed without a text that shows
 # it, and the server reports unasked (search_path and the read-only default since PostgreSQL 18
@@ -62,12 +64,13 @@ class PoolConnection(psycopg.Connection[Any]):
     _idle_since: float  # when its last lease ended
     _factories: tuple[object, object]  # which are bound to leases
     _poller: select.poll | None
+    _server: Server | None  # which it leads to, as soon as somebody has asked
     _greeted: object  # the pool's `greeting` at the last connection_created, and who received it
     _adapters_shown: bool  # whether anybody may have registered adapters since `settle()`
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lease_ref = no_lease
-        self._owned_lease = self._poller = self._greeted = None
+        self._owned_lease = self._poller = self._greeted = self._server = None
         self._parked = False
         self._adapters_shown = True
         self._generation = 0
@@ -111,6 +114,13 @@ class PoolConnection(psycopg.Connection[Any]):
         if self._parked:
             self._refuse_parked()
         return super()._exec_command(*args, **kwargs)
+
+    def _commit_gen(self) -> Generator[Any, Any, None]:
+        plain = super()._commit_gen()
+        lease = self._lease_ref()
+        if lease is None or not lease.wrote or (listener := lease.pool.statements.commits) is None:
+            return plain
+        return commit.steps(self, lease, listener, plain)
 
     def transaction(self, *args: Any, **kwargs: Any) -> Any:
         """Open a transaction block, as psycopg does. Raises LeaseReleased."""

@@ -46,7 +46,9 @@ def missing() -> list[str]:
     }
     absent += [f"Connection.{n}" for n in CONNECTION if n not in connection_names]
     owners: dict[type, tuple[str, ...]] = {
-        psycopg.Connection: ("_connect_gen",),  # overridden by the connection of a prober
+        # The first is overridden by the connection of a prober, the second by every one.
+        psycopg.Connection: ("_connect_gen", "_commit_gen"),
+        psycopg.pq.PGconn: ("_encoding",),
         base.BasePool: ("_jitter", "_set_connection_expiry_date"),
         sched.Scheduler: ("enter", "run"),
         _cursor_base.BaseCursor: (

@@ -26,6 +26,7 @@ from django_poolkit.pools.postgres.connect import Connector, SessionDefaults
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import PoolClosed, PoolTimeout
 from django_poolkit.pools.postgres.growth import Growth
+from django_poolkit.pools.postgres.positions import PositionReader
 from django_poolkit.pools.postgres.prober import Parameters, Prober
 from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.statements import Statements
@@ -106,9 +107,7 @@ class ConnectionPool(Steering):
         self.config = config
         self.events = Events()
         """Tells of what happens in the pool; shared by all pools of the process's table."""
-        stacks = config.stacks or ("all" if config.leak_after else "sampled")
-        self._samples = stacks == "sampled"
-        self._stack_due = math.inf if stacks == "none" else 0.0
+        self._choose_stacks()
         self._ledger = Ledger()
         self._orphans = deque()
         self.greeting = object()
@@ -131,11 +130,18 @@ class ConnectionPool(Steering):
         defaults = (defaults or SessionDefaults()).with_guards(config.guards or {})
         self._connector = Connector(pool_class, defaults, name=self.name, timeout=self.timeout)
         # Weakly: a pool that is dropped must be collected, and closed, at once.
-        self.prober = Prober(_parameters_of(weakref.WeakMethod(self._parameters)), name=self.name)
+        beside = _parameters_of(weakref.WeakMethod(self._parameters))
+        self.prober = Prober(beside, name=self.name)
+        self.positions = PositionReader(beside, name=self.name)
         self.aliases = (self.name,)
         fork.register(self)
         if open:
             self.open()
+
+    def _choose_stacks(self) -> None:
+        stacks = self.config.stacks or ("all" if self.config.leak_after else "sampled")
+        self._samples = stacks == "sampled"
+        self._stack_due = math.inf if stacks == "none" else 0.0
 
     # -- seen from outside
 
@@ -194,6 +200,7 @@ class ConnectionPool(Steering):
         """
         idle = self._close()
         self.prober.close()
+        self.positions.close()
         # Outside the lock: workers that are being born hold theirs, and may want this one.
         threads = self._signal_stop_worker() if idle is not None else []
         for connection in idle or ():
@@ -272,7 +279,7 @@ class ConnectionPool(Steering):
                 connection._parked = True
             lease.released = True
             lease._connection = None
-        inherited += self.prober.forget()
+        inherited += [*self.prober.forget(), *self.positions.forget()]
         self._ledger = Ledger()
         self.events.after_fork()
         if self.statements.recorder is not None:

@@ -103,12 +103,25 @@ class Prober:
         connection that has died is replaced once. Raises ProbeFailed.
         """
         started = monotonic()
-        deadline = started + seconds
+        in_recovery, read_only, lag = self._answer(seconds)
+        return Answer(
+            seconds=monotonic() - started,
+            in_recovery=in_recovery == b"t",
+            read_only=read_only == b"t",
+            lag=None if lag is None else max(0.0, float(lag)),
+        )
+
+    def _statement(self, seconds: float) -> bytes:
+        """Return what is asked, and may take `seconds` on the server."""
+        return _QUESTION % max(1, round(1000 * seconds))
+
+    def _answer(self, seconds: float) -> list[bytes | None]:
+        deadline = monotonic() + seconds
         if not self._turn.acquire(timeout=max(0.0, seconds)):
             raise ProbeFailed("timeout", "another probe of the same server has not ended")
         secrets: list[str] = []
         try:
-            found = self._ask(deadline, seconds, secrets)
+            return self._ask(deadline, seconds, secrets)
         except ProbeFailed:
             raise
         except Exception as error:
@@ -116,13 +129,6 @@ class Prober:
         finally:
             self._turn.release()
             self._sweep()
-        in_recovery, read_only, lag = found
-        return Answer(
-            seconds=monotonic() - started,
-            in_recovery=in_recovery == b"t",
-            read_only=read_only == b"t",
-            lag=None if lag is None else max(0.0, float(lag)),
-        )
 
     def release(self) -> None:
         """Close what is kept. The next who asks connects anew. Does not block."""
@@ -156,7 +162,7 @@ class Prober:
         finally:
             self._connecting = False
         try:
-            return _question(connection, deadline - monotonic(), seconds)
+            return _question(connection, deadline - monotonic(), self._statement(seconds))
         except BaseException:
             self._drop()
             raise
@@ -165,7 +171,7 @@ class Prober:
         """Ask on the connection that is there; return None where it is dead."""
         assert self._connection is not None
         try:
-            return _question(self._connection, share, seconds)
+            return _question(self._connection, share, self._statement(seconds))
         except psycopg.errors._WaitTimeout:
             return None
         except psycopg.Error:
@@ -260,15 +266,14 @@ class _ProbeConnection(PoolConnection):
         raise psycopg.errors.ConnectionTimeout("connection timeout expired")
 
 
-def _question(connection: _ProbeConnection, timeout: float, seconds: float) -> list[bytes | None]:
+def _question(connection: _ProbeConnection, timeout: float, text: bytes) -> list[bytes | None]:
     if timeout <= 0:
         raise psycopg.errors._WaitTimeout("wait timeout expired")
-    text = _QUESTION % max(1, round(1000 * seconds))
     results = probe.execute(connection, text, timeout)
     if connection.pgconn.transaction_status != TransactionStatus.IDLE:
         raise psycopg.InterfaceError("the server did not end the transaction")
     [row] = [result for result in results if result.ntuples]
-    return [row.get_value(0, column) for column in range(3)]
+    return [row.get_value(0, column) for column in range(row.nfields)]
 
 
 def _password_in(conninfo: str) -> str:

@@ -24,6 +24,7 @@ from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Observations
 from django_poolkit.pools.postgres.connection import KILLED, PoolConnection, no_lease
 from django_poolkit.pools.postgres.growth import Attempt, Growth
+from django_poolkit.pools.postgres.positions import PositionReader
 from django_poolkit.pools.postgres.prober import Prober
 from django_poolkit.pools.postgres.shell import Shell, critical
 from django_poolkit.pools.postgres.statements import Statements
@@ -42,6 +43,8 @@ class State(Shell):
     events: Events
     prober: Prober
     """Asks the server beside the pool, which it does not open."""
+    positions: PositionReader
+    """The same, for how far the server has come."""
     statements: Statements
     """What is taken note of as a statement begins."""
     _waiting: Waiters  # type: ignore[assignment]
@@ -165,7 +168,7 @@ class State(Shell):
             idle=len(self._pool),
             used=len(ledger.live),
             connecting=len(self._growth),
-            probing=self.prober.connections,
+            probing=self.prober.connections + self.positions.connections,
             waiters=len(self._waiting),
             oldest_waiter=self._waiting.oldest(now),
             oldest_lease=ledger.oldest_locked(now),

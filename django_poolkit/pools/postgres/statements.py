@@ -14,6 +14,7 @@ from django_poolkit.pools.config import ResetPolicy
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Recorder, Watch
 from django_poolkit.pools.postgres import reset
+from django_poolkit.pools.postgres.commit import Listener
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.cursor import text_of
 from django_poolkit.pools.session_state import CACHE_SIZE, CACHED_LENGTH, StatementRules
@@ -28,6 +29,8 @@ _READS: Final = re.compile(
 _MAKES: Final = re.compile(
     r"[\s(]*((select|with)\b.*\binto|explain\b.*\banaly[sz]e)\b", re.IGNORECASE | re.DOTALL
 )
+# Takes locks of rows, which are written down there, and gives the transaction a number.
+_LOCKS_ROWS: Final = re.compile(r"\bfor\s+(no\s+key\s+update|update|share|key\s+share)\b")
 _NEW_TYPES: Final = re.compile(r"\s*create\s+(extension|type)\b", re.IGNORECASE)
 # What gives a sequence its present value, in the statement itself.
 _DRAWS: Final = re.compile(r"\b(nextval|setval|insert)\b", re.IGNORECASE)
@@ -54,6 +57,8 @@ def _reads(text: str) -> bool:
     if end >= 0 and text[end + 1 :].strip():
         return False  # of several in one text the first says nothing of the others
     lowered = text.lower()  # which is quick, and the expression is not
+    if (" for " in lowered or "\nfor " in lowered) and _LOCKS_ROWS.search(lowered):
+        return False
     return not (("into" in lowered or "analy" in lowered) and _MAKES.match(text))
 
 
@@ -66,6 +71,16 @@ def _refuse_stray_currval(lease: Lease, text: str | None) -> None:
         "currval() and lastval() read what this session drew before, and in transaction mode this "
         "lease has drawn nothing: use RETURNING, or put both statements into one atomic() block, "
         "or into `with connection.pinned()`"
+    )
+
+
+def _commits_itself(connection: PoolConnection) -> bool:
+    """Return whether what runs now is committed by other means than the connection's `commit()`."""
+    return bool(
+        connection._autocommit  # also where a text has begun a transaction, which a text will end
+        or connection._num_transactions
+        or connection._pipeline
+        or connection._tpc
     )
 
 
@@ -95,6 +110,10 @@ class Statements:
         """Called as a statement begins that may write. What it raises, the statement raises."""
         self.locking: Callable[[Lease], None] | None = None
         """The same for one that takes an advisory lock."""
+        self.alone: Callable[[Lease], None] | None = None
+        """Called as a statement begins that may write, and whose commit nobody will be told of."""
+        self.commits: Listener | None = None
+        """Is told of commits of what may have written. None where nobody wants to know."""
 
     def note(self, lease: Lease, query: Any, connection: PoolConnection) -> None:
         """Take note of a statement about to run under `lease`.
@@ -110,7 +129,7 @@ class Statements:
         if self.recorder is not None and lease.keeper is not None:
             residue = self._rules.residue(text) if text is not None else "unparsed"
             cast(Watch, lease.keeper).statement(lease, residue, sys._getframe(1))
-        if lease.dirty is not None and lease.committed and self.writing is None:
+        if lease.dirty is not None and lease.committed and not (self.writing or self.alone):
             # Nothing is left to be learnt but this.
             lease.prepares = lease.prepares or text is None or "prepare" in text.lower()
             return
@@ -134,6 +153,8 @@ class Statements:
         if residue in _OPAQUE or not reads:
             if self.writing is not None:
                 self.writing(lease)
+            if self.alone is not None and _commits_itself(connection):
+                self.alone(lease)
             if connection._autocommit and reset.at_rest(connection):
                 lease.committed = True
             else:

@@ -86,6 +86,7 @@ class Steering(Upkeep):
     def recycle(self) -> None:
         """Replace all connections: idle ones now, leased ones as they come home."""
         self.prober.release()
+        self.positions.release()
         if self._orphans:
             self._call_adopter()
         self._carry_out(self._recycle())

@@ -1,0 +1,58 @@
+"""How often which way was taken to keep visitors from reading before their own writes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final, Literal
+
+Outcome = Literal["fast", "waited", "primary", "pinned"]
+"""How a scope that has to see something was settled: a replica was known to have it, or came to
+have it in time; or none did, so that the primary is read; or that is read by a time pin."""
+Carrier = Literal["cache", "public"]
+"""What does not carry a floor: a cache that fails, an answer that a shared cache may keep."""
+
+
+class Figures:
+    """Counts of this process, which only grow. Never block for longer than an addition."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # reentrant, for finalizers
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def count(self, cluster: str, outcome: str) -> None:
+        """Add one."""
+        with self._lock:
+            self._counts[cluster, outcome] += 1
+
+    def read(self) -> Mapping[tuple[str, str], int]:
+        """Return the counts by cluster and outcome."""
+        with self._lock:
+            return dict(self._counts)
+
+    def after_fork(self) -> None:
+        """Begin anew in a forked child."""
+        self.__init__()  # type: ignore[misc]
+
+
+figures: Final = Figures()
+"""Those of this process."""
+
+os.register_at_fork(after_in_child=figures.after_fork)
+
+
+def settled(cluster: str, outcome: Outcome) -> None:
+    """Count a scope that had something to see of a cluster."""
+    figures.count(cluster, outcome)
+
+
+def pinned(cluster: str) -> None:
+    """Count a time pin that was made since no position could be had."""
+    figures.count(cluster, "pin_made")
+
+
+def carrier_failed(carrier: Carrier) -> None:
+    """Count a floor that was not carried."""
+    figures.count("", f"{carrier}_failed")
