@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,14 @@ from tests.routing.conftest import alias_of, seen
 
 PATIENCE = 30.0
 SIGNALS = (signals.before_task_publish, signals.task_prerun, signals.task_postrun)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def root_level() -> Iterator[None]:
+    """A worker sets the level of the root logger: other tests read what is logged."""
+    before = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(before)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ SETTINGS = """
 import json, os
 SECRET_KEY = "x"
 INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "django_poolkit"]
+MIDDLEWARE = ["django_poolkit.middleware.PoolkitMiddleware"]
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 def entry(node, **more):

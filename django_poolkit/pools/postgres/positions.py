@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import select
 from dataclasses import dataclass
+from typing import Final
 
 import psycopg
 
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.prober import Prober
 from django_poolkit.pools.postgres.wal import READING, Position, lsn_of, server_of, written_at
+
+# Linux tells the end of a stream from data. Elsewhere an answer under way looks like one, and the
+# server is asked once more.
+_HUNG_UP: Final = getattr(select, "POLLRDHUP", select.POLLIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class PositionReader(Prober):
             # Each caller has a poll of its own: two at a time must not use the same object. An
             # answer that is being waited for is no end of the connection.
             poller = select.poll()
-            poller.register(connection.pgconn.socket, select.POLLRDHUP)
+            poller.register(connection.pgconn.socket, _HUNG_UP)
             return not poller.poll(0)
         except (psycopg.Error, OSError, ValueError):
             return False
