@@ -18,9 +18,9 @@ def main() -> int:
         pair = sys.version_info[:2], django.VERSION[:2]
         print(*(".".join(map(str, version)) for version in pair))
         return 0
-    import pytest
+    from tests import again
 
-    return int(pytest.main(["-p", "tests.skips", *arguments]))
+    return again.run(arguments)
 
 
 if __name__ == "__main__":

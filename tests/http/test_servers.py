@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
 
 from django_poolkit.testing.waiting import wait_until
+from tests.celery_queue import leave_tasks
 from tests.http.upstream import Upstream
 
 ROOT = Path(__file__).parents[2]
@@ -190,10 +190,7 @@ def test_each_process_of_a_celery_worker_keeps_its_connections(
     with ExitStack() as stack:
         stack.callback(worker.communicate)
         stack.callback(worker.kill)
-        with Celery("outside", broker="filesystem://", set_as_current=False) as celery:
-            celery.conf.broker_transport_options = ways
-            for _ in range(20):
-                celery.send_task("ask")
+        leave_tasks(queue, "ask", times=20)
         wait_until(lambda: notes.read_text().count("\n") == 20 or worker.poll() is not None, 60)
         found = [json.loads(line) for line in notes.read_text().splitlines()]
         assert [each["status"] for each in found] == [200] * 20

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,25 +22,40 @@ from tests.pools.support import Call, make_stats
 Start = Callable[..., Worker]
 # A write each second, and patience with a machine that is busy.
 SOON = 20.0
+KINDS = ("counter", "histogram", "gauge_livemax", "gauge_livesum")
+"""What the files of a process that has used a pool are called."""
 
 
 def scrape(folder: Path) -> Samples:
-    """Return what any process shows that looks into the folder."""
+    """Return what any process shows that looks into the folder.
+
+    Asks again, as Prometheus does, where it meets a file in the instant between its creation and
+    its first length: each kind of figure has one, made when the first of it is written.
+    """
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(folder))
-    return parsed(generate_latest(registry).decode())
+    pages: list[bytes] = []
+
+    def shown() -> bool:
+        with suppress(struct.error):
+            pages.append(generate_latest(registry))
+        return bool(pages)
+
+    wait_until(shown, SOON)
+    return parsed(pages[0].decode())
 
 
 def wait_for_files(folder: Path, processes: int) -> None:
-    """Wait until so many processes have begun to write.
+    """Wait until so many processes have begun to write, and have made all of their files.
 
-    A scrape fails that meets a file in the instant between its creation and its first length.
+    A scrape fails that meets one in the instant between its creation and its first length.
     """
 
     def there() -> bool:
-        return len([p for p in folder.glob("gauge_livemax_*.db") if p.stat().st_size]) == processes
+        sizes = [[path.stat().st_size for path in folder.glob(f"{kind}_*.db")] for kind in KINDS]
+        return all(len(found) == processes and all(found) for found in sizes)
 
-    wait_until(there, SOON)
+    wait_until(there, SOON, lambda: str(sorted(path.name for path in folder.iterdir())))
 
 
 def test_three_workers_are_one_sum_and_the_dead_leave_it(start: Start, tmp_path: Path) -> None:

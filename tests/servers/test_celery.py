@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from celery import Celery
 
 from django_poolkit.testing import Node
 from django_poolkit.testing.waiting import wait_until
+from tests.celery_queue import leave_tasks
 from tests.servers.conftest import Deploy
 from tests.servers.project import PATIENCE, Project
 from tests.servers.serving import kill
@@ -37,10 +37,7 @@ def project(database: Node, deploy: Deploy) -> Project:
 
 def start_task(project: Project) -> None:
     """Leave a task for the worker that hangs in a statement."""
-    queue = Celery("outside", broker="filesystem://", set_as_current=False)
-    queue.conf.broker_transport_options = project.queue
-    with queue:
-        queue.send_task("tests.servers.site.tasks.slow", [600.0])
+    leave_tasks(project.home / "queue", "tests.servers.site.tasks.slow", [600.0])
 
 
 @contextmanager
