@@ -13,10 +13,10 @@ from django_poolkit.routing.topology import Cluster
 
 logger = logging.getLogger("django_poolkit.routing")
 
-_EVENTS: Final = {
-    "evicted": "replica_evicted",
-    "trial": "replica_on_trial",
-    "admitted": "replica_admitted",
+_LINES: Final = {
+    "evicted": "pool=%s event=replica_evicted cluster=%s reason=%s%s",
+    "trial": "pool=%s event=replica_on_trial cluster=%s reason=%s%s",
+    "admitted": "pool=%s event=replica_admitted cluster=%s reason=%s%s",
 }
 
 
@@ -39,21 +39,18 @@ class ReplicaNews:
     def tell(self) -> None:
         """Log it; count and signal it where it is no step in between."""
         change, name = self.change, self.pool.name
-        event = _EVENTS[change.after]
         level = logging.WARNING if change.after == "evicted" else logging.INFO
         more = ""
         if self.lag is not None:
             seconds = "unknown" if self.lag.seconds is None else f"{self.lag.seconds:.3f}"
             more = f" seconds={seconds} bytes={self.lag.size}"
-        logger.log(
-            level, "pool=%s event=%s cluster=%s reason=%s%s",
-            name, event, self.cluster.name, change.reason, more,
-        )  # fmt: skip
+        logger.log(level, _LINES[change.after], name, self.cluster.name, change.reason, more)
         if change.after == "evicted":
             if change.before == "evicted":
                 return  # for another reason by now
             self.pool.count_eviction(str(change.reason))
         if change.after != "trial":
+            event = f"replica_{change.after}"
             self.pool.events.tell(event, pool=name, reason=change.reason)
 
 
