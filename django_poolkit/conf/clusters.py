@@ -160,10 +160,12 @@ def _cluster(name: str, entry: object) -> Cluster:
             f"{path}['atomic_requests']", values.get("atomic_requests", "primary")
         ),
         position=position_at(f"{path}['position']", values.get("position", "lsn")),
-        watch_at(f"{path}['watch']", values.get("watch", WATCH)),
-        max_lag_at(f"{path}['max_lag']", values.get("max_lag", MAX_LAG)),
-        max_lag_bytes_at(f"{path}['max_lag_bytes']", values.get("max_lag_bytes", MAX_LAG_BYTES)),
-        all_down_at(f"{path}['all_down']", values.get("all_down", ALL_DOWN)),
+        watch=watch_at(f"{path}['watch']", values.get("watch", WATCH)),
+        max_lag=max_lag_at(f"{path}['max_lag']", values.get("max_lag", MAX_LAG)),
+        max_lag_bytes=max_lag_bytes_at(
+            f"{path}['max_lag_bytes']", values.get("max_lag_bytes", MAX_LAG_BYTES)
+        ),
+        all_down=all_down_at(f"{path}['all_down']", values.get("all_down", ALL_DOWN)),
     )
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from time import monotonic
-from typing import Final
+from typing import Final, Literal
 
 from django_poolkit.pools.postgres import ConnectionPool, standing
 from django_poolkit.pools.postgres.prober import ProbeFailed
 from django_poolkit.pools.postgres.standing import Standing
 
-Answer = Standing | ProbeFailed
+Answer = Standing | ProbeFailed | Literal["alive"]
+"""`alive`: that it answers is all that it was asked for."""
 
 # What a probe may take beyond its time.
 _GRACE: Final = 0.2
@@ -27,13 +28,18 @@ class Asker:
     def __init__(self) -> None:
         self._under_way: dict[str, threading.Thread] = {}
 
-    def ask(self, pools: Mapping[str, ConnectionPool], seconds: float) -> dict[str, Answer]:
-        """Return what each server says, by name. Blocks for `seconds`, and a little more."""
+    def ask(
+        self, pools: Mapping[str, ConnectionPool], seconds: float, alive: Collection[str] = ()
+    ) -> dict[str, Answer]:
+        """Return what each server says, by name. Blocks for `seconds`, and a little more.
+
+        Those named in `alive` are not asked where they stand.
+        """
         answers: dict[str, Answer] = {}
         started: dict[str, threading.Thread] = {}
 
         def ask_one(name: str, pool: ConnectionPool) -> None:
-            answers[name] = _answer(pool, seconds)
+            answers[name] = _answer(pool, seconds, name in alive)
 
         for name, pool in pools.items():
             before = self._under_way.pop(name, None)
@@ -59,8 +65,11 @@ class Asker:
         return {name: answers.copy().get(name, late) for name in pools}
 
 
-def _answer(pool: ConnectionPool, seconds: float) -> Answer:
+def _answer(pool: ConnectionPool, seconds: float, alive: bool) -> Answer:
     try:
+        if alive:
+            pool.prober.ask(seconds)
+            return "alive"
         return standing.ask(pool.prober, seconds)
     except ProbeFailed as error:
         return error

@@ -103,12 +103,15 @@ class Monitor:
         with self._turn:
             epoch, hosts = self._epoch, self._hosts
             watched = [each for each in clusters().values() if each.watch and each.replicas]
-            primaries = hosts.pools(each.primary for each in watched)
+            primaries = hosts.pools(each.primary for each in watched if each.position == "lsn")
             # First, for then what is said of it can only make a replica look better.
             said = self._asker.ask(primaries, BUDGET)
             replicas = {each.name: hosts.pools(each.replicas) for each in watched}
             pools = {name: pool for found in replicas.values() for name, pool in found.items()}
-            said |= self._asker.ask(pools, BUDGET)
+            timed = {
+                name for each in watched if each.position == "time" for name in replicas[each.name]
+            }
+            said |= self._asker.ask(pools, BUDGET, timed)
             with self._lock:
                 if epoch != self._epoch:
                     return
@@ -141,20 +144,19 @@ class Monitor:
         before, primary = course.refused, said.get(cluster.primary)
         if isinstance(primary, Standing):
             course.of_primary(primary)
-        elif primary is not None and (verdict := _failure(primary)) is not UNKNOWN:
+        elif isinstance(primary, ProbeFailed) and (verdict := _failure(primary)) is not UNKNOWN:
             course.lost("untold" if verdict is WELL else "refuses")
         if course.refused != before:
             yield PrimaryNews(cluster, course.refused)
         for name, pool in pools.items():
-            answer = said[name]
-            lag = None
+            answer, lag = said[name], None
             if isinstance(answer, Standing):
                 course.seen(answer)
                 verdict = course.verdict(answer, cluster)
                 if (lag := course.lag(answer)) is not None:
                     pool.note_lag(lag.seconds, lag.size)
             else:
-                verdict = _failure(answer)
+                verdict = _failure(answer) if isinstance(answer, ProbeFailed) else WELL
             circuit = self._circuits.setdefault(name, Circuit())
             if (change := _enter(circuit, verdict)) is not None:
                 yield ReplicaNews(cluster, pool, change, lag)

@@ -65,7 +65,8 @@ def ask(prober: Prober, seconds: float) -> Standing:
     Raises ProbeFailed.
     """
     observed = monotonic()
-    recovering, system, timeline, position, fed, age = prober.row(framed(_QUESTION, seconds), seconds)
+    row = prober.row(framed(_QUESTION, seconds), seconds)
+    recovering, system, timeline, position, fed, age = row
     return Standing(
         observed=observed,
         in_recovery=recovering == b"t",
