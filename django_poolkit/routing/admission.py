@@ -6,7 +6,7 @@ nothing here, and nothing to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -20,6 +20,8 @@ Replaced as a whole."""
 
 # A host that is evicted for these answers, with rows that are old.
 _STALE: Final[frozenset[Reason]] = frozenset({"lag", "cut"})
+# One that is evicted for these may answer, too, with rows of something else.
+_OTHER: Final[frozenset[Reason]] = frozenset({"not_a_replica", "timeline", "system"})
 
 
 def publish(circuits: Mapping[str, Circuit]) -> None:
@@ -47,3 +49,14 @@ def stale(names: Iterable[str]) -> list[str]:
         for name in names
         if (it := known.get(name)) is None or it.state == "trial" or it.reason in _STALE
     ]
+
+
+def same(names: Iterable[str]) -> list[str]:
+    """Return those of some hosts that have the rows of the cluster, if they answer."""
+    known = troubled
+    return [name for name in names if (it := known.get(name)) is None or it.reason not in _OTHER]
+
+
+def best(names: Collection[str], draw: float) -> list[str]:
+    """Return those of some hosts that are to be tried before the others."""
+    return admitted(names, draw) or stale(names) or same(names)

@@ -12,7 +12,7 @@ from django_poolkit.routing.topology import Cluster
 
 Reason = Literal[
     "no_replica", "use_primary", "use_replica", "transaction", "rule", "command",
-    "unsafe_request", "wrote", "instance", "token", "read",
+    "unsafe_request", "wrote", "instance", "token", "read", "all_down",
 ]  # fmt: skip
 """Why a read goes where it goes."""
 
@@ -45,6 +45,12 @@ class Watcher:
 
 watchers: tuple[Watcher, ...] = ()
 """Those that are told. Read by every query, so replaced as a whole."""
+
+
+def on_one_database() -> bool:
+    """Return whether everything is to run on the primary, whatever is decided."""
+    return any(watcher.one_database for watcher in watchers)
+
 
 _changing: Final = threading.Lock()  # held while `watchers` is replaced
 

@@ -395,7 +395,7 @@ def test_what_goes_wrong_in_a_look_does_not_end_the_thread(eye, quick, monkeypat
 
 
 def test_a_forked_child_looks_for_itself(eye, quick):
-    module.monitor.start()
+    Monitor.start(module.monitor)
     try:
         wait_until(lambda: len(module.monitor._circuits) == 2, message="nobody looks")
         reading, writing = os.pipe()
@@ -403,7 +403,7 @@ def test_a_forked_child_looks_for_itself(eye, quick):
             try:
                 mine = module.monitor
                 fine = not mine.started and not mine._circuits
-                mine.start()
+                Monitor.start(mine)
                 wait_until(lambda: len(mine._circuits) == 2, 20.0, message="nobody looks")
                 os.write(writing, b"well" if fine else b"inherited")
             finally:
