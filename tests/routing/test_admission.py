@@ -17,7 +17,13 @@ from django_poolkit.routing.monitor import Monitor, monitor
 from django_poolkit.routing.scopes import Settled
 from django_poolkit.routing.watching import watched as told
 from django_poolkit.testing import Cluster
-from django_poolkit.testing.routing import RoutingLog, assert_routed, record_routing
+from django_poolkit.testing.routing import (
+    RoutingLog,
+    assert_routed,
+    promote,
+    record_routing,
+    replica_down,
+)
 from tests.app.models import Item
 from tests.routing.conftest import alias_of, entry, seen
 from tests.routing.test_monitor import hosts
@@ -369,3 +375,54 @@ def test_reads_go_on_without_a_primary(eye, twins):
         twins.primary.start()
         for node in twins.replicas:
             node.wait_streaming()
+
+
+# -- what tests do to servers
+
+
+def test_a_replica_that_is_down_for_a_test_is_read_again_after_it(twins):
+    try:
+        with replica_down(twins.replicas[0]):
+            assert not twins.replicas[0].running
+            assert list(admission.troubled) == ["replica/one"]
+            assert read_by() == {"other"}
+        assert admission.troubled == {}
+        assert twins.replicas[0].streaming
+        assert read_by(20) == {"one", "other"}
+        with pytest.raises(RuntimeError), replica_down(*twins.replicas):
+            raise RuntimeError
+        assert admission.troubled == {}
+        assert all(node.streaming for node in twins.replicas)
+    finally:
+        monitor.forget()
+
+
+def test_a_promotion_is_followed_by_those_who_are_told_to(twins):
+    # The cluster is gone after it, so it is one of its own.
+    with Cluster(replicas=2) as cluster:
+        first, second = cluster.replicas
+        connections.settings["default"] = entry(cluster.primary)
+        connections.settings["replica"] = hosts(cluster)
+        monitor.forget()
+        try:
+            monitor.look()
+            assert admission.troubled == {}
+            cluster.primary.stop()
+            promote(first, second)
+            assert {name: it.reason for name, it in admission.troubled.items()} == {
+                "replica/one": "not_a_replica"
+            }
+            # Where the primary's alias leads there, too, it is the same server.
+            connections.settings["default"] = entry(first)
+            monitor.forget()
+            monitor.look()
+            assert admission.troubled == {}
+            first.execute("CREATE TABLE after_it (x int)")
+            first.wait_caught_up(second)
+            second.cut_streaming()
+            second.restore_streaming()
+            assert second.upstream is first
+        finally:
+            monitor.forget()
+            connections["replica"].close()
+            registry.pools.close_all()

@@ -248,6 +248,19 @@ def test_a_server_that_cannot_tell_where_it_stands_is_taken_for_well(eye, watche
         watched.primary.execute("DROP ROLE plain")
 
 
+def test_where_positions_mean_nothing_it_only_counts_who_answers(eye, watched, limits, monkeypatch):
+    limits(position="time", max_lag_bytes=1)
+    monkeypatch.setattr("django_poolkit.pools.postgres.standing.ask", None)
+    watched.replicas[0].pause_replay()
+    write(watched)
+    watched.replicas[1].stop()
+    try:
+        assert look(eye, 2) == {ONE: ADMITTED, OTHER: ("evicted", "refuses")}
+    finally:
+        watched.replicas[1].start()
+        watched.replicas[1].wait_streaming()
+
+
 def test_an_ordinary_role_sees_all_of_it(eye, watched):
     watched.primary.execute("CREATE ROLE plain LOGIN PASSWORD 'plain'")
     try:
