@@ -54,9 +54,7 @@ def _places(cluster: Cluster, here: Scope | None) -> dict[str, list[str]]:
     settled = None if here is None else here.settled.get(cluster.name)
     found = {} if settled is None else settled.hosts
     places = {alias: _names(alias, keys) for alias, keys in found.items() if keys is None or keys}
-    return places or {
-        alias: _names(alias, topology.host_keys(alias)) for alias in cluster.replicas
-    }
+    return places or {alias: _names(alias, topology.host_keys(alias)) for alias in cluster.replicas}
 
 
 def _names(alias: str, keys: tuple[str, ...] | frozenset[str] | None) -> list[str]:
