@@ -110,7 +110,12 @@ def host_for(alias: str, weights: Mapping[str, float]) -> str | None:
 
 
 def keeps_host(alias: str, host: str) -> bool:
-    """Return whether a host that is in use already has what the present scope must see."""
+    """Return whether a host that is in use already may be read by the present scope.
+
+    That is where it has what the scope must see, and is not evicted while another one is well.
+    """
+    if admission.troubled and not readable.keeps(alias, host):
+        return False
     here = scopes.current()
     if here is None or not here.settled or (cluster := cluster_of(alias)) is None:
         return True

@@ -49,6 +49,15 @@ def hosts_for(alias: str, weights: Mapping[str, float], draw: float) -> Mapping[
     raise NoReplica(f"alias {alias!r}: no host is left that has the rows of its cluster")
 
 
+def keeps(alias: str, key: str) -> bool:
+    """Return whether to stay with a host of an alias that is held already."""
+    known = admission.troubled
+    held = known.get(f"{alias}/{key}")
+    if held is None or held.state != "evicted":
+        return True
+    return all(name in known for name in _names(alias, topology.host_keys(alias)))
+
+
 def _places(cluster: Cluster, here: Scope | None) -> dict[str, list[str]]:
     """Return the full names of hosts by alias: of those that have what is to be seen."""
     settled = None if here is None else here.settled.get(cluster.name)

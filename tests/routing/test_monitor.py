@@ -13,6 +13,7 @@ import pytest
 from django.db import connections
 
 from django_poolkit import registry, signals
+from django_poolkit.pools.postgres.prober import ProbeFailed
 from django_poolkit.routing import admission, breaker
 from django_poolkit.routing import monitor as module
 from django_poolkit.routing.breaker import Circuit
@@ -446,6 +447,41 @@ def test_changed_settings_begin_anew(eye, watched, limits):
     assert look(eye) == {}
     limits(max_lag_bytes=1)
     assert look(eye)[ONE] == ("evicted", "lag")
+
+
+def test_what_was_found_under_other_settings_does_not_count(eye, watched, limits, monkeypatch):
+    limits(max_lag_bytes=1)
+    watched.replicas[0].pause_replay()
+    write(watched)
+    ask = eye._asker.ask
+
+    def ask_and_forget(*arguments: Any) -> Any:
+        found = ask(*arguments)
+        eye.forget()
+        return found
+
+    monkeypatch.setattr(eye._asker, "ask", ask_and_forget)
+    assert look(eye) == {}
+    assert admission.troubled == {}
+
+
+@pytest.mark.parametrize("cause", ["saturated", "closed"])
+def test_a_look_that_finds_out_nothing_changes_nothing(eye, watched, monkeypatch, caplog, cause):
+    watched.replicas[0].stop()
+    try:
+        assert look(eye) == {ONE: ("evicted", "refuses"), OTHER: ADMITTED}
+    finally:
+        watched.replicas[0].start()
+        watched.replicas[0].wait_streaming()
+    caplog.clear()
+
+    def fail(*arguments: object) -> None:
+        raise ProbeFailed(cause, "no connection is left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("django_poolkit.pools.postgres.prober.Prober.row", fail)
+        assert look(eye, 5) == {ONE: ("evicted", "refuses"), OTHER: ADMITTED}
+    assert caplog.messages == []
 
 
 # -- whose pools
