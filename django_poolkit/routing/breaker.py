@@ -71,6 +71,11 @@ class Circuit:
         return self._now.reason
 
     @property
+    def doubtful(self) -> bool:
+        """Whether the next look says whether something is wrong."""
+        return self._doubts > 0
+
+    @property
     def share(self) -> float:
         """The part of the scopes that may read it, from 0.0 to 1.0."""
         now = self._now

@@ -124,6 +124,13 @@ def keeps_host(alias: str, host: str) -> bool:
     return allowed is None or host in allowed or overrides.role_of(cluster.name) == "replica"
 
 
+def note_refusal(alias: str, host: str) -> None:
+    """Have a host looked at now that has refused a connection, if nobody has noticed yet."""
+    cluster = cluster_of(alias)
+    if cluster is not None and cluster.watch and f"{alias}/{host}" not in admission.troubled:
+        monitor.nudge()
+
+
 def _sufficient(
     cluster: Cluster, here: Scope, settled: Settled, alias: str, weights: Mapping[str, float]
 ) -> Mapping[str, float]:

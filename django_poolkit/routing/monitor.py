@@ -36,6 +36,8 @@ CALM: Final = (2.5, 5.0)
 the same time."""
 ALERT: Final = (1.0, 1.5)
 """The same while a host is evicted or on trial."""
+LEAST: Final = 0.25
+"""Seconds between two looks in any case."""
 # Seconds for the thread at the end of the process.
 _FAREWELL: Final = 1.0
 
@@ -58,6 +60,7 @@ class Monitor:
         self._hosts = Hosts()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
+        self._wake = threading.Event()
 
     def start(self) -> None:
         """Begin to look, unless this process does so already. Does not block."""
@@ -77,9 +80,14 @@ class Monitor:
             return
         self._thread = thread
 
+    def nudge(self) -> None:
+        """Have the thread look soon, if there is one: somebody has met something. Never blocks."""
+        self._wake.set()
+
     def close(self, timeout: float) -> None:
         """End the thread. Blocks for `timeout` seconds at most, for a look that is under way."""
         self._stop.set()
+        self._wake.set()
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
@@ -133,8 +141,15 @@ class Monitor:
             except Exception as error:  # as settings that are wrong by now
                 if failed != (failed := type(error).__name__):
                     logger.error("event=look_failed error=%s", failed)
-            if stop.wait(uniform(*(ALERT if admission.troubled else CALM))):
+            self._wake.wait(uniform(*(ALERT if self._alert else CALM)) - LEAST)
+            if stop.wait(LEAST):
                 return
+            self._wake.clear()
+
+    @property
+    def _alert(self) -> bool:
+        circuits = list(self._circuits.values())
+        return any(each.doubtful or each.state != "admitted" for each in circuits)
 
     def _enter_locked(
         self, cluster: Cluster, pools: Mapping[str, ConnectionPool], said: Mapping[str, Answer]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -12,11 +13,12 @@ from django.db import OperationalError, connections, transaction
 
 from django_poolkit import registry
 from django_poolkit.routing import NoReplica, admission, choice, outgoing, scope, use_replica
+from django_poolkit.routing import monitor as looks
 from django_poolkit.routing.breaker import GOOD_LOOKS, RAMP, Circuit, Reason
 from django_poolkit.routing.monitor import Monitor, monitor
 from django_poolkit.routing.scopes import Settled
 from django_poolkit.routing.watching import watched as told
-from django_poolkit.testing import Cluster
+from django_poolkit.testing import Cluster, Node
 from django_poolkit.testing.routing import (
     RoutingLog,
     assert_routed,
@@ -24,6 +26,7 @@ from django_poolkit.testing.routing import (
     record_routing,
     replica_down,
 )
+from django_poolkit.testing.waiting import wait_until
 from tests.app.models import Item
 from tests.routing.conftest import alias_of, entry, seen
 from tests.routing.test_monitor import hosts
@@ -322,6 +325,18 @@ def test_what_is_recorded_does_not_depend_on_servers(pair):
 # -- on real servers
 
 
+@contextmanager
+def replica_down_unseen(node: Node) -> Iterator[None]:
+    """Have a replica be down, which nobody is told."""
+    node.stop()
+    try:
+        yield
+    finally:
+        connections["replica"].close()
+        node.start()
+        node.wait_streaming()
+
+
 @pytest.fixture
 def eye(twins: Cluster) -> Monitor:
     """A monitor that looks when it is told to."""
@@ -375,6 +390,26 @@ def test_a_host_that_stops_costs_no_error_and_one_eviction(eye, twins):
         connections["replica"].close()
         twins.replicas[0].start()
         twins.replicas[0].wait_streaming()
+
+
+def test_who_meets_a_host_that_is_down_has_it_looked_at(twins, monkeypatch):
+    eye = Monitor()
+    monkeypatch.setattr(looks, "CALM", (600.0, 600.0))
+    monkeypatch.setattr(choice, "monitor", eye)
+    monkeypatch.setattr("django_poolkit.backends.ports.note_refusal", choice.note_refusal)
+    eye.start()
+    try:
+        wait_until(lambda: len(eye._circuits) == 2, message="nobody looks")
+        with replica_down_unseen(twins.replicas[0]):
+            assert read_by() == {"other"}
+            wait_until(lambda: "replica/one" in admission.troubled, message="nobody has looked")
+            eye._wake.clear()
+            choice.note_refusal("replica", "one")  # as is known by now
+            assert not eye._wake.is_set()
+            choice.note_refusal("elsewhere", "one")
+            assert not eye._wake.is_set()
+    finally:
+        eye.close(5.0)
 
 
 def test_reads_go_on_without_a_primary(eye, twins):

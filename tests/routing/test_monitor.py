@@ -189,7 +189,9 @@ def test_a_host_that_is_silent_is_left_at_the_second_look_and_holds_nobody_up(
         node.pause()
     try:
         started = time.monotonic()
+        assert not eye._alert
         assert look(eye) == WELL
+        assert eye._alert  # the next look comes soon
         assert look(eye) == {ONE: ("evicted", "refuses"), OTHER: ("evicted", "refuses")}
         # Side by side: two hosts, two looks, and not four times as long.
         assert time.monotonic() - started < 4 * 0.3
@@ -375,6 +377,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses that a test can wait for."""
     monkeypatch.setattr(module, "CALM", (0.01, 0.02))
     monkeypatch.setattr(module, "ALERT", (0.01, 0.02))
+    monkeypatch.setattr(module, "LEAST", 0.01)
 
 
 def test_one_thread_looks_and_ends_when_it_is_told_to(eye, watched, quick):
