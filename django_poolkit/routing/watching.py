@@ -46,12 +46,6 @@ class Watcher:
 watchers: tuple[Watcher, ...] = ()
 """Those that are told. Read by every query, so replaced as a whole."""
 
-
-def on_one_database() -> bool:
-    """Return whether everything is to run on the primary, whatever is decided."""
-    return any(watcher.one_database for watcher in watchers)
-
-
 _changing: Final = threading.Lock()  # held while `watchers` is replaced
 
 
