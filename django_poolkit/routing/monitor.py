@@ -203,6 +203,11 @@ def _settings_changed(*, setting: str, **kwargs: Any) -> None:
         monitor.forget()
 
 
+def _end() -> None:
+    monitor.close(_FAREWELL)
+    monitor.started = True  # what reads from here on begins nothing
+
+
 setting_changed.connect(_settings_changed)
 os.register_at_fork(after_in_child=monitor.after_fork)
-atexit.register(monitor.close, _FAREWELL)
+atexit.register(_end)

@@ -411,6 +411,20 @@ def test_what_goes_wrong_in_a_look_does_not_end_the_thread(eye, quick, monkeypat
     assert caplog.messages == ["event=look_failed error=RuntimeError"]
 
 
+def test_nothing_begins_any_more_as_the_process_ends(eye, quick):
+    Monitor.start(module.monitor)
+    thread = module.monitor._thread
+    assert thread is not None
+    try:
+        module._end()
+        assert not thread.is_alive()
+        Monitor.start(module.monitor)
+        assert module.monitor._thread is None
+    finally:
+        module.monitor.started = False
+        module.monitor.forget()
+
+
 def test_a_forked_child_looks_for_itself(eye, quick):
     Monitor.start(module.monitor)
     try:
