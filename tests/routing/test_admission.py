@@ -136,7 +136,8 @@ def test_who_was_sent_to_the_primary_stays_there(pair):
         assert why()[1] == "read"
 
 
-def test_what_was_seen_of_the_primary_goes_with_the_visitor(pair):
+def test_what_was_seen_of_the_primary_goes_with_the_visitor(pair, monkeypatch):
+    monkeypatch.setattr(outgoing, "BUDGET", 10.0)
     admission.publish({"replica": evicted("lag"), "second": evicted("cut")})
     with scope() as here:
         here.visitor = b"somebody"
