@@ -53,6 +53,10 @@ lease_leaked = PoolSignal()
 None; `stack`: where it was acquired, a tuple of lines."""
 pin = PoolSignal()
 """A lease is held until its owner closes. `reason`: as in `PoolStats.pins`."""
+replica_evicted = PoolSignal()
+"""A replica is not read any more. `reason`: as in `PoolStats.evictions`."""
+replica_admitted = PoolSignal()
+"""A replica that was evicted is read again as before. `reason`: why it had been."""
 
 SIGNALS: Final[Mapping[str, PoolSignal]] = {
     "connection_opened": connection_opened,
@@ -63,6 +67,8 @@ SIGNALS: Final[Mapping[str, PoolSignal]] = {
     "pool_timeout": pool_timeout,
     "lease_leaked": lease_leaked,
     "pin": pin,
+    "replica_evicted": replica_evicted,
+    "replica_admitted": replica_admitted,
 }
 """All of them, by name."""
 
@@ -70,6 +76,7 @@ _LEVELS: Final = {
     "pool_saturated": logging.WARNING,
     "pool_timeout": logging.ERROR,
     "lease_leaked": logging.WARNING,
+    "replica_evicted": logging.WARNING,
 }
 
 

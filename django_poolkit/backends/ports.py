@@ -26,6 +26,10 @@ In session mode, where a lease may have been acquired before it was known what h
 Returns False where the lease must be given back, and another be acquired.
 """
 
+note_refusal: Callable[[str, str], None] | None = None
+"""Called with a logical alias and the key of a host that has refused a connection, or not answered
+a connect in time; another host is tried then."""
+
 note_write: Callable[[str], None] | None = None
 """Called with an alias as a statement that may write begins on it, in the thread that runs it."""
 

@@ -12,6 +12,17 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_poolkit.conf.databases import ENGINES
 from django_poolkit.conf.hosts import hosts_of
+from django_poolkit.conf.limits import (
+    ALL_DOWN,
+    MAX_LAG,
+    MAX_LAG_BYTES,
+    WATCH,
+    AllDown,
+    all_down_at,
+    max_lag_at,
+    max_lag_bytes_at,
+    watch_at,
+)
 from django_poolkit.conf.poolkit import bad_value_at, mapping, refuse_unknown, section
 from django_poolkit.conf.rules import (
     ON_PRIMARY,
@@ -26,14 +37,9 @@ from django_poolkit.conf.rules import (
 )
 
 _KEYS: Final = (
-    "primary",
-    "replicas",
-    "models",
-    "on_primary",
-    "stale_write",
-    "atomic_requests",
-    "position",
-)
+    "primary", "replicas", "models", "on_primary", "stale_write", "atomic_requests", "position",
+    "watch", "max_lag", "max_lag_bytes", "all_down",
+)  # fmt: skip
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -57,6 +63,14 @@ class Cluster:
     position: Position = "lsn"
     """How it is told whether a replica has what was written: by the position in the write-ahead
     log, or by the time that has passed, where servers do not say or mean one."""
+    watch: bool = WATCH
+    """Whether a thread of each process looks how its servers are."""
+    max_lag: float | None = MAX_LAG
+    """Seconds that a replica may be behind and be read, None for any number."""
+    max_lag_bytes: float | None = MAX_LAG_BYTES
+    """The same in bytes of the primary's log."""
+    all_down: AllDown = ALL_DOWN
+    """What is read where no replica may be."""
 
 
 # What was read last: the setting, its section, and what came of them. Replaced as a whole.
@@ -146,6 +160,12 @@ def _cluster(name: str, entry: object) -> Cluster:
             f"{path}['atomic_requests']", values.get("atomic_requests", "primary")
         ),
         position=position_at(f"{path}['position']", values.get("position", "lsn")),
+        watch=watch_at(f"{path}['watch']", values.get("watch", WATCH)),
+        max_lag=max_lag_at(f"{path}['max_lag']", values.get("max_lag", MAX_LAG)),
+        max_lag_bytes=max_lag_bytes_at(
+            f"{path}['max_lag_bytes']", values.get("max_lag_bytes", MAX_LAG_BYTES)
+        ),
+        all_down=all_down_at(f"{path}['all_down']", values.get("all_down", ALL_DOWN)),
     )
 
 

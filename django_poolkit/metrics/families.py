@@ -97,6 +97,10 @@ def _until_closed(key: str) -> Callable[[Status], Mapping[str, Value]]:
     return lambda status: {"": (0 if status["state"] == "closed" else status[key],)}
 
 
+def _if_known(key: str) -> Callable[[Status], Mapping[str, Value]]:
+    return lambda status: {} if status[key] is None else {"": (status[key],)}
+
+
 def _histogram(key: str) -> Callable[[Status], Mapping[str, Value]]:
     return lambda status: {"": (*status[key]["counts"], status[key]["sum"])}
 
@@ -264,6 +268,27 @@ FAMILIES: Final = (
         help="Leases dropped without a release, and leases held for longer than leak_after.",
         label="kind",
         read=_leaks,
+    ),
+    Family(
+        name="poolkit_replica_lag_seconds",
+        kind="gauge",
+        help="By how much a replica is behind its primary; where it is looked at, and known.",
+        read=_if_known("lag"),
+        across="max",
+    ),
+    Family(
+        name="poolkit_replica_lag_bytes",
+        kind="gauge",
+        help="What a replica has not replayed yet of its primary's log.",
+        read=_if_known("lag_bytes"),
+        across="max",
+    ),
+    Family(
+        name="poolkit_evictions_total",
+        kind="counter",
+        help="Times that a replica was not to be read any more, by reason.",
+        label="reason",
+        read=_by("evictions"),
     ),
     Family(
         name="poolkit_wait_seconds",

@@ -118,6 +118,10 @@ class PoolStats:
     connecting: int
     probing: int = 0
     """Connections beside the pool, and beside its size, by which its server is asked how it is."""
+    lag: float | None = None
+    """Seconds by which its server is behind its primary, None where nobody looks or can tell."""
+    lag_bytes: int | None = None
+    """The same in bytes of the primary's log."""
     waiters: int
     oldest_waiter: float
     """Seconds the first of the queue has waited, 0.0 where nobody waits."""
@@ -146,6 +150,8 @@ class PoolStats:
     """Leases that were lost and taken back."""
     overdue: int
     """Leases that were held for longer than `leak_after`, whether they came home or not."""
+    evictions: Mapping[str, int] = field(default_factory=dict)
+    """How often its server was not to be read any more, as a replica, by reason."""
     last_connect_error: str | None
     """Class, SQLSTATE and first line of the newest failed connect since the last good one, or
     the class of what a user's `check` raised."""

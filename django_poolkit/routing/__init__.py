@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from django_poolkit.routing.errors import (
     LockOnReplica,
+    NoReplica,
     ReplicasBehind,
     StaleWrite,
     StaleWriteWarning,
@@ -18,6 +19,7 @@ from django_poolkit.routing.scopes import Scope
 
 __all__ = [
     "LockOnReplica",
+    "NoReplica",
     "ReadWriteRouter",
     "ReplicasBehind",
     "Scope",

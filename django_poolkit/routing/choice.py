@@ -10,8 +10,18 @@ from typing import Any
 from django.db import connections
 
 from django_poolkit.backends.rota import rota
-from django_poolkit.routing import members, overrides, rules, scopes, views
+from django_poolkit.routing import (
+    admission,
+    members,
+    overrides,
+    readable,
+    rules,
+    scopes,
+    views,
+    watching,
+)
 from django_poolkit.routing.errors import ReplicasBehind
+from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.scopes import Scope, Settled
 from django_poolkit.routing.topology import Cluster, cluster_of
 from django_poolkit.routing.watching import Reason
@@ -34,7 +44,7 @@ def for_read(cluster: Cluster, on_primary: bool, instance: Any = None) -> tuple[
         return primary, "use_primary"
     here = scopes.current()
     if role == "replica":
-        return _replica(cluster, here), "use_replica"
+        return _replica(cluster, here, "use_replica")
     if in_transaction(primary) and not views.is_only_one(cluster):
         return primary, "transaction"
     if on_primary:
@@ -50,7 +60,7 @@ def for_read(cluster: Cluster, on_primary: bool, instance: Any = None) -> tuple[
         return primary, "instance"
     if here is not None and here.settled and _is_ahead(cluster, here):
         return primary, "token"
-    return _replica(cluster, here), "read"
+    return _replica(cluster, here, "read")
 
 
 def in_transaction(alias: str) -> bool:
@@ -75,14 +85,19 @@ def host_for(alias: str, weights: Mapping[str, float]) -> str | None:
     """Return the host of a logical alias that the present scope reads, None outside of one.
 
     One that is not among `weights` has just refused a connection: another takes its place, if it
-    has what is to be seen. Raises ReplicasBehind where none has.
+    has what is to be seen. Raises ReplicasBehind where none has, and NoReplica where all are left
+    out that have the rows of the cluster.
     """
     here = scopes.current()
     if here is None:
-        return None
+        if not admission.troubled:
+            return None
+        return rota.pick(alias, readable.hosts_for(alias, weights, random.random()))
     cluster = cluster_of(alias)
     if cluster is not None and (settled := here.settled.get(cluster.name)) is not None:
         weights = _sufficient(cluster, here, settled, alias, weights)
+    if admission.troubled:
+        weights = readable.hosts_for(alias, weights, here.draw)
     if here.visitor is None:
         return rota.pick_once(here, alias, weights)
     if (key := here.hosts.get(alias)) is None or key not in weights:
@@ -95,13 +110,25 @@ def host_for(alias: str, weights: Mapping[str, float]) -> str | None:
 
 
 def keeps_host(alias: str, host: str) -> bool:
-    """Return whether a host that is in use already has what the present scope must see."""
+    """Return whether a host that is in use already may be read by the present scope.
+
+    That is where it has what the scope must see, and is not evicted while another one is well.
+    """
+    if admission.troubled and not readable.keeps(alias, host):
+        return False
     here = scopes.current()
     if here is None or not here.settled or (cluster := cluster_of(alias)) is None:
         return True
     settled = here.settled.get(cluster.name)
     allowed = None if settled is None else settled.hosts.get(alias)
     return allowed is None or host in allowed or overrides.role_of(cluster.name) == "replica"
+
+
+def note_refusal(alias: str, host: str) -> None:
+    """Have a host looked at now that has refused a connection, if nobody has noticed yet."""
+    cluster = cluster_of(alias)
+    if cluster is not None and cluster.watch and f"{alias}/{host}" not in admission.troubled:
+        monitor.nudge()
 
 
 def _sufficient(
@@ -137,9 +164,26 @@ def _readable(settled: Settled) -> list[str]:
     return [alias for alias, hosts in settled.hosts.items() if hosts is None or hosts]
 
 
-def _replica(cluster: Cluster, here: Scope | None) -> str:
+def _replica(cluster: Cluster, here: Scope | None, reason: Reason) -> tuple[str, Reason]:
+    asked_for = reason == "use_replica"
+    # Once on the primary, always: it must not go back in time.
+    if here is not None and cluster.name in here.fallen and not asked_for:
+        return cluster.primary, "all_down"
+    if cluster.watch and not monitor.started and not watching.on_one_database():
+        monitor.start()
     replicas = cluster.replicas
-    if len(replicas) == 1:
+    if admission.troubled and not watching.on_one_database():
+        replicas = readable.replicas_for(cluster, here, asked_for=asked_for)
+        if not replicas:
+            if here is not None:
+                here.fallen.add(cluster.name)
+                here.behind.add(cluster.name)
+            return cluster.primary, "all_down"
+    return _one_of(cluster, here, replicas), reason
+
+
+def _one_of(cluster: Cluster, here: Scope | None, replicas: Sequence[str]) -> str:
+    if len(cluster.replicas) == 1:
         return replicas[0]
     if here is None:
         # Django may ask two times for one query, and uses the second answer: taking turns

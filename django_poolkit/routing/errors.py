@@ -9,6 +9,10 @@ class ReplicasBehind(OperationalError):
     """A replica cannot be reached, and no other one has what the visitor has to see."""
 
 
+class NoReplica(OperationalError):
+    """No replica may be read at present, and the primary is not to be read in its place."""
+
+
 class LockOnReplica(NotSupportedError):
     """A statement takes an advisory lock on a replica, where it would exclude nobody elsewhere."""
 

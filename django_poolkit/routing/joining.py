@@ -23,6 +23,7 @@ def install() -> None:
     ports.note_commit = writes.note_commit
     ports.choose_host = choice.host_for
     ports.keeps_host = choice.keeps_host
+    ports.note_refusal = choice.note_refusal
     pre_save.connect(stale.look, dispatch_uid="django_poolkit.stale_write")
     commands.install()
 

@@ -29,6 +29,11 @@ class Member(NamedTuple):
     """Of the host, where the alias leads to several."""
     server: Server
 
+    @property
+    def name(self) -> str:
+        """Its full name, as that of its pool."""
+        return self.alias if self.key is None else f"{self.alias}/{self.key}"
+
 
 def replicas_of(cluster: Cluster) -> list[Member]:
     """Return the replicas of a cluster that this process can ask. Opens nothing."""

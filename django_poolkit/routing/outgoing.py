@@ -110,7 +110,10 @@ def _questions(scope: Scope, notify: Callable[[], None]) -> list[_Question]:
             writes.pin(scope, cluster)
     for name in tuple(scope.behind):
         cluster, floor = _routed(name), scope.floors.get(name)
-        if cluster is None or floor is None or floor.position is None:
+        seen = floor is not None and floor.position is not None
+        # Who had nothing to see has by now, where no replica could be read.
+        fell = scope.visitor is not None and floor is None and name in scope.fallen
+        if cluster is None or not (seen or fell):
             continue
         if name not in asked and name not in scope.placed and writes.has_positions(cluster):
             asked.add(name)

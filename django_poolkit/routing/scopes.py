@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from random import random
 from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Final, NamedTuple
@@ -57,8 +58,8 @@ class Scope:
     """
 
     __slots__ = (
-        "__weakref__", "behind", "command", "floors", "hosts", "over", "placed", "replicas",
-        "settled", "strays", "unplaced", "unsafe", "visitor", "wrote",
+        "__weakref__", "behind", "command", "draw", "fallen", "floors", "hosts", "over", "placed",
+        "replicas", "settled", "strays", "unplaced", "unsafe", "visitor", "wrote",
     )  # fmt: skip
 
     def __init__(self, *, unsafe: bool = False, command: bool = False) -> None:
@@ -88,6 +89,10 @@ class Scope:
         """The clusters whose primary it has read because no replica had come that far."""
         self.strays: set[tuple[str, str | None]] = set()
         """By alias and host: replicas that it reads, and that are not the visitor's own."""
+        self.fallen: set[str] = set()
+        """The clusters whose primary it reads because no replica could be read."""
+        self.draw = random()
+        """Says which trials of replicas it takes part in, from 0.0 to 1.0."""
 
     def raise_floor(self, cluster: str, floor: Floor) -> None:
         """Enter that this, too, must be seen of a cluster."""

@@ -17,7 +17,7 @@ from typing import Final
 
 from django_poolkit.conf.routing import routing_config
 from django_poolkit.pools.postgres.positions import Reading
-from django_poolkit.routing import figures, members, topology
+from django_poolkit.routing import admission, figures, members, topology
 from django_poolkit.routing.floors import Position
 from django_poolkit.routing.members import Member
 from django_poolkit.routing.positions import Verdict, Waiter, once, servers
@@ -74,10 +74,11 @@ async def asettle(scope: Scope) -> None:
 class _Case:
     """One cluster of which something has to be seen."""
 
-    def __init__(self, cluster: Cluster, wanted: Position, visitor: bytes | None) -> None:
+    def __init__(self, cluster: Cluster, wanted: Position, scope: Scope) -> None:
+        visitor = scope.visitor
         self.cluster = cluster
         self._wanted = wanted
-        self._replicas = members.replicas_of(cluster)
+        self._replicas = _admitted(members.replicas_of(cluster), scope)
         self._primary = members.primary_of(cluster)
         self._confirming: Waiter | None = None
         self._reached = {member for member in self._replicas if self._knows(member)}
@@ -167,6 +168,14 @@ def _nothing() -> None:
     return
 
 
+def _admitted(replicas: list[Member], scope: Scope) -> list[Member]:
+    """Return those that the scope may read; all of them, where it may read none."""
+    if not admission.troubled:
+        return replicas
+    found = set(admission.admitted([each.name for each in replicas], scope.draw))
+    return [each for each in replicas if each.name in found] or replicas
+
+
 def _cases(scope: Scope, notify: Callable[[], None]) -> list[_Case]:
     """Settle what needs no asking, and have the rest asked."""
     cases, now = [], time.time()
@@ -180,7 +189,7 @@ def _cases(scope: Scope, notify: Callable[[], None]) -> list[_Case]:
             figures.settled(name, "pinned")
             _enter(scope, {name: Settled(MappingProxyType({}))})
         else:
-            case = _Case(cluster, floor.position, scope.visitor)
+            case = _Case(cluster, floor.position, scope)
             case.ask(deadline, notify)
             cases.append(case)
     return cases

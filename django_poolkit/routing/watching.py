@@ -12,7 +12,7 @@ from django_poolkit.routing.topology import Cluster
 
 Reason = Literal[
     "no_replica", "use_primary", "use_replica", "transaction", "rule", "command",
-    "unsafe_request", "wrote", "instance", "token", "read",
+    "unsafe_request", "wrote", "instance", "token", "read", "all_down",
 ]  # fmt: skip
 """Why a read goes where it goes."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from django_poolkit.testing.errors import ClusterError
+from django_poolkit.testing.provision import conninfo
 from django_poolkit.testing.server import Server
 
 
@@ -15,6 +18,8 @@ class Node(Server):
 
     upstream: Node | None = None
     """The node that a replica follows."""
+    _led = False
+    """Whether that is another one than at the start."""
 
     @property
     def in_recovery(self) -> bool:
@@ -57,7 +62,22 @@ class Node(Server):
     def restore_streaming(self, timeout: float = 30.0) -> None:
         """Undo `cut_streaming`; return when the replica receives again."""
         self._check_replica()
+        if self._led and self.upstream is not None:
+            self.follow(self.upstream, timeout)
+            return
         self.reset("primary_conninfo")
+        self.wait_streaming(timeout)
+
+    def follow(self, primary: Node, timeout: float = 30.0) -> None:
+        """Have this replica follow another node, as after that was promoted.
+
+        Returns when it receives from there. It must not be ahead of where that was promoted.
+        """
+        self._check_replica()
+        source = replace(primary.address, dbname="replication")
+        text = conninfo(source, password=source.password, application_name=self.name)
+        self.upstream, self._led = primary, True
+        self.set("primary_conninfo", text)
         self.wait_streaming(timeout)
 
     def wait_streaming(self, timeout: float = 30.0) -> None:

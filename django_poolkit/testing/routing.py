@@ -1,6 +1,6 @@
 """Test how a project routes: record it on one database, assert it, refuse writes among reads.
 
-All but `simulate_lag()` works without replicas, too; with `TestCase` and with pytest.
+All but what is done to servers works without replicas, too; with `TestCase` and with pytest.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from django.db.models import Model
 
 from django_poolkit.routing import overrides
+from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.topology import Cluster
 from django_poolkit.routing.watching import Decision, Watcher, watched
 
@@ -23,7 +24,9 @@ __all__ = [
     "RoutingLog",
     "WriteInReadScope",
     "assert_routed",
+    "promote",
     "record_routing",
+    "replica_down",
     "simulate_lag",
     "strict_routing",
 ]
@@ -107,6 +110,36 @@ def simulate_lag(*replicas: Node) -> Iterator[None]:
             stack.callback(replica.resume_replay)
             replica.pause_replay()
         yield
+
+
+@contextmanager
+def replica_down(*replicas: Node) -> Iterator[None]:
+    """Have replicas of a `django_poolkit.testing.Cluster` be down until the block ends.
+
+    This process knows it at once, and forgets it at the end, when they are up and stream: they
+    are read again without a trial. Blocks until the servers have stopped, and have started.
+    """
+    with ExitStack() as stack:
+        stack.callback(monitor.forget)
+        for replica in replicas:
+            stack.callback(replica.wait_streaming)
+            stack.callback(replica.start)
+            replica.stop()
+        monitor.look()
+        yield
+
+
+def promote(replica: Node, *followers: Node) -> None:
+    """Make a replica of a `django_poolkit.testing.Cluster` a primary, and have others follow it.
+
+    The old primary goes on as it was: stop it before, for a failover. What leads there in
+    `DATABASES` still does. This process knows at once what has become of its replicas. Blocks
+    until all of it is done.
+    """
+    replica.promote()
+    for follower in followers:
+        follower.follow(replica)
+    monitor.look()
 
 
 class _Strict(Watcher):

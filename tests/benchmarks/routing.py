@@ -76,8 +76,10 @@ def questions() -> Iterator[tuple[str, Callable[[], Any], Question]]:
 
     from django_poolkit.backends.request import RequestScope, entered
     from django_poolkit.routing import ReadWriteRouter, joining, scope, use_primary
+    from django_poolkit.routing.monitor import monitor
     from tests.app.models import Item
 
+    monitor.started = True  # as where somebody looks, and finds all well
     assert not connections["default"].in_atomic_block  # there is a wrapper, as where it is used
     ours, ten = ReadWriteRouter(), TenLines()
     item = Item(pk=1)

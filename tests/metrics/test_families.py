@@ -60,6 +60,15 @@ def test_every_figure_of_a_pool_is_shown(name: str) -> None:
     assert merged([changed.as_dict()]) != merged([stats.as_dict()])
 
 
+def test_a_lag_that_nobody_knows_is_no_lag_of_zero() -> None:
+    for name in ("poolkit_replica_lag_seconds", "poolkit_replica_lag_bytes"):
+        assert merged([make_stats().as_dict()])[family(name)] == {}
+    stats = [make_stats(lag=0.0, lag_bytes=0), make_stats(lag=2.5, lag_bytes=None)]
+    figures = merged(each.as_dict() for each in stats)
+    assert figures[family("poolkit_replica_lag_seconds")] == {("default", ""): (2.5,)}
+    assert figures[family("poolkit_replica_lag_bytes")] == {("default", ""): (0,)}
+
+
 def test_those_who_did_not_queue_are_in_the_waits() -> None:
     wait = Histogram()
     wait.observe(0.2)

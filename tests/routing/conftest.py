@@ -19,6 +19,7 @@ from django.db.models.signals import pre_save
 from django_poolkit import registry
 from django_poolkit.backends import ports
 from django_poolkit.routing import ReadWriteRouter, joining, scopes, writes
+from django_poolkit.routing.monitor import monitor
 from django_poolkit.testing import Cluster, Node
 from tests.app.models import Item
 
@@ -113,6 +114,8 @@ def routed(
     monkeypatch.setattr(ports, "choose_host", None)
     monkeypatch.setattr(ports, "keeps_host", None)
     monkeypatch.setattr(BaseCommand, "execute", BaseCommand.execute)
+    # What is seen of servers must not depend on when somebody looks.
+    monkeypatch.setattr(monitor, "start", lambda: None)
     scopes._pins.set({})  # what an earlier test has written here
     settings.POOLKIT = {**settings.POOLKIT, "CLUSTERS": {"default": {"replicas": ["replica"]}}}
     primary, replica = servers.primary, servers.replicas[0]

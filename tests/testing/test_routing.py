@@ -20,6 +20,7 @@ from django_poolkit.routing import (
     use_replica,
     watching,
 )
+from django_poolkit.routing.monitor import monitor
 from django_poolkit.testing.routing import (
     WriteInReadScope,
     assert_routed,
@@ -35,6 +36,7 @@ def routed(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     scopes._pins.set({})
     monkeypatch.setattr(router, "routers", [ReadWriteRouter()])
     monkeypatch.setattr(ports, "note_write", joining.note_write)
+    monkeypatch.setattr(monitor, "start", lambda: None)
     settings.POOLKIT = {**settings.POOLKIT, "CLUSTERS": {"default": {"replicas": ["replica"]}}}
     yield
     assert watching.watchers == ()

@@ -92,6 +92,8 @@ class HostChoiceMixin(PoolChoiceMixin):
                     return lease
                 except ServerRefuses as error:
                     found[key] = error.reason
+                    if ports.note_refusal is not None:
+                        ports.note_refusal(self.alias, key)
             elif left > pause:
                 # Not queued at one of them: any may be the first that is back.
                 sleep(pause * uniform(0.5, 1.0))

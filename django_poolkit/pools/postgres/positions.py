@@ -39,7 +39,7 @@ class PositionReader(Prober):
 
         Whoever asks is one thread at a time: the others are kept waiting.
         """
-        return _reading(self._answer(seconds), self._connection)
+        return _reading(self.row(READING, seconds), self._connection)
 
     def still(self, reading: Reading) -> bool:
         """Return whether it is the same run of the server as at that reading.
@@ -58,9 +58,6 @@ class PositionReader(Prober):
             return not poller.poll(0)
         except (psycopg.Error, OSError, ValueError):
             return False
-
-    def _statement(self, seconds: float) -> bytes:
-        return READING
 
 
 def _reading(columns: list[bytes | None], source: PoolConnection | None) -> Reading:

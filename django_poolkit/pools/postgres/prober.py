@@ -37,19 +37,22 @@ _LIFETIME: Final = 300.0
 # there must be enough left for another.
 _KEPT: Final = 0.6
 
-# In a transaction, so that nothing of it stays on a connection of a pooler in between. A replica
-# that has replayed all it received is up to date only while somebody sends to it; which receiver
-# there is, an ordinary role sees by its pid alone.
-_QUESTION: Final = b"""
+# In a transaction, so that nothing of it stays on a connection of a pooler in between.
+_FRAME: Final = b"""
 BEGIN;
 SET LOCAL statement_timeout = %d;
 SET LOCAL search_path = pg_catalog;
+%s;
+COMMIT
+"""
+# A replica that has replayed all it received is up to date only while somebody sends to it; which
+# receiver there is, an ordinary role sees by its pid alone.
+_QUESTION: Final = b"""
 SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::bool,
     CASE WHEN NOT pg_is_in_recovery() THEN NULL
          WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()
               AND EXISTS (SELECT FROM pg_stat_get_wal_receiver() r WHERE r.pid IS NOT NULL) THEN 0
-         ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END;
-COMMIT
+         ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END
 """
 
 
@@ -70,9 +73,11 @@ class Answer:
 class ProbeFailed(ConnectionError):
     """A server did not answer. Its text names neither address nor secret."""
 
-    def __init__(self, cause: Cause, text: str) -> None:
+    def __init__(self, cause: Cause, text: str, state: str = "") -> None:
         super().__init__(text)
         self.cause: Final = cause
+        self.sqlstate: Final = state
+        """What the server has said, empty where it said nothing."""
 
 
 class Prober:
@@ -97,13 +102,9 @@ class Prober:
         return int(self._connecting or self._connection is not None)
 
     def ask(self, seconds: float) -> Answer:
-        """Ask the server. Blocks for `seconds`, and a tenth of a second more at most.
-
-        A resolver of names, or a function that the password comes from, may take longer. A
-        connection that has died is replaced once. Raises ProbeFailed.
-        """
+        """Ask the server how it is. Blocks and raises as `row()`."""
         started = monotonic()
-        in_recovery, read_only, lag = self._answer(seconds)
+        in_recovery, read_only, lag = self.row(framed(_QUESTION, seconds), seconds)
         return Answer(
             seconds=monotonic() - started,
             in_recovery=in_recovery == b"t",
@@ -111,21 +112,24 @@ class Prober:
             lag=None if lag is None else max(0.0, float(lag)),
         )
 
-    def _statement(self, seconds: float) -> bytes:
-        """Return what is asked, and may take `seconds` on the server."""
-        return _QUESTION % max(1, round(1000 * seconds))
+    def row(self, statements: bytes, seconds: float) -> list[bytes | None]:
+        """Return the one row of some statements, as the server writes it.
 
-    def _answer(self, seconds: float) -> list[bytes | None]:
+        Blocks for `seconds`, and a tenth of a second more at most. A resolver of names, or a
+        function that the password comes from, may take longer. A connection that has died is
+        replaced once. Raises ProbeFailed.
+        """
         deadline = monotonic() + seconds
         if not self._turn.acquire(timeout=max(0.0, seconds)):
             raise ProbeFailed("timeout", "another probe of the same server has not ended")
         secrets: list[str] = []
         try:
-            return self._ask(deadline, seconds, secrets)
+            return self._row(statements, deadline, seconds, secrets)
         except ProbeFailed:
             raise
         except Exception as error:
-            raise ProbeFailed(cause_of(error), summarise(error, *secrets)) from None
+            state = sqlstate(error) or ""
+            raise ProbeFailed(cause_of(error), summarise(error, *secrets), state) from None
         finally:
             self._turn.release()
             self._sweep()
@@ -146,12 +150,14 @@ class Prober:
         self._begin()
         return inherited
 
-    def _ask(self, deadline: float, seconds: float, secrets: list[str]) -> list[bytes | None]:
+    def _row(
+        self, statements: bytes, deadline: float, seconds: float, secrets: list[str]
+    ) -> list[bytes | None]:
         if self._closed:
             raise ProbeFailed("closed", "the pool has been closed")
         if self._connection is not None and not self._stale(self._connection):
             share = min(seconds, max(0.0, deadline - monotonic())) * _KEPT
-            found = self._on_the_kept_one(share, seconds)
+            found = self._on_the_kept_one(statements, share)
             if found is not None:
                 return found
         self._drop()
@@ -162,16 +168,16 @@ class Prober:
         finally:
             self._connecting = False
         try:
-            return _question(connection, deadline - monotonic(), self._statement(seconds))
+            return _run(statements, connection, deadline - monotonic())
         except BaseException:
             self._drop()
             raise
 
-    def _on_the_kept_one(self, share: float, seconds: float) -> list[bytes | None] | None:
+    def _on_the_kept_one(self, statements: bytes, share: float) -> list[bytes | None] | None:
         """Ask on the connection that is there; return None where it is dead."""
         assert self._connection is not None
         try:
-            return _question(self._connection, share, self._statement(seconds))
+            return _run(statements, self._connection, share)
         except psycopg.errors._WaitTimeout:
             return None
         except psycopg.Error:
@@ -266,10 +272,18 @@ class _ProbeConnection(PoolConnection):
         raise psycopg.errors.ConnectionTimeout("connection timeout expired")
 
 
-def _question(connection: _ProbeConnection, timeout: float, text: bytes) -> list[bytes | None]:
+def framed(select: bytes, seconds: float) -> bytes:
+    """Return the statements that ask by `select`, to which the server itself gives `seconds`.
+
+    Names in it are looked up in `pg_catalog`.
+    """
+    return _FRAME % (max(1, round(1000 * seconds)), select)
+
+
+def _run(statements: bytes, connection: _ProbeConnection, timeout: float) -> list[bytes | None]:
     if timeout <= 0:
         raise psycopg.errors._WaitTimeout("wait timeout expired")
-    results = probe.execute(connection, text, timeout)
+    results = probe.execute(connection, statements, timeout)
     if connection.pgconn.transaction_status != TransactionStatus.IDLE:
         raise psycopg.InterfaceError("the server did not end the transaction")
     [row] = [result for result in results if result.ntuples]

@@ -56,6 +56,8 @@ class State(Shell):
     greeting: object
     """Another one when each connection is to be shown again to those who prepare new ones."""
     _paused_until = 0.0
+    _lag: tuple[float | None, int | None] = None, None
+    """By how much its server is behind: seconds, and bytes of the log."""
     _told_full = False
     """Whether it has been said that all are leased and somebody waits; ends with the queue."""
     _stack_due: float
@@ -152,9 +154,19 @@ class State(Shell):
             )
         return self.statements.recorder.snapshot()
 
+    def note_lag(self, seconds: float | None, size: int | None) -> None:
+        """Enter how far its server is behind, in seconds and in bytes; None for not known."""
+        self._lag = seconds, size
+
+    @critical
+    def count_eviction(self, reason: str) -> None:
+        """Count that its server is not read any more."""
+        self._ledger.evictions[reason] += 1
+
     def _stats_locked(self, now: float) -> PoolStats:
         ledger = self._ledger
         left = max(0.0, self._paused_until - now)
+        lag, lag_bytes = self._lag
         state = "closed" if self.ended else "paused" if left else "open"
         return PoolStats(
             name=self.name,
@@ -169,6 +181,8 @@ class State(Shell):
             used=len(ledger.live),
             connecting=len(self._growth),
             probing=self.prober.connections + self.positions.connections,
+            lag=lag,
+            lag_bytes=lag_bytes,
             waiters=len(self._waiting),
             oldest_waiter=self._waiting.oldest(now),
             oldest_lease=ledger.oldest_locked(now),
@@ -184,6 +198,7 @@ class State(Shell):
             pins=dict(ledger.pins),
             leaks=ledger.leaks,
             overdue=ledger.overdue,
+            evictions=dict(ledger.evictions),
             last_connect_error=ledger.last_connect_error or ledger.last_check_error,
             wait=ledger.wait.snapshot(),
             use=ledger.use.snapshot(),
