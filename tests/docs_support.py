@@ -15,6 +15,7 @@ Functions called `test_...` are called, with pytest's fixtures by the names of t
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import inspect
 import io
 import re
@@ -121,6 +122,8 @@ class Runner:
         self._primary = primary
         self._fixture = fixture
         self.printed = ""
+        # Of its own: what ran before may have written, and then reads the primary for a while.
+        self._context = contextvars.Context()
 
     def run(self, block: Block) -> None:
         """Run one block, whatever it is. An error names the line of the page."""
@@ -130,7 +133,7 @@ class Runner:
             source = "\n" * (block.line - 1) + block.text
             code = compile(source, str(block.page), "exec")
             with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(code, self.namespace)
+                self._context.run(exec, code, self.namespace)
             new = {
                 key: value
                 for key, value in self.namespace.items()
