@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from django_poolkit.pools.postgres.wal import without_page_header
@@ -59,6 +59,7 @@ def test_positions_that_cannot_be_compared_leave_a_time_pin():
 
 @given(st.integers(0, 4 * SEGMENT // 8).map(lambda n: 8 * n))
 def test_a_position_loses_the_head_of_a_page_and_nothing_else(lsn):
+    assume(lsn % SEGMENT != 24)  # in the midst of a segment's first head, where nothing begins
     end = without_page_header(lsn, SEGMENT)
     assert lsn - end in (0, 24, 40)
     if lsn != end:
