@@ -7,6 +7,7 @@ acquired must be as good as new.
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from django_poolkit.testing import Node
-from tests.scenarios.pool_model import WHICH, Held, PoolModel, pick
+from tests.scenarios.pool_model import LONG, WHICH, Held, PoolModel, pick
 from tests.scenarios.sessions import ATTRIBUTES, RESIDUES
 
 # A residue may be left twice under one lease.
@@ -199,8 +200,46 @@ def run(primary: Node, admin: psycopg.Connection[Any], examples: int, steps: int
     gc.collect()
 
 
-# psycopg warns of a named cursor that dies with its connection.
-pytestmark = pytest.mark.filterwarnings("ignore:.*Cursor.*was deleted:ResourceWarning")
+pytestmark = [
+    # psycopg warns of a named cursor that dies with its connection.
+    pytest.mark.filterwarnings("ignore:.*Cursor.*was deleted:ResourceWarning"),
+    # Said by whoever takes a lost lease back, at any time and in any thread.
+    pytest.mark.filterwarnings(
+        "ignore:.*a lease was dropped:django_poolkit.pools.errors.PoolWarning"
+    ),
+]
+
+
+def test_the_model_waits_for_the_worker_that_takes_a_lost_lease_back(primary, admin, monkeypatch):
+    machine = PoolMachine(primary, admin)
+    machine.open(min_size=0, more=1)
+    machine.acquire()
+    machine.pause()
+    pool, me = machine.pool, threading.get_ident()
+    taken, seen = threading.Event(), threading.Event()
+    adopt, keep_house, stats = pool._adopt, pool.keep_house, pool.stats
+
+    def adopt_late(lease: Any, cause: Any) -> None:
+        assert threading.get_ident() != me
+        taken.set()
+        assert seen.wait(LONG)
+        adopt(lease, cause)
+
+    def keep_house_once_taken() -> None:
+        assert taken.wait(LONG)
+        keep_house()
+
+    def see() -> Any:
+        found = stats()
+        seen.set()
+        return found
+
+    monkeypatch.setattr(pool, "_adopt", adopt_late)
+    monkeypatch.setattr(pool, "keep_house", keep_house_once_taken)
+    monkeypatch.setattr(pool, "stats", see)
+    machine.drop(which=0)
+    machine.agrees()
+    machine.close_pool()
 
 
 def test_the_pool_does_what_the_model_says(primary, admin):

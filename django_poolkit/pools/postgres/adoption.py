@@ -11,6 +11,7 @@ import sys
 import warnings
 from _thread import get_ident
 from contextlib import suppress
+from weakref import ref
 
 from django_poolkit.pools.errors import PoolWarning, SessionStateLeft
 from django_poolkit.pools.lease import Lease, acquired_at
@@ -27,6 +28,11 @@ class Adoption(Release):
 
     def lost(self, lease: Lease) -> None:
         """Take note of a lease that was dropped. Called by its finalizer, on any thread."""
+        # Of what dies in a cycle, the collector has cleared all references first: the ledger would
+        # take it for one that died without a word, and count it out beside its connection.
+        live = self._ledger.live
+        if (known := live.get(lease.key)) is not None and known() is None:
+            live[lease.key] = ref(lease)
         self._orphans.append((lease, "leak"))
         # Whoever passes takes it back, but nobody passes a closed pool any more. A finalizer
         # cannot wait for the lock; where it is taken, that is somebody who passes.

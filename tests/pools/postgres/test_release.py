@@ -199,6 +199,23 @@ class TestDropped:
         wait_until(lambda: pool.stats().leaks == 1)
         wait_until(lambda: pool.stats().used == 0)
 
+    def test_one_in_a_reference_cycle_is_counted_once(self, make_pool, primary, app):
+        pool = make_pool(max_size=1, kwargs={"application_name": app})
+        circle: list[Any] = [pool.acquire()]
+        circle.append(circle)
+        expected = pid(circle[0])
+        del circle
+        gc.collect()
+        pool.look_after_waiters()  # who passes here does not take it back
+        stats = pool.stats()
+        assert (stats.used, stats.leaks) == (1, 0)
+        with pytest.warns(PoolWarning):
+            lease = pool.acquire(timeout=0)
+        assert pid(lease) == expected
+        lease.release()
+        assert (pool.stats().leaks, pool.stats().closed) == (1, {})
+        assert_adds_up(pool, primary, app)
+
     def test_one_in_a_reference_cycle_is_found_by_the_collector(self, make_pool):
         pool = make_pool(max_size=1)
         circle: list[Any] = [pool.acquire()]
