@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from django_poolkit.testing import Node
+from django_poolkit.testing.waiting import wait_until
 from tests.scenarios.pool_model import LONG, WHICH, Held, PoolModel, pick
 from tests.scenarios.sessions import ATTRIBUTES, RESIDUES
 
@@ -238,6 +239,29 @@ def test_the_model_waits_for_the_worker_that_takes_a_lost_lease_back(primary, ad
     monkeypatch.setattr(pool, "keep_house", keep_house_once_taken)
     monkeypatch.setattr(pool, "stats", see)
     machine.drop(which=0)
+    machine.agrees()
+    machine.close_pool()
+
+
+def test_the_model_allows_for_a_worker_that_replaces_the_dead_at_once(primary, admin, monkeypatch):
+    machine = PoolMachine(primary, admin)
+    machine.open(min_size=1, more=1)
+    machine.acquire()
+    machine.release(which=0)
+    machine.agrees()
+    machine.kill_all_idle_backends()
+    pool = machine.pool
+    start = pool._start
+
+    def start_and_wait(attempts: Any) -> None:
+        start(attempts)
+        if attempts:
+            wait_until(lambda: pool._pool, LONG)
+
+    monkeypatch.setattr(pool, "_start", start_and_wait)
+    machine.acquire_at_once()
+    monkeypatch.undo()
+    assert len(machine.all_held) == 1
     machine.agrees()
     machine.close_pool()
 
