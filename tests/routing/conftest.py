@@ -114,7 +114,9 @@ def routed(
     monkeypatch.setattr(ports, "choose_host", None)
     monkeypatch.setattr(ports, "keeps_host", None)
     monkeypatch.setattr(BaseCommand, "execute", BaseCommand.execute)
-    # What is seen of servers must not depend on when somebody looks.
+    # What is seen of servers must not depend on when somebody looks, as a thread may that a test
+    # elsewhere has begun.
+    monitor.close(10.0)
     monkeypatch.setattr(monitor, "start", lambda: None)
     scopes._pins.set({})  # what an earlier test has written here
     settings.POOLKIT = {**settings.POOLKIT, "CLUSTERS": {"default": {"replicas": ["replica"]}}}
