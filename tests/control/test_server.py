@@ -139,7 +139,9 @@ def test_a_thousand_questions_leave_nothing(serve, dial):
     for _ in range(1000):
         ask()
     wait_until(quiet)
-    assert (descriptors(), threading.active_count()) == before
+    # What an earlier test has left may end meanwhile.
+    assert descriptors() <= before[0]
+    assert threading.active_count() <= before[1]
 
 
 # -- what is no request

@@ -40,7 +40,7 @@ def test_to_register_opens_and_reads_nothing(make_pool: MakePool) -> None:
     threads = set(threading.enumerate())
     registry = registry_of(pool, unread)
     assert not pool._opened
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads  # one of an earlier test may end
     samples = scrape(registry)
     assert value(samples, "poolkit_connections", state="idle") == 0
     assert value(samples, "poolkit_collect_errors_total", pool="bad") == 1
