@@ -240,7 +240,6 @@ def run(machine: type[RuleBasedStateMachine], examples: int, steps: int) -> None
     )
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_parts_do_what_their_models_say(machine):
     run(machine, examples=200, steps=40)

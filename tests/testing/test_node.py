@@ -33,7 +33,6 @@ def numbers(node):
 # Addresses
 
 
-@pytest.mark.core
 def test_conninfo_and_django_settings_name_the_same_place(pair):
     with psycopg.connect(**pair.primary.conninfo("template1")) as connection:
         assert connection.info.dbname == "template1"
@@ -55,7 +54,6 @@ def test_databases_come_and_go_with_their_connections(pair):
 # Sessions
 
 
-@pytest.mark.core
 def test_sessions_are_the_clients_without_our_own(pair):
     with (
         pair.primary.connect(application_name="one") as one,
@@ -70,7 +68,6 @@ def test_sessions_are_the_clients_without_our_own(pair):
         ]
 
 
-@pytest.mark.core
 def test_a_killed_backend_is_gone(pair):
     with pair.primary.connect() as connection:
         assert pair.primary.kill_backend(connection.info.backend_pid)
@@ -92,7 +89,6 @@ def test_backends_are_killed_by_name(pair):
 # Stop and go
 
 
-@pytest.mark.core
 def test_a_paused_server_answers_when_it_is_resumed(pair):
     with pair.primary.connect() as connection, ThreadPoolExecutor(1) as thread:
         pair.primary.pause()
@@ -132,7 +128,6 @@ def test_a_paused_server_can_be_stopped(mode):
             cluster.primary.start()
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_a_restart_cuts_sessions_and_keeps_what_was_committed(pair, table, mode):
     connection = pair.primary.connect()
@@ -222,7 +217,6 @@ def test_a_data_directory_that_does_not_start_says_why():
 # Settings
 
 
-@pytest.mark.core
 @pytest.mark.parametrize(
     ("name", "value", "shown"),
     [
@@ -259,7 +253,6 @@ def test_a_setting_that_needs_a_restart_says_so_and_gets_one(pair):
 # Replication
 
 
-@pytest.mark.core
 def test_a_replica_shows_what_the_primary_committed_and_takes_no_writes(pair, table):
     [replica] = pair.replicas
     pair.primary.execute("INSERT INTO notes VALUES (1), (2)")
@@ -269,7 +262,6 @@ def test_a_replica_shows_what_the_primary_committed_and_takes_no_writes(pair, ta
         replica.execute("INSERT INTO notes VALUES (3)")
 
 
-@pytest.mark.core
 def test_a_replica_with_paused_replay_falls_behind_until_it_is_resumed(pair, table):
     [replica] = pair.replicas
     replica.pause_replay()

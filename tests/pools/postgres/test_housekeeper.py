@@ -36,7 +36,6 @@ def inspect(connections, *, min_size=0, size=None, max_size=10, replacing=0, **o
     )
 
 
-@pytest.mark.core
 class TestRound:
     def test_the_young_and_used_stay(self):
         found = inspect([idle(), idle(59.0)])
@@ -96,7 +95,6 @@ class TestRound:
         assert inspect([probed], keepalive=2.0).retire == [(probed, "max_idle")]
 
 
-@pytest.mark.core
 class TestTimes:
     def test_lifetimes_are_spread_over_a_fifth_at_least(self):
         lifetimes = [housekeeper.lifetime(100.0) for _ in range(50)]
@@ -120,7 +118,6 @@ class TestTimes:
         assert housekeeper.interval(PoolConfig(**options)) == expected
 
 
-@pytest.mark.core
 def test_an_idle_connection_is_replaced_when_its_life_is_over(make_pool, primary, app):
     """While it is idle, and its replacement first: the pool is never below its minimum."""
     pool = make_pool(min_size=2, max_size=4, max_lifetime=0.6, kwargs={"application_name": app})
@@ -138,7 +135,6 @@ def test_an_idle_connection_is_replaced_when_its_life_is_over(make_pool, primary
     assert_adds_up(pool, primary, app)
 
 
-@pytest.mark.core
 def test_one_in_use_is_not_cut_when_its_life_is_over(make_pool):
     pool = make_pool(max_size=2, max_lifetime=0.2)
     lease = pool.acquire()
@@ -153,7 +149,6 @@ def test_one_in_use_is_not_cut_when_its_life_is_over(make_pool):
     assert pool.stats().closed == {"max_lifetime": 2}
 
 
-@pytest.mark.core
 def test_a_pool_that_was_full_shrinks_to_its_minimum(make_pool, primary, app):
     pool = make_pool(min_size=1, max_size=6, max_idle=0.3, kwargs={"application_name": app})
     fill(pool, 6)
@@ -162,7 +157,6 @@ def test_a_pool_that_was_full_shrinks_to_its_minimum(make_pool, primary, app):
     assert_adds_up(pool, primary, app)
 
 
-@pytest.mark.core
 def test_the_hot_connection_is_the_one_that_stays(make_pool):
     pool = make_pool(max_size=4, max_idle=0.4)
     pids = fill(pool, 4)
@@ -175,7 +169,6 @@ def test_the_hot_connection_is_the_one_that_stays(make_pool):
     wait_until(shrunk, 5.0)
 
 
-@pytest.mark.core
 class TestKeepalive:
     def test_it_probes_what_is_idle(self, far_pool, proxy):
         pool = far_pool(max_size=2, keepalive=0.2)
@@ -231,7 +224,6 @@ class TestKeepalive:
         lease.release()
 
 
-@pytest.mark.core
 def test_what_died_is_found_in_passing(make_pool, primary, app):
     pool = make_pool(max_size=2, max_idle=0.8, min_size=2, kwargs={"application_name": app})
     pool.open(wait=True, timeout=5.0)

@@ -14,8 +14,6 @@ from django_poolkit.testing.faults import TCPProxy
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import Call, fill
 
-pytestmark = pytest.mark.core
-
 
 @pytest.fixture
 def proxy(primary):

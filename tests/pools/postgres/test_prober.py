@@ -18,8 +18,6 @@ from django_poolkit.testing.faults import silent_server
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import Call, unique
 
-pytestmark = pytest.mark.core
-
 
 @pytest.fixture
 def make_prober(params, app):

@@ -15,8 +15,6 @@ from django_poolkit.pools.postgres.errors import PoolTimeout
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import Call, fill, queue_up
 
-pytestmark = pytest.mark.core
-
 
 @pytest.fixture
 def outage(proxy):
