@@ -341,6 +341,7 @@ def test_connections_that_bear_another_name_are_pointed_out(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_report_is_ready_for_json(place: Path, primary: Node) -> None:
+    connections.close_all()
     registry.pools.close_all()
     with override_settings(POOLKIT={"CONTROL": {"DIRECTORY": str(place)}}):
         with connection.cursor() as cursor:
