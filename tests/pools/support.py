@@ -8,6 +8,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from psycopg.adapt import Dumper
+from psycopg.types.string import TextLoader
+
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.stats import Histogram, PoolStats
@@ -16,6 +19,28 @@ from django_poolkit.testing.waiting import wait_until
 
 PATIENCE = 10.0
 _numbers = itertools.count(1)
+
+
+class Upper(TextLoader):
+    """A loader that leaves its mark on a text."""
+
+    def load(self, data: Any) -> Any:
+        """Return the text in capitals."""
+        text = super().load(data)
+        assert isinstance(text, str)
+        return text.upper()
+
+
+class Money:
+    """What psycopg has no dumper for."""
+
+
+class MoneyDumper(Dumper):
+    """Its dumper."""
+
+    def dump(self, obj: Any) -> Any:
+        """Return five of it."""
+        return b"5"
 
 
 def make_stats(**values: Any) -> PoolStats:

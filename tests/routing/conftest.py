@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -31,6 +32,19 @@ def servers() -> Iterator[Cluster]:
     """A primary and two replicas of this package's own, with the tables of all apps."""
     with Cluster(replicas=2) as cluster:
         yield cluster
+
+
+def in_thread(work: Callable[[], Any]) -> Any:
+    """Run something in a thread that has not written before; return its result."""
+
+    def run() -> Any:
+        try:
+            return work()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()
 
 
 def entry(node: Node, **more: Any) -> dict[str, Any]:

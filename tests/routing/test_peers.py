@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from django_poolkit.backends.request import RequestScope, entered
 from django_poolkit.routing import ReadWriteRouter, StaleWrite, scope, stale, use_primary
 from example_project.shop.models import Customer, Order
 from tests.app.models import Item
-from tests.routing.conftest import alias_of, entry, looped, seen
+from tests.routing.conftest import alias_of, entry, in_thread, looped, seen
 
 Way = Literal["common", "ours"]
 BOTH = pytest.mark.parametrize("way", ["common", "ours"])
@@ -102,19 +101,6 @@ def use(way: Way, common: Any) -> None:
 
 def ada() -> Customer:
     return Customer.objects.create(name="Ada", email="ada@example.com", city="Rome")
-
-
-def in_thread(work: Callable[[], Any]) -> Any:
-    """Run something in a thread that has not written before; return its result."""
-
-    def run() -> Any:
-        try:
-            return work()
-        finally:
-            connections.close_all()
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(run).result()
 
 
 # -- shares

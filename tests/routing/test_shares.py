@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -27,22 +26,9 @@ from django_poolkit.testing.faults import SilentServer
 from django_poolkit.testing.waiting import wait_until
 from example_project.shop.models import Customer, Order
 from tests.app.models import Item
-from tests.routing.conftest import entry
+from tests.routing.conftest import entry, in_thread
 
 ROOT = Path(__file__).parents[2]
-
-
-def in_thread(work: Callable[[], Any]) -> Any:
-    """Run something in a thread that has not written before; return its result."""
-
-    def run() -> Any:
-        try:
-            return work()
-        finally:
-            connections.close_all()
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(run).result()
 
 
 def test_what_nobody_has_told_anything_reads_the_replica_and_writes_to_the_primary(routed):

@@ -7,11 +7,10 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
-from psycopg.types.string import TextLoader
 
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import LeaseReleased
-from tests.pools.support import fill
+from tests.pools.support import Money, MoneyDumper, Upper, fill
 
 pytestmark = pytest.mark.core
 
@@ -121,22 +120,6 @@ def test_notifications_of_one_lease_do_not_wait_for_the_next(make_pool, primary)
         primary.execute("NOTIFY news, 'for the second'")
         [notification] = connection.notifies(timeout=5, stop_after=1)
         assert notification.payload == "for the second"
-
-
-class Upper(TextLoader):
-    def load(self, data):
-        text = super().load(data)
-        assert isinstance(text, str)
-        return text.upper()
-
-
-class Money:
-    pass
-
-
-class MoneyDumper(psycopg.adapt.Dumper):
-    def dump(self, obj):
-        return b"5"
 
 
 def test_adapters_are_put_back(make_pool):

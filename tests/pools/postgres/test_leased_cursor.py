@@ -9,10 +9,10 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import _cursor_base
-from psycopg.types.string import TextLoader
 
 from django_poolkit.pools.postgres import leased_cursor
 from django_poolkit.pools.postgres.leased_cursor import leased
+from tests.pools.support import Money, MoneyDumper, Upper
 
 pytestmark = pytest.mark.core
 
@@ -30,22 +30,6 @@ READ = {
     _cursor_base.BaseCursor._start_query: "5e5dd3e2b176da14",
     _cursor_base.BaseCursor._check_result_for_fetch: "cde17e6ea568cdd2",
 }
-
-
-class Upper(TextLoader):
-    def load(self, data):
-        text = super().load(data)
-        assert isinstance(text, str)
-        return text.upper()
-
-
-class Money:
-    pass
-
-
-class MoneyDumper(psycopg.adapt.Dumper):
-    def dump(self, obj):
-        return b"5"
 
 
 @pytest.fixture(params=[psycopg.Cursor, psycopg.ClientCursor])
