@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from time import monotonic
 from typing import Final, Literal
 
 from django_poolkit.conf.routing import routing_config
 from django_poolkit.routing import members, topology, writes
+from django_poolkit.routing.answered import Answered
 from django_poolkit.routing.floors import Floor, Position
 from django_poolkit.routing.positions import Server, Waiter, once, servers
 from django_poolkit.routing.scopes import Scope
@@ -45,19 +44,12 @@ def outgoing(scope: Scope) -> Mapping[str, Floor]:
 
 async def aoutgoing(scope: Scope) -> Mapping[str, Floor]:
     """Do the same as `outgoing()`, without blocking the loop."""
-    loop, answered = asyncio.get_running_loop(), asyncio.Event()
-
-    def notify() -> None:
-        with suppress(RuntimeError):  # the loop has been closed meanwhile
-            loop.call_soon_threadsafe(answered.set)
-
-    if questions := _questions(scope, notify):
+    answered = Answered()
+    if questions := _questions(scope, answered.set):
         deadline = monotonic() + BUDGET
         try:
             while not _all_answered(questions) and (left := deadline - monotonic()) > 0:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(left):
-                        await answered.wait()
+                await answered.wait(left)
                 answered.clear()
         finally:
             _conclude(scope, questions)

@@ -6,11 +6,9 @@ answer is left in the scope, where the router reads it.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from time import monotonic
 from types import MappingProxyType
 from typing import Final
@@ -18,6 +16,7 @@ from typing import Final
 from django_poolkit.conf.routing import routing_config
 from django_poolkit.pools.postgres.positions import Reading
 from django_poolkit.routing import admission, figures, members, topology
+from django_poolkit.routing.answered import Answered
 from django_poolkit.routing.floors import Position
 from django_poolkit.routing.members import Member
 from django_poolkit.routing.positions import Verdict, Waiter, once, servers
@@ -53,19 +52,12 @@ async def asettle(scope: Scope) -> None:
     """Do the same as `settle()`, without blocking the loop."""
     if not scope.floors or scope.unsafe or scope.command:
         return
-    loop, answered = asyncio.get_running_loop(), asyncio.Event()
-
-    def notify() -> None:
-        with suppress(RuntimeError):  # the loop has been closed meanwhile
-            loop.call_soon_threadsafe(answered.set)
-
-    cases = _cases(scope, notify)
+    answered = Answered()
+    cases = _cases(scope, answered.set)
     deadline = monotonic() + routing_config().wait
     try:
         while (left := _left(cases, deadline)) > 0:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await answered.wait()
+            await answered.wait(left)
             answered.clear()
     finally:
         _conclude(scope, cases)
