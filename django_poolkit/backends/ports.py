@@ -7,8 +7,9 @@ it says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.commit import Asked, Commit
 
 choose_host: Callable[[str, Mapping[str, float]], str | None] | None = None
@@ -29,6 +30,22 @@ Returns False where the lease must be given back, and another be acquired.
 note_refusal: Callable[[str, str], None] | None = None
 """Called with a logical alias and the key of a host that has refused a connection, or not answered
 a connect in time; another host is tried then."""
+
+reroutes: Callable[[str], bool] | None = None
+"""Called with an alias as a wrapper is opened: whether reads that fail there may be made again on
+another alias. On another host of the same alias they may in any case."""
+
+another_alias: Callable[[str, Collection[str], object], str | None] | None = None
+"""Called with an alias on which a read has failed, all those where it has been by now, and Django's
+cursor that runs it.
+
+Returns where it may go in their place, None where it may not, as where the alias was named by its
+caller. Remembers it.
+"""
+
+note_broken: Callable[[str, str | None, ConnectionPool], None] | None = None
+"""Called with an alias, the key of its host if it has several, and the pool, where a connection
+has broken under a statement."""
 
 note_write: Callable[[str], None] | None = None
 """Called with an alias as a statement that may write begins on it, in the thread that runs it."""

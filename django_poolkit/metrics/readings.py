@@ -23,9 +23,9 @@ from django_poolkit.metrics.families import (
     Family,
     Figures,
     Series,
-    Value,
     merged,
 )
+from django_poolkit.metrics.statuses import Value
 from django_poolkit.routing import figures as routing
 from django_poolkit.session_table import Measured
 

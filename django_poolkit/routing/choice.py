@@ -179,10 +179,11 @@ def _replica(cluster: Cluster, here: Scope | None, reason: Reason) -> tuple[str,
                 here.fallen.add(cluster.name)
                 here.behind.add(cluster.name)
             return cluster.primary, "all_down"
-    return _one_of(cluster, here, replicas), reason
+    return one_of(cluster, here, replicas), reason
 
 
-def _one_of(cluster: Cluster, here: Scope | None, replicas: Sequence[str]) -> str:
+def one_of(cluster: Cluster, here: Scope | None, replicas: Sequence[str]) -> str:
+    """Return the one of some replicas that a scope reads, and goes on to read."""
     if len(cluster.replicas) == 1:
         return replicas[0]
     if here is None:

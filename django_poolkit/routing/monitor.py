@@ -21,7 +21,7 @@ from django_poolkit.pools.postgres.prober import ProbeFailed
 from django_poolkit.pools.postgres.standing import Standing, untold
 from django_poolkit.routing import admission
 from django_poolkit.routing.asking import Answer, Asker
-from django_poolkit.routing.breaker import Change, Circuit
+from django_poolkit.routing.breaker import Change, Circuit, Reason
 from django_poolkit.routing.hosts import Hosts
 from django_poolkit.routing.lag import UNKNOWN, WELL, Course, Verdict
 from django_poolkit.routing.news import News, PrimaryNews, ReplicaNews
@@ -83,6 +83,16 @@ class Monitor:
     def nudge(self) -> None:
         """Have the thread look soon, if there is one: somebody has met something. Never blocks."""
         self._wake.set()
+
+    def evict(self, cluster: Cluster, name: str, pool: ConnectionPool, reason: Reason) -> None:
+        """Have a host read no more until it has been looked at, and look soon. Never waits."""
+        with self._lock:
+            circuit = self._circuits.setdefault(name, Circuit())
+            change = None if circuit.state == "evicted" else circuit.bad(reason)
+            admission.publish(self._circuits)
+        if change is not None:
+            ReplicaNews(cluster, pool, change, None).tell()
+        self.nudge()
 
     def close(self, timeout: float) -> None:
         """End the thread. Blocks for `timeout` seconds at most, for a look that is under way."""

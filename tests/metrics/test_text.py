@@ -55,7 +55,7 @@ def test_it_says_what_prometheus_client_says_of_the_same_pool() -> None:
     pool = ScriptedPool()
     pool.says = make_stats(
         acquired=4, closed={"dead": 1}, pins={"set": 2}, errors={"E": 1},
-        lag=0.5, lag_bytes=100, evictions={"lag": 1},
+        lag=0.5, lag_bytes=100, evictions={"lag": 1}, read_retries={"conflict": 1},
     )  # fmt: skip
     registry = CollectorRegistry()
     registry.register(PoolCollector(Readings([pool])))  # type: ignore[list-item]

@@ -6,7 +6,7 @@ of one, in session mode, for the lease, in transaction mode until the wrapper is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import methodcaller
 from random import uniform
 from time import monotonic, sleep
@@ -30,10 +30,27 @@ _ROUND: Final = 0.05
 _LONGEST_ROUND: Final = 0.5
 
 
+class Search:
+    """A read that has failed, and looks for another server."""
+
+    __slots__ = ("_deadline", "been")
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = monotonic() + seconds
+        self.been: set[str] = set()
+        """Full names of the servers where it has been: `alias`, or `alias/key`."""
+
+    def left(self) -> float:
+        """Return the seconds that it has left to find one, 0.0 where there are none."""
+        return max(0.0, self._deadline - monotonic())
+
+
 class HostChoiceMixin(PoolChoiceMixin):
     """Acquires from the pool of a wrapper: of a host that it chooses, or another that lives."""
 
     _opened: bool
+    _search: Search | None
+    """The read for which a lease is to be acquired, where it has failed elsewhere."""
 
     def _choose(self, hosts: Mapping[str, float]) -> str:
         """Choose one of these hosts, and remember it."""
@@ -58,6 +75,8 @@ class HostChoiceMixin(PoolChoiceMixin):
         if isinstance(found, Twins):
             return self._from_hosts(found, depth=depth)
         assert found is not None
+        if self._search is not None:
+            return self._from_others(found, self._search, depth=depth)
         return found.acquire(depth=depth, skip=skip)
 
     def _from_hosts(self, twins: Twins, **options: Any) -> Lease:
@@ -65,6 +84,8 @@ class HostChoiceMixin(PoolChoiceMixin):
 
         Blocks as a pool alone would. Raises as that one, also where all hosts refuse.
         """
+        if self._search is not None:
+            return self._from_others(twins, self._search, **options)
         timeout = twins.timeout
         deadline = monotonic() + timeout
         patience = min(_PATIENCE, timeout / len(twins.weights))
@@ -108,6 +129,42 @@ class HostChoiceMixin(PoolChoiceMixin):
             combined = self._all_refuse(error, found, timeout)
             self._note_exhausted(combined)
             raise combined from None
+
+    def _from_others(self, found: ConnectionPool | Twins, search: Search, **options: Any) -> Lease:
+        """Return a lease from a server where a read has not been yet.
+
+        Blocks for what the search has left. Raises ServerRefuses where there is no such server.
+        """
+        for pool, name in self._others(found, search):
+            search.been.add(name)
+            if pool.refusing:
+                continue
+            left = search.left()
+            acquire = methodcaller("acquire", left, patience=min(_PATIENCE, left), **options)
+            try:
+                lease: Lease = self._acquired(acquire)
+                return lease
+            except ServerRefuses:
+                if ports.note_refusal is not None and self._host is not None:
+                    ports.note_refusal(self.alias, self._host)
+        raise ServerRefuses(f"alias {self.alias!r}: no other server gives a connection")
+
+    def _others(
+        self, found: ConnectionPool | Twins, search: Search
+    ) -> Iterator[tuple[ConnectionPool, str]]:
+        """Choose the servers where a read has not been yet, one after the other."""
+        if isinstance(found, ConnectionPool):
+            if self.alias not in search.been:
+                yield found, self.alias
+            return
+        while search.left():
+            weights = found.weights.items()
+            names = {key: f"{self.alias}/{key}" for key in found.weights}
+            hosts = {key: weight for key, weight in weights if names[key] not in search.been}
+            if not hosts:
+                return
+            key = self._choose(hosts)
+            yield found.pool(key), names[key]
 
     def _all_refuse(
         self, error: PoolTimeout | PoolPaused, found: Mapping[str, str], timeout: float

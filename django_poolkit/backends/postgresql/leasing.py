@@ -25,7 +25,7 @@ from django_poolkit.backends.postgresql.errors import ErrorWrapper
 from django_poolkit.backends.postgresql.hosts import HostChoiceMixin
 from django_poolkit.backends.postgresql.pooling import Handed, Twins
 from django_poolkit.backends.request import RequestScope
-from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.lease import STACK_DEPTH, Lease
 from django_poolkit.pools.observe import Watch
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
@@ -45,6 +45,8 @@ class LeasingMixin(HostChoiceMixin):
         self._lease: Lease | None = None
         self._scope: RequestScope | None = None  # in which the present lease was taken
         self._host = None
+        self._search = None
+        self._reroutes = False  # whether what fails to be read here may be read elsewhere
         self._raw: Any = None
         """psycopg's connection, None where there is none."""
         self._on_net = False
@@ -82,8 +84,9 @@ class LeasingMixin(HostChoiceMixin):
                 return connect({**conn_params, "password": password()})
             return connect(conn_params)
 
-        if self._handed is None and isinstance(twins := self._found(), Twins):
-            given = ConnectionPool._entrust(self._from_hosts(twins))
+        found = self._found() if self._handed is None else None
+        if isinstance(found, Twins) or (found is not None and self._search is not None):
+            given = ConnectionPool._entrust(self._lease_from(found, STACK_DEPTH, 1))
             self._handed = cast(ConnectionPool, Handed(given))
             del given  # the chain has it from here on
             try:

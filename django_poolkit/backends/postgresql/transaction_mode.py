@@ -16,7 +16,10 @@ from django.db.backends.utils import debug_transaction
 from django.db.utils import Error
 from django.utils.asyncio import async_unsafe
 
+from django_poolkit.backends import ports
 from django_poolkit.backends.postgresql.holding import HoldingMixin
+from django_poolkit.backends.postgresql.pooling import Twins
+from django_poolkit.backends.postgresql.rerouting import ReroutingCursor, ReroutingDebugCursor
 
 _DJANGOS: Final = BaseDatabaseWrapper._cursor  # type: ignore[attr-defined]
 _PREPARES: Final = BaseDatabaseWrapper._prepare_cursor  # type: ignore[attr-defined]
@@ -39,6 +42,7 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
         """Open the wrapper, and connect for real; in transaction mode the lease ends at once."""
         if not self._by_statement():
             super().connect()
+            self._find_out_whether_it_reroutes()
             return
         if not self._opened:
             self._open()
@@ -46,6 +50,15 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
         lease = self._lease or self._take(_BETWEEN if self._wanted else 0)
         if not self._wanted:
             self.on_idle(lease)
+
+    def _open(self) -> None:
+        super()._open()
+        self._find_out_whether_it_reroutes()
+
+    def _find_out_whether_it_reroutes(self) -> None:
+        self._reroutes = isinstance(self._found(), Twins) or bool(
+            ports.reroutes is not None and ports.reroutes(self.alias)
+        )
 
     def ensure_connection(self) -> None:
         """Make sure that the server can be reached: connect, or probe."""
@@ -120,6 +133,16 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
                     lease.cursor_closed()
             else:
                 lease.cursor_closed()
+
+    def make_cursor(self, cursor: Any) -> Any:
+        """Return Django's cursor; one that may go elsewhere where this alias's reads may."""
+        return ReroutingCursor(cursor, self) if self._reroutes else super().make_cursor(cursor)
+
+    def make_debug_cursor(self, cursor: Any) -> Any:
+        """Return the same where queries are logged."""
+        if self._reroutes:
+            return ReroutingDebugCursor(cursor, self)
+        return super().make_debug_cursor(cursor)
 
     def get_autocommit(self) -> bool:
         if not self._by_statement():
