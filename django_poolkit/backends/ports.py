@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
+from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.commit import Asked, Commit
 
@@ -41,6 +42,12 @@ cursor that runs it.
 
 Returns where it may go in their place, None where it may not, as where the alias was named by its
 caller. Remembers it.
+"""
+
+explain: Callable[[str, PoolError, ConnectionPool], Exception | None] | None = None
+"""Called with an alias, what was raised as no connection could be had there, and the pool.
+
+Returns what is to be raised in its place, from it; None to leave it.
 """
 
 note_broken: Callable[[str, str | None, ConnectionPool], None] | None = None

@@ -89,6 +89,14 @@ FLOORS: Final = Family(
     of="cluster",
     read=lambda status: {},  # a pool knows nothing of it
 )
+READ_ONLY: Final = Family(
+    name="poolkit_read_only",
+    kind="gauge",
+    help="1 where the primary of a cluster is looked at, and cannot be written; else 0.",
+    of="cluster",
+    read=lambda status: {},  # nor of this
+    across="max",
+)
 FAMILIES: Final = (
     Family(
         name="poolkit_connections",
@@ -268,6 +276,7 @@ FAMILIES: Final = (
         read=statuses.histogram("connect"),
     ),
     FLOORS,
+    READ_ONLY,
     COLLECT_ERRORS,
 )
 """The table."""

@@ -9,6 +9,7 @@ from django_poolkit.routing import (
     choice,
     commands,
     faults,
+    outage,
     scopes,
     stale,
     topology,
@@ -36,6 +37,7 @@ def install() -> None:
     ports.reroutes = faults.reroutes
     ports.another_alias = faults.another_alias
     ports.note_broken = faults.note_broken
+    ports.explain = outage.explain
     pre_save.connect(stale.look, dispatch_uid="django_poolkit.stale_write")
     commands.install()
 
