@@ -50,6 +50,10 @@ explain: Callable[[str, PoolError, ConnectionPool], Exception | None] | None = N
 Returns what is to be raised in its place, from it; None to leave it.
 """
 
+note_standby: Callable[[str, ConnectionPool], None] | None = None
+"""Called with an alias and its pool, where a write has been refused since the server is a replica.
+"""
+
 note_broken: Callable[[str, str | None, ConnectionPool], None] | None = None
 """Called with an alias, the key of its host if it has several, and the pool, where a connection
 has broken under a statement."""

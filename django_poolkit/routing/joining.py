@@ -38,6 +38,7 @@ def install() -> None:
     ports.another_alias = faults.another_alias
     ports.note_broken = faults.note_broken
     ports.explain = outage.explain
+    ports.note_standby = outage.note_standby
     pre_save.connect(stale.look, dispatch_uid="django_poolkit.stale_write")
     commands.install()
 

@@ -94,15 +94,15 @@ class Monitor:
             ReplicaNews(cluster, pool, change, None).tell()
         self.nudge()
 
-    def lost(self, cluster: Cluster) -> None:
+    def lost(self, cluster: Cluster, reason: Refusal) -> None:
         """Take a cluster's primary for lost until it has been looked at, and look soon. Never
         waits."""
         with self._lock:
             course = self._courses.setdefault(cluster.name, Course())
             if news := course.refused is None:
-                course.lost("refuses")
+                course.lost(reason)
         if news:
-            PrimaryNews(cluster, "refuses").tell()
+            PrimaryNews(cluster, reason).tell()
         self.nudge()
 
     def refusal(self, cluster: Cluster) -> Refusal | None:

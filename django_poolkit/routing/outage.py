@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from time import monotonic
+from typing import Final
+from weakref import WeakKeyDictionary
 
 from django_poolkit.pools.errors import PoolError, PoolTimeout
 from django_poolkit.pools.postgres import ConnectionPool
@@ -10,6 +14,12 @@ from django_poolkit.routing import topology, watching
 from django_poolkit.routing.errors import PrimaryUnavailable
 from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.topology import Cluster
+
+logger = logging.getLogger("django_poolkit.routing")
+
+# Seconds between two times that the connections to what should be a primary are replaced.
+_PAUSE: Final = 1.0
+_recycled: WeakKeyDictionary[ConnectionPool, float] = WeakKeyDictionary()
 
 
 def is_read_only(cluster: str = "default") -> bool:
@@ -45,7 +55,7 @@ def explain(alias: str, error: PoolError, pool: ConnectionPool) -> PrimaryUnavai
         return None
     if _is_watched(cluster) and not watching.on_one_database():
         monitor.start()
-        monitor.lost(cluster)
+        monitor.lost(cluster, "refuses")
     found = PrimaryUnavailable(
         f"cluster {cluster.name!r}: its primary gives no connection. {error}",
         pool=error.pool,
@@ -53,6 +63,24 @@ def explain(alias: str, error: PoolError, pool: ConnectionPool) -> PrimaryUnavai
     )
     found.cluster, found.waited = cluster.name, error.waited
     return found
+
+
+def note_standby(alias: str, pool: ConnectionPool) -> None:
+    """Take note that what a cluster is written by is a replica, and connect to it anew.
+
+    Its name may lead elsewhere by now. That is done once a second at most.
+    """
+    cluster = topology.cluster_of(alias)
+    if cluster is None or alias != cluster.primary:
+        return
+    if _is_watched(cluster) and not watching.on_one_database():
+        monitor.start()
+        monitor.lost(cluster, "not_a_primary")
+    now = monotonic()
+    if now - _recycled.get(pool, -_PAUSE) >= _PAUSE:
+        _recycled[pool] = now
+        logger.warning("pool=%s event=recycled cluster=%s reason=standby", pool.name, cluster.name)
+        pool.recycle()
 
 
 def _is_watched(cluster: Cluster) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg_pool
 import pytest
-from django.db import OperationalError, connections, router, transaction
+from django.db import InternalError, OperationalError, connections, router, transaction
 
 from django_poolkit import PoolTimeout, exhaustion, registry
 from django_poolkit.backends import ports
@@ -17,7 +17,9 @@ from django_poolkit.metrics.readings import readings
 from django_poolkit.routing import PrimaryUnavailable, is_read_only, outage, scope
 from django_poolkit.routing import monitor as module
 from django_poolkit.routing.monitor import monitor
+from django_poolkit.routing.topology import clusters
 from django_poolkit.testing import Cluster
+from django_poolkit.testing.faults import TCPProxy
 from tests.app.models import Item
 from tests.routing.conftest import entry
 
@@ -178,3 +180,76 @@ def test_to_ask_begins_to_look(routed, monkeypatch):
     assert begun == [None]
     with pytest.raises(KeyError):
         is_read_only("nothing")
+
+
+# -- a replica in the primary's place
+
+
+@pytest.fixture
+def moving(led: Any, routed: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return a function that has `default` lead to a name, and that name: first to a replica's."""
+    monkeypatch.setattr(ports, "note_standby", outage.note_standby)
+    first = routed.replicas[1]
+    with TCPProxy(first.host, first.port) as name:
+
+        def lead(mode: str) -> TCPProxy:
+            connections["default"].close()
+            del connections["default"]
+            connections.settings["default"] = entry(
+                routed.primary,
+                HOST=name.host,
+                PORT=name.port,
+                OPTIONS={
+                    "pool": {"max_size": 2, "mode": mode, "timeout": 5.0},
+                    "sslmode": "disable",
+                    "gssencmode": "disable",
+                },
+            )
+            return name
+
+        yield lead
+        registry.pools.close_all()
+
+
+@MODES
+def test_a_write_to_a_replica_is_raised_and_its_name_is_looked_up_again(moving, routed, mode):
+    # Scenario 22.
+    name = moving(mode)
+    with pytest.raises(InternalError, match="read-only transaction"):
+        Item.objects.create(name="new")
+    assert is_read_only()
+    assert monitor.refusal(clusters()["default"]) == "not_a_primary"
+    assert monitor._wake.is_set()
+    name._target = routed.primary.host, routed.primary.port  # somebody mends it
+    connections["default"].close()  # the request ends
+    assert Item.objects.create(name="new").pk
+    assert registry.connection_pools["default"].stats().closed["recycled"] == 1
+    monitor.look()
+    assert not is_read_only()
+
+
+def test_many_writes_to_a_replica_replace_its_connections_once(moving):
+    moving("transaction")
+    for _ in range(5):
+        with pytest.raises(InternalError):
+            Item.objects.create(name="new")
+    assert registry.connection_pools["default"].stats().connects == 2
+
+
+def test_who_may_not_write_on_a_primary_is_told_nothing_else(led, monkeypatch):
+    led("transaction")
+    monkeypatch.setattr(ports, "note_standby", outage.note_standby)
+    with pytest.raises(InternalError), transaction.atomic():
+        with connections["default"].cursor() as cursor:
+            cursor.execute("SET TRANSACTION READ ONLY")
+        Item.objects.create(name="new")
+    assert not is_read_only()
+    assert "recycled" not in registry.connection_pools["default"].stats().closed
+
+
+def test_a_write_to_a_replica_by_its_own_alias_says_nothing_of_the_primary(led, monkeypatch):
+    led("transaction")
+    monkeypatch.setattr(ports, "note_standby", outage.note_standby)
+    with pytest.raises(InternalError):
+        Item.objects.using("replica").create(name="new")
+    assert not is_read_only()

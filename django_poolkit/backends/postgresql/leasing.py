@@ -32,6 +32,8 @@ from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
 from django_poolkit.pools.postgres.leased_cursor import leased
 
 _DJANGOS: Final = DatabaseWrapper.create_cursor
+# The parameter that says whether a server is a replica.
+_STANDBY: Final = b"in_hot_standby"
 
 
 class LeasingMixin(HostChoiceMixin):
@@ -155,6 +157,17 @@ class LeasingMixin(HostChoiceMixin):
     def wrap_database_errors(self) -> ErrorWrapper:
         """Turn the driver's errors into Django's, and the pool's into both."""
         return ErrorWrapper(self)
+
+    def _note_refused_write(self) -> None:
+        """Take note that a transaction may not write, where that is since the server is a replica.
+
+        That is what PostgreSQL reports unasked, since 14.
+        """
+        if (lease := self._lease) is None or ports.note_standby is None:
+            return
+        connection: PoolConnection | None = lease.connection
+        if connection is not None and connection.pgconn.parameter_status(_STANDBY) == b"on":
+            ports.note_standby(self.alias, cast(ConnectionPool, lease.pool))
 
     def _note_access(self, frame: FrameType) -> None:
         """Take note that somebody takes hold of the connection of an observed lease."""
