@@ -28,9 +28,10 @@ In session mode, where a lease may have been acquired before it was known what h
 Returns False where the lease must be given back, and another be acquired.
 """
 
-note_refusal: Callable[[str, str], None] | None = None
-"""Called with a logical alias and the key of a host that has refused a connection, or not answered
-a connect in time; another host is tried then."""
+note_refusal: Callable[[str, str | None], None] | None = None
+"""Called with an alias, and the key of its host if it has several, that has refused a connection,
+or not answered a connect in time; another one is tried then.
+"""
 
 reroutes: Callable[[str], bool] | None = None
 """Called with an alias as a wrapper is opened: whether reads that fail there may be made again on
@@ -38,7 +39,7 @@ another alias. On another host of the same alias they may in any case."""
 
 another_alias: Callable[[str, Collection[str], object], str | None] | None = None
 """Called with an alias on which a read has failed, all those where it has been by now, and Django's
-cursor that runs it.
+cursor that runs it; the database wrapper where it got no connection, and so no cursor.
 
 Returns where it may go in their place, None where it may not, as where the alias was named by its
 caller. Remembers it.

@@ -22,12 +22,14 @@ _RUNS: Final = ("django.db.models.sql.compiler", "execute_sql")
 _BETWEEN: Final = 12
 
 
-def is_routers_choice(cursor: object) -> bool:
-    """Return whether the statement that runs on Django's cursor is where our router has sent it.
+def is_routers_choice(asker: object) -> bool:
+    """Return whether what runs on Django's cursor is where our router has sent it.
+
+    The asker is that cursor; or the database wrapper, which is about to open one.
 
     False where that cannot be told, as for a cursor that somebody has opened by hand.
     """
-    queryset = _queryset_of(cursor)
+    queryset = _queryset_of(asker)
     if queryset is None or queryset._db is not None or queryset._for_write:
         return False
     for each in router.routers:
@@ -39,9 +41,9 @@ def is_routers_choice(cursor: object) -> bool:
     return False
 
 
-def _queryset_of(cursor: object) -> Any:
+def _queryset_of(asker: object) -> Any:
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not _runs(frame, cursor):
+    while frame is not None and not _runs(frame, asker):
         frame = frame.f_back
     for _ in range(_BETWEEN):
         if frame is None:
@@ -53,7 +55,11 @@ def _queryset_of(cursor: object) -> Any:
     return None
 
 
-def _runs(frame: FrameType, cursor: object) -> bool:
-    """Return whether a frame is that of Django's which runs a query on this cursor."""
-    place = frame.f_globals.get("__name__"), frame.f_code.co_name
-    return place == _RUNS and frame.f_locals.get("cursor") is cursor
+def _runs(frame: FrameType, asker: object) -> bool:
+    """Return whether a frame is that of Django's which runs a query for the asker."""
+    if (frame.f_globals.get("__name__"), frame.f_code.co_name) != _RUNS:
+        return False
+    known = frame.f_locals
+    if "cursor" in known:
+        return known["cursor"] is asker
+    return getattr(known["self"], "connection", None) is asker

@@ -14,14 +14,14 @@ def reroutes(alias: str) -> bool:
     return topology.role_of(alias) == "replica"
 
 
-def another_alias(alias: str, been: Collection[str], cursor: object) -> str | None:
+def another_alias(alias: str, been: Collection[str], asker: object) -> str | None:
     """Return where a read goes that has failed on all these aliases, the last of them `alias`.
 
     That is another replica that has what must be seen; else the primary, if it may be read in
     place of replicas. None where the alias was not the router's choice. The scope goes with it.
     """
     cluster = topology.cluster_of(alias)
-    if cluster is None or alias not in cluster.replicas or not asked.is_routers_choice(cursor):
+    if cluster is None or alias not in cluster.replicas or not asked.is_routers_choice(asker):
         return None
     here = scopes.current()
     asked_for = overrides.role_of(cluster.name) == "replica"

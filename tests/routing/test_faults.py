@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -11,10 +12,11 @@ from django.db import DatabaseError, OperationalError, connections, router, tran
 from django.db.models.expressions import RawSQL
 from django.test.utils import CaptureQueriesContext
 
-from django_poolkit import registry
+from django_poolkit import PoolTimeout, registry
 from django_poolkit.backends import ports
-from django_poolkit.routing import choice, faults, scope, use_replica
+from django_poolkit.routing import ReplicasBehind, choice, faults, scope, use_replica
 from django_poolkit.routing.monitor import monitor
+from django_poolkit.routing.scopes import Settled
 from django_poolkit.testing import Cluster, Node
 from django_poolkit.testing.waiting import wait_until
 from tests.app.models import Item
@@ -376,3 +378,146 @@ def test_what_is_named_by_using_or_by_hand_goes_to_no_other_alias(joined, aliase
     with pytest.raises(DatabaseError):
         call.result()
     assert dict(stats("replica1").read_retries) == {}
+
+
+# -- a server that gives no connection
+
+
+@pytest.fixture
+def down(joined: Cluster) -> Iterator[Callable[..., None]]:
+    """Return a function that stops replicas until the test ends."""
+    stopped: list[Node] = []
+
+    def stop(*nodes: Node) -> None:
+        for node in nodes:
+            stopped.append(node)
+            node.stop("fast")
+
+    yield stop
+    for node in stopped:
+        node.start()
+        node.wait_streaming()
+
+
+def quickly(read: Callable[[], Any]) -> Any:
+    """Read in a scope that is sent to `replica1`, in much less than the pool would wait."""
+    started = time.monotonic()
+    with scope() as here:
+        here.replicas["default"] = "replica1"
+        found = read(), router.db_for_read(Item)
+    assert time.monotonic() - started < 2.5
+    return found
+
+
+@MODES
+def test_a_server_that_is_gone_costs_no_error_where_there_is_another(joined, aliases, down, mode):
+    # Scenario 14, of aliases that lead to one server each.
+    first, other = joined.replicas
+    aliases(mode, first, other)
+    quickly(lambda: Item.objects.count())  # which leaves a connection there
+    connections.close_all()
+    down(first)
+    assert quickly(lambda: [item._state.db for item in Item.objects.all()]) == (
+        ["replica1"],
+        "replica2",
+    )
+    assert dict(stats("replica1").read_retries) == {"refused": 1}
+    assert monitor._wake.is_set()
+    monitor.look()
+    assert dict(stats("replica1").evictions) == {"refuses": 1}
+    assert router.db_for_read(Item) == "replica2"
+
+
+@MODES
+@pytest.mark.parametrize("way", ["list", "iterator", "count"])
+def test_where_it_was_the_only_one_the_primary_is_read(joined, aliases, down, mode, way):
+    [first, _] = joined.replicas
+    aliases(mode, first)
+    down(first)
+
+    def read():
+        if way == "count":
+            return Item.objects.count()
+        return len(list(Item.objects.iterator() if way == "iterator" else Item.objects.all()))
+
+    assert quickly(read) == (1, "default")
+    assert dict(stats("replica1").read_retries) == {"refused": 1}
+
+
+@MODES
+def test_where_all_hosts_are_down_the_primary_is_read(joined, hosts, down, mode):
+    # Scenario 17, before anybody has looked.
+    hosts(mode)
+    down(*joined.replicas)
+    started = time.monotonic()
+    with scope():
+        assert Item.objects.count() == 1
+        assert router.db_for_read(Item) == "default"
+    assert time.monotonic() - started < 2.5
+
+
+@MODES
+def test_what_names_a_server_that_is_gone_waits_for_it(joined, aliases, down, mode):
+    first, other = joined.replicas
+    aliases(mode, first, other)
+    registry.connection_pools["replica1"].timeout = 0.3
+    down(first)
+    started = time.monotonic()
+    with pytest.raises(PoolTimeout):
+        Item.objects.using("replica1").count()
+    with pytest.raises(PoolTimeout), connections["replica1"].cursor():
+        pass
+    assert time.monotonic() - started >= 0.6
+    assert dict(stats("replica1").read_retries) == {}
+
+
+@MODES
+def test_so_does_what_may_not_read_the_primary_instead(joined, aliases, down, mode):
+    [first, _] = joined.replicas
+    aliases(mode, first, all_down="error")
+    registry.connection_pools["replica1"].timeout = 0.3
+    down(first)
+    with pytest.raises(PoolTimeout):
+        Item.objects.count()
+
+
+@MODES
+def test_one_that_goes_elsewhere_may_fail_there_and_go_on(joined, aliases, down, mode):
+    first, other = joined.replicas
+    aliases(mode, first, other)
+    down(first)
+
+    def read():
+        return names_by(other), router.db_for_read(Item)
+
+    call = read_on(first, read, alias="replica1")
+    kill(other)
+    assert call.result() == ([("old", "quick")], "default")
+    assert dict(stats("replica1").read_retries) == {"refused": 1}
+    assert dict(stats("replica2").read_retries) == {"broken": 1}
+
+
+@MODES
+def test_where_no_other_host_has_what_must_be_seen_the_primary_is_read(joined, hosts, down, mode):
+    hosts(mode)
+    down(joined.replicas[0])
+
+    def see(here):
+        here.settled = {"default": Settled({"replica": frozenset({"one"})})}
+
+    with scope() as here:
+        see(here)
+        assert Item.objects.count() == 1
+        assert router.db_for_read(Item) == "default"
+    with scope() as here, pytest.raises(ReplicasBehind):
+        see(here)
+        Item.objects.using("replica").count()
+
+
+def test_a_transaction_on_a_replica_is_not_left(joined, aliases, down):
+    [first, _] = joined.replicas
+    aliases("transaction", first)
+    registry.connection_pools["replica1"].timeout = 0.3
+    down(first)
+    with pytest.raises(PoolTimeout), transaction.atomic(using="replica1"):
+        Item.objects.count()

@@ -87,7 +87,9 @@ class LeasingMixin(HostChoiceMixin):
             return connect(conn_params)
 
         found = self._found() if self._handed is None else None
-        if isinstance(found, Twins) or (found is not None and self._search is not None):
+        if isinstance(found, Twins) or (
+            found is not None and (self._search is not None or self._reroutes)
+        ):
             given = ConnectionPool._entrust(self._lease_from(found, STACK_DEPTH, 1))
             self._handed = cast(ConnectionPool, Handed(given))
             del given  # the chain has it from here on

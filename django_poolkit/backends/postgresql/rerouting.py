@@ -80,6 +80,8 @@ def _moved(cursor: Any, sql: Any, error: Error, trip: _Trip | None) -> _Trip | N
     lease: Lease | None = getattr(raw, "_poolkit_lease", None)
     if lease is None or not wrapper._reroutes or (failure := _failure(raw, error)) is None:
         return None
+    if trip is None and lease.alias not in (None, wrapper.alias):
+        wrapper = connections[lease.alias]  # type: ignore[assignment]  # it got no connection here
     pool, host = lease.pool, wrapper._host
     if failure == "broken" and ports.note_broken is not None:
         ports.note_broken(wrapper.alias, host, pool)  # type: ignore[arg-type]
@@ -87,15 +89,12 @@ def _moved(cursor: Any, sql: Any, error: Error, trip: _Trip | None) -> _Trip | N
         return None
     if trip is None:
         trip = _Trip(wrapper, pool.timeout)  # type: ignore[attr-defined]
+        trip.aliases.add(cursor.db.alias)
     trip.search.been.add(wrapper.alias if host is None else f"{wrapper.alias}/{host}")
     trip.breaks += failure == "broken"
     if trip.breaks >= _MOST_BREAKS or not _on_its_way(cursor, wrapper, lease, failure, trip):
         return None
-    pool.count_retry(failure)  # type: ignore[attr-defined]
-    logger.warning(
-        "pool=%s event=read_retried reason=%s on=%s",
-        pool.name, failure, cursor.cursor._poolkit_lease.pool.name,
-    )  # fmt: skip
+    _note_retry(pool, failure, cursor.cursor)
     return trip
 
 
@@ -165,12 +164,50 @@ def _alike(wrapper: LeasingMixin, other: Any) -> bool:
 
 
 def _entered(cursor: Any, wrapper: Any, trip: _Trip) -> bool:
-    wrapper._search, wrapper._steady = trip.search, None
-    try:
-        opened = wrapper.cursor()
-    except (Error, psycopg.Error):
+    raw = _opened(wrapper, None, trip.search)
+    if raw is None:
         return False
+    cursor.cursor, trip.wrapper = raw, wrapper
+    return True
+
+
+def _opened(wrapper: Any, name: str | None, search: Search) -> Any:
+    """Return a psycopg cursor of a wrapper, None where it gives none."""
+    wrapper._search, wrapper._steady = search, None
+    try:
+        return wrapper._cursor(name).cursor
+    except (Error, psycopg.Error):
+        return None
     finally:
         wrapper._search = None
-    cursor.cursor, trip.wrapper = opened.cursor, wrapper
-    return True
+
+
+def cursor_elsewhere(wrapper: Any, alias: str | None, name: str | None) -> Any:
+    """Return Django's cursor of a wrapper that gets no connection, open on another alias.
+
+    On `alias`, or on the next that there is. Where none gives a connection either, the wrapper's
+    own server is waited for. Raises as any cursor of it.
+    """
+    pool = wrapper.pool
+    search, been = Search(pool.timeout), {wrapper.alias}
+    find = ports.another_alias
+    while alias is not None and search.left():
+        been.add(alias)
+        other: Any = connections[alias]
+        raw = _opened(other, name, search) if _alike(wrapper, other) else None
+        if raw is not None:
+            _note_retry(pool, "refused", raw)
+            kind = ReroutingDebugCursor if wrapper.queries_logged else ReroutingCursor
+            return kind(raw, wrapper)
+        alias = None if find is None else find(wrapper.alias, been, wrapper)
+    wrapper._reroutes = False
+    try:
+        return wrapper._cursor(name)
+    finally:
+        wrapper._reroutes = True
+
+
+def _note_retry(pool: Any, reason: str, raw: Any) -> None:
+    pool.count_retry(reason)
+    to = raw._poolkit_lease.pool.name
+    logger.warning("pool=%s event=read_retried reason=%s on=%s", pool.name, reason, to)

@@ -18,8 +18,13 @@ from django.utils.asyncio import async_unsafe
 
 from django_poolkit.backends import ports
 from django_poolkit.backends.postgresql.holding import HoldingMixin
+from django_poolkit.backends.postgresql.hosts import GoesElsewhere
 from django_poolkit.backends.postgresql.pooling import Twins
-from django_poolkit.backends.postgresql.rerouting import ReroutingCursor, ReroutingDebugCursor
+from django_poolkit.backends.postgresql.rerouting import (
+    ReroutingCursor,
+    ReroutingDebugCursor,
+    cursor_elsewhere,
+)
 
 _DJANGOS: Final = BaseDatabaseWrapper._cursor  # type: ignore[attr-defined]
 _PREPARES: Final = BaseDatabaseWrapper._prepare_cursor  # type: ignore[attr-defined]
@@ -41,8 +46,8 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
     def connect(self) -> None:
         """Open the wrapper, and connect for real; in transaction mode the lease ends at once."""
         if not self._by_statement():
-            super().connect()
             self._find_out_whether_it_reroutes()
+            super().connect()
             return
         if not self._opened:
             self._open()
@@ -59,6 +64,8 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
         self._reroutes = isinstance(self._found(), Twins) or bool(
             ports.reroutes is not None and ports.reroutes(self.alias)
         )
+        if self._reroutes:
+            self._steady = None  # it asks, each time, whether its server gives a connection
 
     def ensure_connection(self) -> None:
         """Make sure that the server can be reached: connect, or probe."""
@@ -105,8 +112,14 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
 
     def _cursor(self, name: str | None = None) -> Any:
         if not self._opened and (self._raw is not None or not self._by_statement()):
-            return super()._cursor(name)  # type: ignore[misc]
-        lease = self._hold()
+            try:
+                return super()._cursor(name)  # type: ignore[misc]
+            except GoesElsewhere as error:
+                return cursor_elsewhere(self, error.alias, name)
+        try:
+            lease = self._hold()
+        except GoesElsewhere as error:
+            return cursor_elsewhere(self, error.alias, name)
         try:
             cursor = super()._cursor  # type: ignore[misc]
             if (
