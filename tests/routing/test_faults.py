@@ -14,6 +14,7 @@ from django.test.utils import CaptureQueriesContext
 
 from django_poolkit import PoolTimeout, registry
 from django_poolkit.backends import ports
+from django_poolkit.pools.postgres.connection import KILLED
 from django_poolkit.routing import ReplicasBehind, choice, faults, scope, use_replica
 from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.scopes import Settled
@@ -252,6 +253,23 @@ def test_what_an_operator_kills_stays_killed(joined, hosts, mode):
     pool = registry.connection_pools[ONE]
     [lease] = pool.leases()
     assert pool.kill(lease.key)
+    with pytest.raises(OperationalError):
+        call.result()
+    assert (stats(ONE).read_retries, stats(ONE).evictions) == ({}, {})
+
+
+def test_nor_does_what_it_cuts_off_go_elsewhere(joined, hosts):
+    hosts("transaction")
+    first = joined.replicas[0]
+    call = read_on(first, lambda: names_by(first))
+    wait_for_reader(first)
+    [lease] = registry.connection_pools[ONE].leases()
+    [found] = [each() for each in registry.connection_pools[ONE]._ledger.live.values()]
+    assert found is not None
+    assert found.key == lease.key
+    found.connection._generation = KILLED  # whose cancellation has no effect
+    del found
+    kill(first)
     with pytest.raises(OperationalError):
         call.result()
     assert (stats(ONE).read_retries, stats(ONE).evictions) == ({}, {})

@@ -115,7 +115,6 @@ def _may_move(wrapper: LeasingMixin, raw: Any, lease: Lease, sql: Any) -> bool:
     connection = raw._conn
     return bool(
         wrapper.autocommit
-        and not wrapper.in_atomic_block
         and not hasattr(raw, "_declare_gen")  # the server has it, and may have given rows
         and lease.dirty is None
         and lease.pinned is None
