@@ -539,3 +539,29 @@ def test_a_transaction_on_a_replica_is_not_left(joined, aliases, down):
     down(first)
     with pytest.raises(PoolTimeout), transaction.atomic(using="replica1"):
         Item.objects.count()
+
+
+def test_a_cursor_by_hand_within_a_query_of_the_routers_is_by_hand(joined, aliases):
+    first, other = joined.replicas
+    aliases("transaction", first, other)
+    sql, params = Item.objects.annotate(how=slow(first)).query.sql_with_params()
+    inner: list[Exception] = []
+
+    def nosy(execute, *args):
+        if not inner:
+            inner.append(AssertionError("it went elsewhere"))
+            with connections["replica1"].cursor() as cursor:
+                try:
+                    cursor.execute(sql, params)
+                except OperationalError as error:
+                    inner.append(error)
+        return execute(*args)
+
+    def read():
+        with connections["replica1"].execute_wrapper(nosy):
+            return Item.objects.count()
+
+    call = read_on(first, read, alias="replica1")
+    kill(first)
+    assert call.result() == 1
+    assert isinstance(inner[-1], OperationalError)
