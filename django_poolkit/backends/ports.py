@@ -7,8 +7,10 @@ it says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+from django_poolkit.pools.errors import PoolError
+from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.commit import Asked, Commit
 
 choose_host: Callable[[str, Mapping[str, float]], str | None] | None = None
@@ -26,9 +28,36 @@ In session mode, where a lease may have been acquired before it was known what h
 Returns False where the lease must be given back, and another be acquired.
 """
 
-note_refusal: Callable[[str, str], None] | None = None
-"""Called with a logical alias and the key of a host that has refused a connection, or not answered
-a connect in time; another host is tried then."""
+note_refusal: Callable[[str, str | None], None] | None = None
+"""Called with an alias, and the key of its host if it has several, that has refused a connection,
+or not answered a connect in time; another one is tried then.
+"""
+
+reroutes: Callable[[str], bool] | None = None
+"""Called with an alias as a wrapper is opened: whether reads that fail there may be made again on
+another alias. On another host of the same alias they may in any case."""
+
+another_alias: Callable[[str, Collection[str], object], str | None] | None = None
+"""Called with an alias on which a read has failed, all those where it has been by now, and Django's
+cursor that runs it; the database wrapper where it got no connection, and so no cursor.
+
+Returns where it may go in their place, None where it may not, as where the alias was named by its
+caller. Remembers it.
+"""
+
+explain: Callable[[str, PoolError, ConnectionPool], Exception | None] | None = None
+"""Called with an alias, what was raised as no connection could be had there, and the pool.
+
+Returns what is to be raised in its place, from it; None to leave it.
+"""
+
+note_standby: Callable[[str, ConnectionPool], None] | None = None
+"""Called with an alias and its pool, where a write has been refused since the server is a replica.
+"""
+
+note_broken: Callable[[str, str | None, ConnectionPool], None] | None = None
+"""Called with an alias, the key of its host if it has several, and the pool, where a connection
+has broken under a statement."""
 
 note_write: Callable[[str], None] | None = None
 """Called with an alias as a statement that may write begins on it, in the thread that runs it."""

@@ -15,8 +15,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from django_poolkit.metrics.families import FAMILIES, LE, Family, Series, Value, cumulative
+from django_poolkit.metrics.families import FAMILIES, LE, Family, Series, cumulative
 from django_poolkit.metrics.readings import Readings, readings
+from django_poolkit.metrics.statuses import Value
 
 
 class PoolCollector(Collector):

@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import add
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
+from django_poolkit.metrics import statuses
+from django_poolkit.metrics.statuses import Status, Value
 from django_poolkit.pools.stats import BUCKETS
 
-Status = Mapping[str, Any]
-"""What `PoolStats.as_dict()` returns, or the same out of another process's answer."""
-Value = tuple[float, ...]
-"""One number; of a histogram the counts of its buckets, not cumulative, and then the sum."""
 Series = tuple[str, str]
 """A pool's name, or of whatever else it is a figure; and the value of the family's own label, `""`
 where it has none."""
@@ -77,52 +75,6 @@ def cumulative(value: Value) -> Iterable[float]:
     return accumulate(value[:-1])
 
 
-def _one(key: str) -> Callable[[Status], Mapping[str, Value]]:
-    return lambda status: {"": (status[key],)}
-
-
-def _by(key: str) -> Callable[[Status], Mapping[str, Value]]:
-    return lambda status: {reason: (count,) for reason, count in status[key].items()}
-
-
-def _connections(status: Status) -> Mapping[str, Value]:
-    found: dict[str, Value] = {state: (status[state],) for state in ("idle", "used", "connecting")}
-    if status["kind"] == "postgresql":  # a client session is not asked how it is
-        found["probe"] = (status["probing"],)
-    return found
-
-
-def _until_closed(key: str) -> Callable[[Status], Mapping[str, Value]]:
-    # What was leased of a closed pool may be used for long; to give out, it has nothing.
-    return lambda status: {"": (0 if status["state"] == "closed" else status[key],)}
-
-
-def _if_known(key: str) -> Callable[[Status], Mapping[str, Value]]:
-    return lambda status: {} if status[key] is None else {"": (status[key],)}
-
-
-def _histogram(key: str) -> Callable[[Status], Mapping[str, Value]]:
-    return lambda status: {"": (*status[key]["counts"], status[key]["sum"])}
-
-
-def _waits(status: Status) -> Mapping[str, Value]:
-    # As `PoolStats.waits`: the pool keeps no count of those who did not have to queue.
-    first, *others = _histogram("wait")(status)[""]
-    return {"": (first + max(0, status["acquired"] - status["waited"]), *others)}
-
-
-def _state(status: Status) -> Mapping[str, Value]:
-    return {state: (int(status["state"] == state),) for state in ("open", "paused", "closed")}
-
-
-def _utilization(status: Status) -> Mapping[str, Value]:
-    return {"": (status["used"] / status["max_size"],)}
-
-
-def _leaks(status: Status) -> Mapping[str, Value]:
-    return {"dropped": (status["leaks"],), "overdue": (status["overdue"],)}
-
-
 COLLECT_ERRORS: Final = Family(
     name="poolkit_collect_errors_total",
     kind="counter",
@@ -137,6 +89,14 @@ FLOORS: Final = Family(
     of="cluster",
     read=lambda status: {},  # a pool knows nothing of it
 )
+READ_ONLY: Final = Family(
+    name="poolkit_read_only",
+    kind="gauge",
+    help="1 where the primary of a cluster is looked at, and cannot be written; else 0.",
+    of="cluster",
+    read=lambda status: {},  # nor of this
+    across="max",
+)
 FAMILIES: Final = (
     Family(
         name="poolkit_connections",
@@ -144,25 +104,25 @@ FAMILIES: Final = (
         help="Connections by state. Idle, used and connecting are the size of the pool; probe is "
         "beside it.",
         label="state",
-        read=_connections,
+        read=statuses.connections,
     ),
     Family(
         name="poolkit_connections_max",
         kind="gauge",
         help="Connections that the pool may have at most.",
-        read=_until_closed("max_size"),
+        read=statuses.until_closed("max_size"),
     ),
     Family(
         name="poolkit_connections_min",
         kind="gauge",
         help="Connections that the pool keeps although nobody needs them.",
-        read=_until_closed("min_size"),
+        read=statuses.until_closed("min_size"),
     ),
     Family(
         name="poolkit_utilization_ratio",
         kind="gauge",
         help="Used connections as a share of the most; of the process where it is highest.",
-        read=_utilization,
+        read=statuses.utilization,
         across="max",
     ),
     Family(
@@ -170,117 +130,117 @@ FAMILIES: Final = (
         kind="gauge",
         help="Processes that have the pool, by its state there.",
         label="state",
-        read=_state,
+        read=statuses.state,
     ),
     Family(
         name="poolkit_waiters",
         kind="gauge",
         help="Callers in the queue for a connection.",
-        read=_one("waiters"),
+        read=statuses.one("waiters"),
     ),
     Family(
         name="poolkit_oldest_waiter_seconds",
         kind="gauge",
         help="How long the first of the queue has waited by now, 0 where nobody waits.",
-        read=_one("oldest_waiter"),
+        read=statuses.one("oldest_waiter"),
         across="max",
     ),
     Family(
         name="poolkit_oldest_lease_seconds",
         kind="gauge",
         help="How long the oldest lease has been held by now, 0 where nothing is leased.",
-        read=_one("oldest_lease"),
+        read=statuses.one("oldest_lease"),
         across="max",
     ),
     Family(
         name="poolkit_standstill_seconds",
         kind="gauge",
         help="How long no lease has begun or ended, 0 where nothing is leased.",
-        read=_one("standstill"),
+        read=statuses.one("standstill"),
         across="max",
     ),
     Family(
         name="poolkit_acquires_total",
         kind="counter",
         help="Leases given out.",
-        read=_one("acquired"),
+        read=statuses.one("acquired"),
     ),
     Family(
         name="poolkit_waits_total",
         kind="counter",
         help="Leases given out to those who had to queue first.",
-        read=_one("waited"),
+        read=statuses.one("waited"),
     ),
     Family(
         name="poolkit_timeouts_total",
         kind="counter",
         help="Acquires that got no connection in time.",
-        read=_one("timeouts"),
+        read=statuses.one("timeouts"),
     ),
     Family(
         name="poolkit_too_many_waiters_total",
         kind="counter",
         help="Acquires refused at once because the queue was full.",
-        read=_one("too_many_waiters"),
+        read=statuses.one("too_many_waiters"),
     ),
     Family(
         name="poolkit_connects_total",
         kind="counter",
         help="Connects that succeeded.",
-        read=_one("connects"),
+        read=statuses.one("connects"),
     ),
     Family(
         name="poolkit_connect_errors_total",
         kind="counter",
         help="Connects that failed.",
-        read=_one("connect_errors"),
+        read=statuses.one("connect_errors"),
     ),
     Family(
         name="poolkit_errors_total",
         kind="counter",
         help="Requests of a client session that failed, by the class of the error.",
         label="reason",
-        read=_by("errors"),
+        read=statuses.by("errors"),
     ),
     Family(
         name="poolkit_closed_total",
         kind="counter",
         help="Connections closed, by reason.",
         label="reason",
-        read=_by("closed"),
+        read=statuses.by("closed"),
     ),
     Family(
         name="poolkit_resets_total",
         kind="counter",
         help="Sessions reset as their connection came home.",
-        read=_one("resets"),
+        read=statuses.one("resets"),
     ),
     Family(
         name="poolkit_pins_total",
         kind="counter",
         help="Leases that transaction mode holds on to, or with observe would have to, by reason.",
         label="reason",
-        read=_by("pins"),
+        read=statuses.by("pins"),
     ),
     Family(
         name="poolkit_leaks_total",
         kind="counter",
         help="Leases dropped without a release, and leases held for longer than leak_after.",
         label="kind",
-        read=_leaks,
+        read=statuses.leaks,
     ),
     Family(
         name="poolkit_replica_lag_seconds",
         kind="gauge",
         help="By how much a replica is behind its primary; where it is looked at, and known.",
-        read=_if_known("lag"),
+        read=statuses.if_known("lag"),
         across="max",
     ),
     Family(
         name="poolkit_replica_lag_bytes",
         kind="gauge",
         help="What a replica has not replayed yet of its primary's log.",
-        read=_if_known("lag_bytes"),
+        read=statuses.if_known("lag_bytes"),
         across="max",
     ),
     Family(
@@ -288,27 +248,35 @@ FAMILIES: Final = (
         kind="counter",
         help="Times that a replica was not to be read any more, by reason.",
         label="reason",
-        read=_by("evictions"),
+        read=statuses.by("evictions"),
+    ),
+    Family(
+        name="poolkit_read_retries_total",
+        kind="counter",
+        help="Reads that failed on a replica, and were made again on another server, by reason.",
+        label="reason",
+        read=statuses.by("read_retries"),
     ),
     Family(
         name="poolkit_wait_seconds",
         kind="histogram",
         help="Time in the queue, of all acquires; of those who did not have to queue it is 0.",
-        read=_waits,
+        read=statuses.waits,
     ),
     Family(
         name="poolkit_use_seconds",
         kind="histogram",
         help="Time that leases were held, from acquire to release.",
-        read=_histogram("use"),
+        read=statuses.histogram("use"),
     ),
     Family(
         name="poolkit_connect_seconds",
         kind="histogram",
         help="Time that successful connects took.",
-        read=_histogram("connect"),
+        read=statuses.histogram("connect"),
     ),
     FLOORS,
+    READ_ONLY,
     COLLECT_ERRORS,
 )
 """The table."""

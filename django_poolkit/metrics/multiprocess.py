@@ -19,8 +19,9 @@ from typing import Any, Final
 
 from prometheus_client import values
 
-from django_poolkit.metrics.families import LE, Family, Series, Value
+from django_poolkit.metrics.families import LE, Family, Series
 from django_poolkit.metrics.readings import Readings, readings
+from django_poolkit.metrics.statuses import Value
 
 logger = logging.getLogger("django_poolkit.metrics")
 

@@ -20,13 +20,14 @@ from django_poolkit.metrics.families import (
     COLLECT_ERRORS,
     FAMILIES,
     FLOORS,
+    READ_ONLY,
     Family,
     Figures,
     Series,
-    Value,
     merged,
 )
-from django_poolkit.routing import figures as routing
+from django_poolkit.metrics.statuses import Value
+from django_poolkit.routing import figures, outage
 from django_poolkit.session_table import Measured
 
 logger = logging.getLogger("django_poolkit.metrics")
@@ -41,9 +42,11 @@ class Readings:
         self,
         table: Iterable[Measured],
         floors: Callable[[], Mapping[Series, int]] = dict,
+        read_only: Callable[[], Mapping[Series, int]] = dict,
     ) -> None:
         self._table = table
         self._floors = floors
+        self._read_only = read_only
         self.forget()
 
     def forget(self) -> None:
@@ -82,8 +85,8 @@ class Readings:
                     self._counted.pop(pool, None)
             errors: dict[Series, Value] = {(name, ""): (n,) for name, n in self._errors.items()}
             totals = {family: dict(found) for family, found in self._totals.items()}
-            floors: dict[Series, Value] = {key: (n,) for key, n in self._floors().items()}
-            return merged(statuses) | totals | {FLOORS: floors, COLLECT_ERRORS: errors}
+            others = {FLOORS: _single(self._floors()), READ_ONLY: _single(self._read_only())}
+            return merged(statuses) | totals | others | {COLLECT_ERRORS: errors}
 
     def _count(self, counted: Counted, figures: Figures) -> None:
         """Add to the totals what the counts of one pool have grown by."""
@@ -96,6 +99,10 @@ class Readings:
                 totals[series] = family.merge(totals.get(series, nothing), growth)
 
 
+def _single(counts: Mapping[Series, int]) -> dict[Series, Value]:
+    return {series: (number,) for series, number in counts.items()}
+
+
 class _Everything:
     """All that this process has, at the moment when it is asked."""
 
@@ -103,7 +110,7 @@ class _Everything:
         return registry.measured()
 
 
-readings: Final = Readings(_Everything(), routing.figures.read)
+readings: Final = Readings(_Everything(), figures.figures.read, outage.read_only)
 """Those of all pools and client sessions of the process."""
 
 os.register_at_fork(after_in_child=readings.forget)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from django_poolkit.metrics.families import LE, Family, Series, Value, cumulative, merged
+from django_poolkit.metrics.families import LE, Family, Series, cumulative, merged
+from django_poolkit.metrics.statuses import Value
 
 
 def exposition(processes: Iterable[Mapping[str, Any]]) -> str:

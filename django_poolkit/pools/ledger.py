@@ -32,6 +32,7 @@ class Ledger:
         self.closed: Counter[str] = Counter()
         self.pins: Counter[str] = Counter()
         self.evictions: Counter[str] = Counter()
+        self.read_retries: Counter[str] = Counter()
         self.wait, self.use, self.connect = Histogram(), Histogram(), Histogram()
         self.settled_at = 0.0
         self.last_connect_error: str | None = None

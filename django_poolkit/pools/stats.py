@@ -152,6 +152,8 @@ class PoolStats:
     """Leases that were held for longer than `leak_after`, whether they came home or not."""
     evictions: Mapping[str, int] = field(default_factory=dict)
     """How often its server was not to be read any more, as a replica, by reason."""
+    read_retries: Mapping[str, int] = field(default_factory=dict)
+    """Reads that failed on its server, and were made again on another one, by reason."""
     last_connect_error: str | None
     """Class, SQLSTATE and first line of the newest failed connect since the last good one, or
     the class of what a user's `check` raised."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 from django_poolkit.routing.errors import (
     LockOnReplica,
     NoReplica,
+    PrimaryUnavailable,
     ReplicasBehind,
     StaleWrite,
     StaleWriteWarning,
 )
 from django_poolkit.routing.jobs import acarry, carry, scope
+from django_poolkit.routing.outage import is_read_only
 from django_poolkit.routing.overrides import use_primary, use_replica
 from django_poolkit.routing.router import ReadWriteRouter
 from django_poolkit.routing.scopes import Scope
@@ -20,6 +22,7 @@ from django_poolkit.routing.scopes import Scope
 __all__ = [
     "LockOnReplica",
     "NoReplica",
+    "PrimaryUnavailable",
     "ReadWriteRouter",
     "ReplicasBehind",
     "Scope",
@@ -27,6 +30,7 @@ __all__ = [
     "StaleWriteWarning",
     "acarry",
     "carry",
+    "is_read_only",
     "scope",
     "use_primary",
     "use_replica",

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final, Literal
 
-Reason = Literal["lag", "cut", "refuses", "not_a_replica", "not_a_primary", "timeline", "system"]
+Reason = Literal[
+    "lag", "cut", "refuses", "broken", "not_a_replica", "not_a_primary", "timeline", "system"
+]
 """Why a host is left alone: it is too far behind; nobody sends to it any more; it does not answer;
-it is a primary, or in a primary's place none; it is on a history of the cluster that is over; it
-belongs to another cluster of servers."""
+a connection to it has broken under a statement; it is a primary, or in a primary's place none; it
+is on a history of the cluster that is over; it belongs to another cluster of servers."""
 State = Literal["admitted", "evicted", "trial"]
 """Whether a host is read: as it should be, not at all, or by a share of the scopes that grows."""
 

@@ -124,10 +124,11 @@ def keeps_host(alias: str, host: str) -> bool:
     return allowed is None or host in allowed or overrides.role_of(cluster.name) == "replica"
 
 
-def note_refusal(alias: str, host: str) -> None:
-    """Have a host looked at now that has refused a connection, if nobody has noticed yet."""
+def note_refusal(alias: str, host: str | None) -> None:
+    """Have a server looked at now that has refused a connection, if nobody has noticed yet."""
     cluster = cluster_of(alias)
-    if cluster is not None and cluster.watch and f"{alias}/{host}" not in admission.troubled:
+    name = alias if host is None else f"{alias}/{host}"
+    if cluster is not None and cluster.watch and name not in admission.troubled:
         monitor.nudge()
 
 
@@ -179,10 +180,11 @@ def _replica(cluster: Cluster, here: Scope | None, reason: Reason) -> tuple[str,
                 here.fallen.add(cluster.name)
                 here.behind.add(cluster.name)
             return cluster.primary, "all_down"
-    return _one_of(cluster, here, replicas), reason
+    return one_of(cluster, here, replicas), reason
 
 
-def _one_of(cluster: Cluster, here: Scope | None, replicas: Sequence[str]) -> str:
+def one_of(cluster: Cluster, here: Scope | None, replicas: Sequence[str]) -> str:
+    """Return the one of some replicas that a scope reads, and goes on to read."""
     if len(cluster.replicas) == 1:
         return replicas[0]
     if here is None:

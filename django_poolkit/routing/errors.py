@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from django.db import NotSupportedError, OperationalError
 
+from django_poolkit.backends.postgresql.errors import PoolTimeout
+
 
 class ReplicasBehind(OperationalError):
     """A replica cannot be reached, and no other one has what the visitor has to see."""
@@ -11,6 +13,16 @@ class ReplicasBehind(OperationalError):
 
 class NoReplica(OperationalError):
     """No replica may be read at present, and the primary is not to be read in its place."""
+
+
+class PrimaryUnavailable(PoolTimeout):
+    """The primary of a cluster gives no connection: what needs it fails, replicas are read on.
+
+    Comes from the PoolTimeout of its pool, whose attributes it has.
+    """
+
+    cluster: str = ""
+    """Its name in `POOLKIT["CLUSTERS"]`."""
 
 
 class LockOnReplica(NotSupportedError):

@@ -5,7 +5,17 @@ from __future__ import annotations
 from django.db.models.signals import pre_save
 
 from django_poolkit.backends import ports
-from django_poolkit.routing import choice, commands, scopes, stale, topology, watching, writes
+from django_poolkit.routing import (
+    choice,
+    commands,
+    faults,
+    outage,
+    scopes,
+    stale,
+    topology,
+    watching,
+    writes,
+)
 from django_poolkit.routing.errors import LockOnReplica
 
 
@@ -24,6 +34,11 @@ def install() -> None:
     ports.choose_host = choice.host_for
     ports.keeps_host = choice.keeps_host
     ports.note_refusal = choice.note_refusal
+    ports.reroutes = faults.reroutes
+    ports.another_alias = faults.another_alias
+    ports.note_broken = faults.note_broken
+    ports.explain = outage.explain
+    ports.note_standby = outage.note_standby
     pre_save.connect(stale.look, dispatch_uid="django_poolkit.stale_write")
     commands.install()
 

@@ -21,9 +21,9 @@ from django_poolkit.pools.postgres.prober import ProbeFailed
 from django_poolkit.pools.postgres.standing import Standing, untold
 from django_poolkit.routing import admission
 from django_poolkit.routing.asking import Answer, Asker
-from django_poolkit.routing.breaker import Change, Circuit
+from django_poolkit.routing.breaker import Change, Circuit, Reason
 from django_poolkit.routing.hosts import Hosts
-from django_poolkit.routing.lag import UNKNOWN, WELL, Course, Verdict
+from django_poolkit.routing.lag import UNKNOWN, WELL, Course, Refusal, Verdict
 from django_poolkit.routing.news import News, PrimaryNews, ReplicaNews
 from django_poolkit.routing.topology import Cluster, clusters
 
@@ -83,6 +83,32 @@ class Monitor:
     def nudge(self) -> None:
         """Have the thread look soon, if there is one: somebody has met something. Never blocks."""
         self._wake.set()
+
+    def evict(self, cluster: Cluster, name: str, pool: ConnectionPool, reason: Reason) -> None:
+        """Have a host read no more until it has been looked at, and look soon. Never waits."""
+        with self._lock:
+            circuit = self._circuits.setdefault(name, Circuit())
+            change = None if circuit.state == "evicted" else circuit.bad(reason)
+            admission.publish(self._circuits)
+        if change is not None:
+            ReplicaNews(cluster, pool, change, None).tell()
+        self.nudge()
+
+    def lost(self, cluster: Cluster, reason: Refusal) -> None:
+        """Take a cluster's primary for lost until it has been looked at, and look soon. Never
+        waits."""
+        with self._lock:
+            course = self._courses.setdefault(cluster.name, Course())
+            if news := course.refused is None:
+                course.lost(reason)
+        if news:
+            PrimaryNews(cluster, reason).tell()
+        self.nudge()
+
+    def refusal(self, cluster: Cluster) -> Refusal | None:
+        """Return why the primary of a cluster is not taken for one at present. Never blocks."""
+        course = self._courses.get(cluster.name)
+        return None if course is None else course.refused
 
     def close(self, timeout: float) -> None:
         """End the thread. Blocks for `timeout` seconds at most, for a look that is under way."""
@@ -148,7 +174,9 @@ class Monitor:
 
     @property
     def _alert(self) -> bool:
-        circuits = list(self._circuits.values())
+        circuits, courses = list(self._circuits.values()), list(self._courses.values())
+        if any(each.refused not in (None, "untold") for each in courses):
+            return True
         return any(each.doubtful or each.state != "admitted" for each in circuits)
 
     def _enter_locked(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from random import random
 
 from django_poolkit.routing import admission, members, topology
@@ -34,6 +34,22 @@ def replicas_for(cluster: Cluster, here: Scope | None, *, asked_for: bool) -> tu
     if _with(_places(cluster, None), _EACH):
         return ()  # there are some, and they have not come as far as this scope must see
     raise NoReplica(f"cluster {cluster.name!r}: no replica may be read at present")
+
+
+def others(
+    cluster: Cluster, here: Scope | None, been: Collection[str], *, asked_for: bool
+) -> tuple[str, ...]:
+    """Return the aliases of replicas that a scope may read in place of those where it has been."""
+    settled = None if here is None else here.settled.get(cluster.name)
+    if settled is None or asked_for:
+        places = {alias: _names(alias, topology.host_keys(alias)) for alias in cluster.replicas}
+    else:
+        places = {alias: _names(alias, keys) for alias, keys in settled.hosts.items()}
+    places = {alias: names for alias, names in places.items() if names and alias not in been}
+    draw = random() if here is None else here.draw
+    if (left := _with(places, draw)) or not (asked_for or cluster.all_down == "stale"):
+        return left
+    return _stale(places)
 
 
 def hosts_for(alias: str, weights: Mapping[str, float], draw: float) -> Mapping[str, float]:

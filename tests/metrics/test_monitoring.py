@@ -28,6 +28,7 @@ NOT_DRAWN = {
     "poolkit_floors_total",
     # Those of replicas, which most projects have none of.
     "poolkit_replica_lag_seconds", "poolkit_replica_lag_bytes", "poolkit_evictions_total",
+    "poolkit_read_retries_total", "poolkit_read_only",
 }  # fmt: skip
 
 

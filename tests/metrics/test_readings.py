@@ -182,6 +182,13 @@ def test_figures_of_a_histogram_grow_bucket_by_bucket() -> None:
     assert value[-1] == pytest.approx(60.204)
 
 
+def test_clusters_that_cannot_be_written_are_shown() -> None:
+    taken = Readings((), read_only=lambda: {("default", ""): 1, ("metrics", ""): 0}).take()
+    [family] = [each for each in FAMILIES if each.name == "poolkit_read_only"]
+    assert taken[family] == {("default", ""): (1,), ("metrics", ""): (0,)}
+    assert (family.labels, family.across) == (("cluster",), "max")
+
+
 def test_floors_are_shown_by_cluster() -> None:
     counts = {("default", "fast"): 3, ("default", "primary"): 1}
     taken = Readings((), lambda: counts).take()

@@ -127,6 +127,10 @@ def routed(
     # A test that changes INSTALLED_APPS has the app get ready, and connect the rest of it.
     monkeypatch.setattr(ports, "choose_host", None)
     monkeypatch.setattr(ports, "keeps_host", None)
+    for name in ("note_refusal", "reroutes", "another_alias", "note_broken"):
+        monkeypatch.setattr(ports, name, None)
+    for name in ("explain", "note_standby"):
+        monkeypatch.setattr(ports, name, None)
     monkeypatch.setattr(BaseCommand, "execute", BaseCommand.execute)
     # What is seen of servers must not depend on when somebody looks, as a thread may that a test
     # elsewhere has begun.

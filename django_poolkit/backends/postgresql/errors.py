@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 from django.db import utils
+from psycopg.errors import ReadOnlySqlTransaction
 
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.postgres import errors
@@ -63,4 +64,6 @@ class ErrorWrapper(utils.DatabaseErrorWrapper):
             if translated is not exc_value:
                 raise translated.with_traceback(traceback) from exc_value
             return
+        if isinstance(exc_value, ReadOnlySqlTransaction):
+            cast(Any, self).wrapper._note_refused_write()
         super().__exit__(exc_type, exc_value, traceback)

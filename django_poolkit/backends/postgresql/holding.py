@@ -209,7 +209,7 @@ class HoldingMixin(GreetingMixin):
             except EXHAUSTED as error:
                 self._note_exhausted(error)
                 raise
-            if self._host is None:
+            if self._host is None and not self._reroutes:
                 self._steady = lease.pool  # type: ignore[assignment]
             lease.keeper = self._me
             self._take_over(lease)

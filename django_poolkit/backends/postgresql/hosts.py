@@ -6,11 +6,13 @@ of one, in session mode, for the lease, in transaction mode until the wrapper is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import methodcaller
 from random import uniform
 from time import monotonic, sleep
 from typing import Any, Final, TypeVar
+
+from django.db.utils import OperationalError
 
 from django_poolkit.backends import ports, request
 from django_poolkit.backends.postgresql.errors import EXHAUSTED
@@ -30,10 +32,39 @@ _ROUND: Final = 0.05
 _LONGEST_ROUND: Final = 0.5
 
 
+class Search:
+    """A read that has failed, and looks for another server."""
+
+    __slots__ = ("_deadline", "been")
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = monotonic() + seconds
+        self.been: set[str] = set()
+        """Full names of the servers where it has been: `alias`, or `alias/key`."""
+
+    def left(self) -> float:
+        """Return the seconds that it has left to find one, 0.0 where there are none."""
+        return max(0.0, self._deadline - monotonic())
+
+
+class GoesElsewhere(Exception):
+    """An alias gives no connection, and the read that wants one goes to another alias.
+
+    Meant for who opens cursors, and never seen outside of wrappers.
+    """
+
+    def __init__(self, alias: str) -> None:
+        super().__init__(alias)
+        self.alias = alias
+
+
 class HostChoiceMixin(PoolChoiceMixin):
     """Acquires from the pool of a wrapper: of a host that it chooses, or another that lives."""
 
     _opened: bool
+    _search: Search | None
+    """The read for which a lease is to be acquired, where it has failed elsewhere."""
+    _reroutes: bool
 
     def _choose(self, hosts: Mapping[str, float]) -> str:
         """Choose one of these hosts, and remember it."""
@@ -55,9 +86,16 @@ class HostChoiceMixin(PoolChoiceMixin):
 
     def _lease_from(self, found: ConnectionPool | Twins | None, depth: int, skip: int) -> Lease:
         """Return a lease from the one pool, or from that of the host to be chosen."""
-        if isinstance(found, Twins):
-            return self._from_hosts(found, depth=depth)
         assert found is not None
+        if self._search is not None:
+            return self._from_others(found, self._search, depth=depth)
+        if isinstance(found, Twins):
+            if len(found.weights) > 1:
+                return self._from_hosts(found, depth=depth)
+            found = found.pool(self._choose_or_leave(found.weights))
+            return self._or_elsewhere(found, depth=depth)
+        if self._reroutes:
+            return self._or_elsewhere(found, depth=depth)
         return found.acquire(depth=depth, skip=skip)
 
     def _from_hosts(self, twins: Twins, **options: Any) -> Lease:
@@ -68,10 +106,6 @@ class HostChoiceMixin(PoolChoiceMixin):
         timeout = twins.timeout
         deadline = monotonic() + timeout
         patience = min(_PATIENCE, timeout / len(twins.weights))
-        if len(twins.weights) == 1:
-            self._choose(twins.weights)
-            only: Lease = self._acquired(methodcaller("acquire", **options))
-            return only
         found: dict[str, str] = {}
         refused: set[str] = set()
         pause = 0.0
@@ -79,7 +113,7 @@ class HostChoiceMixin(PoolChoiceMixin):
             left = max(0.0, deadline - monotonic())
             hosts = {key: weight for key, weight in twins.weights.items() if key not in refused}
             if hosts:
-                key = self._choose(hosts)
+                key = self._choose_or_leave(hosts)
                 refused.add(key)
                 pool = twins.pool(key)
                 if not pause and pool.refusing:
@@ -95,6 +129,8 @@ class HostChoiceMixin(PoolChoiceMixin):
                     if ports.note_refusal is not None:
                         ports.note_refusal(self.alias, key)
             elif left > pause:
+                if not pause:
+                    self._leave_alias()
                 # Not queued at one of them: any may be the first that is back.
                 sleep(pause * uniform(0.5, 1.0))
                 pause = min(2 * pause or _ROUND, _LONGEST_ROUND)
@@ -108,6 +144,76 @@ class HostChoiceMixin(PoolChoiceMixin):
             combined = self._all_refuse(error, found, timeout)
             self._note_exhausted(combined)
             raise combined from None
+
+    def _or_elsewhere(self, pool: ConnectionPool, **options: Any) -> Lease:
+        """Return a lease from the one server of an alias, unless it refuses.
+
+        Raises GoesElsewhere then, where the read may do so; else waits for it.
+        """
+        deadline = monotonic() + pool.timeout
+        try:
+            patience = min(_PATIENCE, pool.timeout)
+            taken: Lease = self._acquired(methodcaller("acquire", patience=patience, **options))
+            return taken
+        except ServerRefuses:
+            if ports.note_refusal is not None:
+                ports.note_refusal(self.alias, self._host)
+            self._leave_alias()
+        left = max(0.0, deadline - monotonic())
+        waited: Lease = self._acquired(methodcaller("acquire", left, **options))
+        return waited
+
+    def _choose_or_leave(self, hosts: Mapping[str, float]) -> str:
+        try:
+            return self._choose(hosts)
+        except OperationalError:  # none of them has what is to be seen
+            self._leave_alias()
+            raise
+
+    def _leave_alias(self) -> None:
+        """Raise GoesElsewhere, where what wants a connection of this alias may do so."""
+        if not self._reroutes or self._search is not None or ports.another_alias is None:
+            return
+        if self.in_atomic_block or (self._opened and not self.autocommit):
+            return  # what is read in it belongs together
+        if (alias := ports.another_alias(self.alias, {self.alias}, self)) is not None:
+            raise GoesElsewhere(alias)
+
+    def _from_others(self, found: ConnectionPool | Twins, search: Search, **options: Any) -> Lease:
+        """Return a lease from a server where a read has not been yet.
+
+        Blocks for what the search has left. Raises ServerRefuses where there is no such server.
+        """
+        for pool, name in self._others(found, search):
+            search.been.add(name)
+            if pool.refusing:
+                continue
+            left = search.left()
+            acquire = methodcaller("acquire", left, patience=min(_PATIENCE, left), **options)
+            try:
+                lease: Lease = self._acquired(acquire)
+                return lease
+            except ServerRefuses:
+                if ports.note_refusal is not None:
+                    ports.note_refusal(self.alias, self._host)
+        raise ServerRefuses(f"alias {self.alias!r}: no other server gives a connection")
+
+    def _others(
+        self, found: ConnectionPool | Twins, search: Search
+    ) -> Iterator[tuple[ConnectionPool, str]]:
+        """Choose the servers where a read has not been yet, one after the other."""
+        if isinstance(found, ConnectionPool):
+            if self.alias not in search.been:
+                yield found, self.alias
+            return
+        while search.left():
+            weights = found.weights.items()
+            names = {key: f"{self.alias}/{key}" for key in found.weights}
+            hosts = {key: weight for key, weight in weights if names[key] not in search.been}
+            if not hosts:
+                return
+            key = self._choose(hosts)
+            yield found.pool(key), names[key]
 
     def _all_refuse(
         self, error: PoolTimeout | PoolPaused, found: Mapping[str, str], timeout: float
@@ -137,8 +243,12 @@ class HostChoiceMixin(PoolChoiceMixin):
                 self._note_exhausted(error)
                 raise
 
-    @staticmethod
-    def _note_exhausted(error: PoolError) -> None:
+    def _note_exhausted(self, error: PoolError) -> None:
+        """Take note that no connection could be had. Raises what says more of it, if anything."""
         scope = request.current()
         if scope is not None and scope.exhausted is None:
             scope.exhausted = error
+        if ports.explain is not None and (pool := self.pool) is not None:
+            explained = ports.explain(self.alias, error, pool)
+            if explained is not None:
+                raise explained from error

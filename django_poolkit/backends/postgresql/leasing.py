@@ -25,13 +25,15 @@ from django_poolkit.backends.postgresql.errors import ErrorWrapper
 from django_poolkit.backends.postgresql.hosts import HostChoiceMixin
 from django_poolkit.backends.postgresql.pooling import Handed, Twins
 from django_poolkit.backends.request import RequestScope
-from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.lease import STACK_DEPTH, Lease
 from django_poolkit.pools.observe import Watch
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
 from django_poolkit.pools.postgres.leased_cursor import leased
 
 _DJANGOS: Final = DatabaseWrapper.create_cursor
+# The parameter that says whether a server is a replica.
+_STANDBY: Final = b"in_hot_standby"
 
 
 class LeasingMixin(HostChoiceMixin):
@@ -45,6 +47,8 @@ class LeasingMixin(HostChoiceMixin):
         self._lease: Lease | None = None
         self._scope: RequestScope | None = None  # in which the present lease was taken
         self._host = None
+        self._search = None
+        self._reroutes = False  # whether what fails to be read here may be read elsewhere
         self._raw: Any = None
         """psycopg's connection, None where there is none."""
         self._on_net = False
@@ -82,8 +86,11 @@ class LeasingMixin(HostChoiceMixin):
                 return connect({**conn_params, "password": password()})
             return connect(conn_params)
 
-        if self._handed is None and isinstance(twins := self._found(), Twins):
-            given = ConnectionPool._entrust(self._from_hosts(twins))
+        found = self._found() if self._handed is None else None
+        if isinstance(found, Twins) or (
+            found is not None and (self._search is not None or self._reroutes)
+        ):
+            given = ConnectionPool._entrust(self._lease_from(found, STACK_DEPTH, 1))
             self._handed = cast(ConnectionPool, Handed(given))
             del given  # the chain has it from here on
             try:
@@ -152,6 +159,17 @@ class LeasingMixin(HostChoiceMixin):
     def wrap_database_errors(self) -> ErrorWrapper:
         """Turn the driver's errors into Django's, and the pool's into both."""
         return ErrorWrapper(self)
+
+    def _note_refused_write(self) -> None:
+        """Take note that a transaction may not write, where that is since the server is a replica.
+
+        That is what PostgreSQL reports unasked, since 14.
+        """
+        if (lease := self._lease) is None or ports.note_standby is None:
+            return
+        connection: PoolConnection | None = lease.connection
+        if connection is not None and connection.pgconn.parameter_status(_STANDBY) == b"on":
+            ports.note_standby(self.alias, cast(ConnectionPool, lease.pool))
 
     def _note_access(self, frame: FrameType) -> None:
         """Take note that somebody takes hold of the connection of an observed lease."""

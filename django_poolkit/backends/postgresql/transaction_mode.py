@@ -16,7 +16,15 @@ from django.db.backends.utils import debug_transaction
 from django.db.utils import Error
 from django.utils.asyncio import async_unsafe
 
+from django_poolkit.backends import ports
 from django_poolkit.backends.postgresql.holding import HoldingMixin
+from django_poolkit.backends.postgresql.hosts import GoesElsewhere
+from django_poolkit.backends.postgresql.pooling import Twins
+from django_poolkit.backends.postgresql.rerouting import (
+    ReroutingCursor,
+    ReroutingDebugCursor,
+    cursor_elsewhere,
+)
 
 _DJANGOS: Final = BaseDatabaseWrapper._cursor  # type: ignore[attr-defined]
 _PREPARES: Final = BaseDatabaseWrapper._prepare_cursor  # type: ignore[attr-defined]
@@ -38,6 +46,7 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
     def connect(self) -> None:
         """Open the wrapper, and connect for real; in transaction mode the lease ends at once."""
         if not self._by_statement():
+            self._find_out_whether_it_reroutes()
             super().connect()
             return
         if not self._opened:
@@ -46,6 +55,17 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
         lease = self._lease or self._take(_BETWEEN if self._wanted else 0)
         if not self._wanted:
             self.on_idle(lease)
+
+    def _open(self) -> None:
+        super()._open()
+        self._find_out_whether_it_reroutes()
+
+    def _find_out_whether_it_reroutes(self) -> None:
+        self._reroutes = isinstance(self._found(), Twins) or bool(
+            ports.reroutes is not None and ports.reroutes(self.alias)
+        )
+        if self._reroutes:
+            self._steady = None  # it asks, each time, whether its server gives a connection
 
     def ensure_connection(self) -> None:
         """Make sure that the server can be reached: connect, or probe."""
@@ -92,8 +112,14 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
 
     def _cursor(self, name: str | None = None) -> Any:
         if not self._opened and (self._raw is not None or not self._by_statement()):
-            return super()._cursor(name)  # type: ignore[misc]
-        lease = self._hold()
+            try:
+                return super()._cursor(name)  # type: ignore[misc]
+            except GoesElsewhere as error:
+                return cursor_elsewhere(self, error.alias, name)
+        try:
+            lease = self._hold()
+        except GoesElsewhere as error:
+            return cursor_elsewhere(self, error.alias, name)
         try:
             cursor = super()._cursor  # type: ignore[misc]
             if (
@@ -120,6 +146,16 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
                     lease.cursor_closed()
             else:
                 lease.cursor_closed()
+
+    def make_cursor(self, cursor: Any) -> Any:
+        """Return Django's cursor; one that may go elsewhere where this alias's reads may."""
+        return ReroutingCursor(cursor, self) if self._reroutes else super().make_cursor(cursor)
+
+    def make_debug_cursor(self, cursor: Any) -> Any:
+        """Return the same where queries are logged."""
+        if self._reroutes:
+            return ReroutingDebugCursor(cursor, self)
+        return super().make_debug_cursor(cursor)
 
     def get_autocommit(self) -> bool:
         if not self._by_statement():

@@ -19,6 +19,8 @@ from django_poolkit.pools.postgres.waiters import ThreadWaiter
 
 # What a server says that lives, and has no connection left.
 _CROWDED: Final = "53300"
+# Seconds without an answer to a connect, after which it is taken not to come.
+_SILENT: Final = 1.0
 
 
 class Patience(Adoption):
@@ -40,6 +42,12 @@ class Patience(Adoption):
         if not self._refusing or self._pool:
             return False
         return len(self._waiting) > 0 or monotonic() < self._respite_until
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether the server gives no connection: the last connect has failed, and not since all
+        were taken; or one has had no answer for a second. Never blocks."""
+        return self._refusing or self._growth.pending(monotonic()) >= _SILENT
 
     @property
     def last_refusal(self) -> str:

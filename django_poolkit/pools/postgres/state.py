@@ -163,6 +163,11 @@ class State(Shell):
         """Count that its server is not read any more."""
         self._ledger.evictions[reason] += 1
 
+    @critical
+    def count_retry(self, reason: str) -> None:
+        """Count a read that failed on its server, and is made again on another one."""
+        self._ledger.read_retries[reason] += 1
+
     def _stats_locked(self, now: float) -> PoolStats:
         ledger = self._ledger
         left = max(0.0, self._paused_until - now)
@@ -199,6 +204,7 @@ class State(Shell):
             leaks=ledger.leaks,
             overdue=ledger.overdue,
             evictions=dict(ledger.evictions),
+            read_retries=dict(ledger.read_retries),
             last_connect_error=ledger.last_connect_error or ledger.last_check_error,
             wait=ledger.wait.snapshot(),
             use=ledger.use.snapshot(),

@@ -160,6 +160,20 @@ class Statements:
             else:
                 lease.wrote = True
 
+    def only_reads(self, query: Any) -> bool:
+        """Return whether a statement does no more than read, as far as its text shows.
+
+        One that takes a lock does more, and so does one that leaves session state behind.
+        """
+        if query in self._plain:
+            return True
+        return (
+            isinstance(query, str)
+            and self._rules.residue(query) is None
+            and _reads(query)
+            and not _LOCKS.search(query)
+        )
+
     def _remember(self, text: str | None) -> None:
         if text is None or len(text) > CACHED_LENGTH:
             return

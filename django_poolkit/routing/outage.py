@@ -1,0 +1,93 @@
+"""A primary that is not there: what needs it is told so, and views can know it before."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from time import monotonic
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from django_poolkit.pools.errors import PoolError, PoolTimeout
+from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.routing import topology, watching
+from django_poolkit.routing.errors import PrimaryUnavailable
+from django_poolkit.routing.monitor import monitor
+from django_poolkit.routing.topology import Cluster
+
+logger = logging.getLogger("django_poolkit.routing")
+
+# Seconds between two times that the connections to what should be a primary are replaced.
+_PAUSE: Final = 1.0
+_recycled: WeakKeyDictionary[ConnectionPool, float] = WeakKeyDictionary()
+
+
+def is_read_only(cluster: str = "default") -> bool:
+    """Return whether nothing can be written to a cluster, as far as its primary was looked at.
+
+    That is where it does not answer, or another server has taken its place. False where nobody
+    looks. Asks no server, and begins to look if nobody has. Raises KeyError for an unknown name.
+    """
+    found = topology.clusters()[cluster]
+    if not _is_watched(found) or watching.on_one_database():
+        return False
+    monitor.start()
+    return _is_lost(found)
+
+
+def read_only() -> Mapping[tuple[str, str], int]:
+    """Return the same for each cluster whose primary is looked at, as 0 or 1, for the metrics."""
+    if not monitor.started:
+        return {}
+    watched = (each for each in topology.clusters().values() if _is_watched(each))
+    return {(each.name, ""): int(_is_lost(each)) for each in watched}
+
+
+def explain(alias: str, error: PoolError, pool: ConnectionPool) -> PrimaryUnavailable | None:
+    """Return what to raise where no connection to a primary could be had, None for other reasons.
+
+    Those who write then know it: it is looked at now.
+    """
+    cluster = topology.cluster_of(alias)
+    if cluster is None or alias != cluster.primary or not isinstance(error, PoolTimeout):
+        return None
+    if isinstance(error, PrimaryUnavailable) or not pool.unreachable:
+        return None
+    if _is_watched(cluster) and not watching.on_one_database():
+        monitor.start()
+        monitor.lost(cluster, "refuses")
+    found = PrimaryUnavailable(
+        f"cluster {cluster.name!r}: its primary gives no connection. {error}",
+        pool=error.pool,
+        stats=error.stats,
+    )
+    found.cluster, found.waited = cluster.name, error.waited
+    return found
+
+
+def note_standby(alias: str, pool: ConnectionPool) -> None:
+    """Take note that what a cluster is written by is a replica, and connect to it anew.
+
+    Its name may lead elsewhere by now. That is done once a second at most.
+    """
+    cluster = topology.cluster_of(alias)
+    if cluster is None or alias != cluster.primary:
+        return
+    if _is_watched(cluster) and not watching.on_one_database():
+        monitor.start()
+        monitor.lost(cluster, "not_a_primary")
+    now = monotonic()
+    if now - _recycled.get(pool, -_PAUSE) >= _PAUSE:
+        _recycled[pool] = now
+        logger.warning("pool=%s event=recycled cluster=%s reason=standby", pool.name, cluster.name)
+        pool.recycle()
+
+
+def _is_watched(cluster: Cluster) -> bool:
+    """Return whether somebody looks at the primary of a cluster."""
+    return bool(cluster.watch and cluster.replicas and cluster.position == "lsn")
+
+
+def _is_lost(cluster: Cluster) -> bool:
+    # One that answers, and cannot tell where it stands, may well be written.
+    return monitor.refusal(cluster) not in (None, "untold")
