@@ -137,6 +137,11 @@ FLOORS: Final = Family(
     of="cluster",
     read=lambda status: {},  # a pool knows nothing of it
 )
+DECISIONS: Final = Family(
+    name="poolkit_routing_decisions_total", kind="counter", label="reason", of="cluster",
+    help="Answers of the router to where something is read, by cluster and reason.",
+    read=lambda status: {},  # nor of this
+)  # fmt: skip
 FAMILIES: Final = (
     Family(
         name="poolkit_connections",
@@ -309,6 +314,7 @@ FAMILIES: Final = (
         read=_histogram("connect"),
     ),
     FLOORS,
+    DECISIONS,
     COLLECT_ERRORS,
 )
 """The table."""

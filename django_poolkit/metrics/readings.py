@@ -18,6 +18,7 @@ from typing import Final
 from django_poolkit import registry
 from django_poolkit.metrics.families import (
     COLLECT_ERRORS,
+    DECISIONS,
     FAMILIES,
     FLOORS,
     Family,
@@ -41,9 +42,10 @@ class Readings:
         self,
         table: Iterable[Measured],
         floors: Callable[[], Mapping[Series, int]] = dict,
+        decisions: Callable[[], Mapping[Series, int]] = dict,
     ) -> None:
         self._table = table
-        self._floors = floors
+        self._counters = {FLOORS: floors, DECISIONS: decisions}
         self.forget()
 
     def forget(self) -> None:
@@ -82,8 +84,11 @@ class Readings:
                     self._counted.pop(pool, None)
             errors: dict[Series, Value] = {(name, ""): (n,) for name, n in self._errors.items()}
             totals = {family: dict(found) for family, found in self._totals.items()}
-            floors: dict[Series, Value] = {key: (n,) for key, n in self._floors().items()}
-            return merged(statuses) | totals | {FLOORS: floors, COLLECT_ERRORS: errors}
+            counters: Figures = {
+                family: {key: (n,) for key, n in read().items()}
+                for family, read in self._counters.items()
+            }
+            return merged(statuses) | totals | counters | {COLLECT_ERRORS: errors}
 
     def _count(self, counted: Counted, figures: Figures) -> None:
         """Add to the totals what the counts of one pool have grown by."""
@@ -103,7 +108,7 @@ class _Everything:
         return registry.measured()
 
 
-readings: Final = Readings(_Everything(), routing.figures.read)
+readings: Final = Readings(_Everything(), routing.figures.read, routing.decisions.read)
 """Those of all pools and client sessions of the process."""
 
 os.register_at_fork(after_in_child=readings.forget)

@@ -6,7 +6,8 @@ from typing import Any
 
 from django.db.models import Model
 
-from django_poolkit.routing import choice, rules, topology, watching
+from django_poolkit.routing import choice, figures, rules, topology, watching
+from django_poolkit.routing.errors import NoReplica
 from django_poolkit.routing.topology import Cluster
 from django_poolkit.routing.watching import Decision
 
@@ -24,7 +25,12 @@ class ReadWriteRouter:
         cluster, _, on_primary = rules.verdict_on(model, instance)
         if cluster is None:
             return None
-        alias, reason = choice.for_read(cluster, on_primary, instance)
+        try:
+            alias, reason = choice.for_read(cluster, on_primary, instance)
+        except NoReplica:
+            figures.decisions.count(cluster.name, "error")
+            raise
+        figures.decisions.count(cluster.name, reason)
         if watching.watchers:
             role = topology.role_of(alias) or "primary"
             decision = Decision(model._meta.label, cluster.name, alias, role, reason)
