@@ -19,7 +19,7 @@ from django.core.signals import setting_changed
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.prober import ProbeFailed
 from django_poolkit.pools.postgres.standing import Standing, untold
-from django_poolkit.routing import admission
+from django_poolkit.routing import admission, loads
 from django_poolkit.routing.asking import Answer, Asker
 from django_poolkit.routing.breaker import Change, Circuit
 from django_poolkit.routing.hosts import Hosts
@@ -100,11 +100,13 @@ class Monitor:
             self._circuits, self._courses = {}, {}
             self._hosts = Hosts()
             admission.publish({})
+            loads.forget()
 
     def after_fork(self) -> None:
         """Begin anew in a forked child: the thread is the parent's, and who held the locks."""
         self._begin()
         admission.publish({})
+        loads.forget()
 
     def look(self) -> None:
         """Look at all servers once. Blocks for 2.4 seconds at most, if some do not answer."""
@@ -119,6 +121,7 @@ class Monitor:
             timed = {
                 name for each in watched if each.position == "time" for name in replicas[each.name]
             }
+            self._asker.took.clear()
             said |= self._asker.ask(pools, BUDGET, timed)
             with self._lock:
                 if epoch != self._epoch:
@@ -129,6 +132,7 @@ class Monitor:
                     for piece in self._enter_locked(cluster, replicas[cluster.name], said)
                 ]
                 admission.publish(self._circuits)
+                loads.note(self._asker.took)
         for piece in news:
             piece.tell()
 
