@@ -19,12 +19,13 @@ from django.core.signals import setting_changed
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.prober import ProbeFailed
 from django_poolkit.pools.postgres.standing import Standing, untold
-from django_poolkit.routing import admission, loads
+from django_poolkit.routing import admission, loads, seen
 from django_poolkit.routing.asking import Answer, Asker
 from django_poolkit.routing.breaker import Change, Circuit
 from django_poolkit.routing.hosts import Hosts
-from django_poolkit.routing.lag import UNKNOWN, WELL, Course, Verdict
+from django_poolkit.routing.lag import UNKNOWN, WELL, Course, Lag, Verdict
 from django_poolkit.routing.news import News, PrimaryNews, ReplicaNews
+from django_poolkit.routing.seen import Seen
 from django_poolkit.routing.topology import Cluster, clusters
 
 logger = logging.getLogger("django_poolkit.routing")
@@ -52,9 +53,10 @@ class Monitor:
         self.started = False
         """Whether it has a thread. Read by every query."""
         self._turn = threading.Lock()  # held for the length of a round, by who makes it
-        self._lock = threading.Lock()  # guards the start of the thread, and the three below
+        self._lock = threading.Lock()  # guards the start of the thread, and the four below
         self._circuits: dict[str, Circuit] = {}
         self._courses: dict[str, Course] = {}
+        self._lags: dict[str, Lag | None] = {}  # by full name, at the last look
         self._epoch = 0  # another one when the settings have changed
         self._asker = Asker()
         self._hosts = Hosts()
@@ -97,7 +99,7 @@ class Monitor:
         """Take every host for well until it has been looked at again. Does not block."""
         with self._lock:
             self._epoch += 1
-            self._circuits, self._courses = {}, {}
+            self._circuits, self._courses, self._lags = {}, {}, {}
             self._hosts = Hosts()
             admission.publish({})
             loads.forget()
@@ -135,6 +137,19 @@ class Monitor:
                 loads.note(self._asker.took)
         for piece in news:
             piece.tell()
+
+    def seen(self) -> list[Seen]:
+        """Return what is known of the servers of all clusters by the last look. Asks nobody."""
+        with self._lock:
+            return [
+                found
+                for cluster in clusters().values()
+                if (course := self._courses.get(cluster.name)) is not None
+                for found in (
+                    *seen.primary(cluster, course),
+                    *seen.replicas(cluster, self._circuits, self._lags),
+                )
+            ]
 
     def _run(self, stop: threading.Event) -> None:
         failed = ""
@@ -176,6 +191,7 @@ class Monitor:
                     pool.note_lag(lag.seconds, lag.size)
             else:
                 verdict = _failure(answer) if isinstance(answer, ProbeFailed) else WELL
+            self._lags[name] = lag
             circuit = self._circuits.setdefault(name, Circuit())
             if (change := _enter(circuit, verdict)) is not None:
                 yield ReplicaNews(cluster, pool, change, lag)

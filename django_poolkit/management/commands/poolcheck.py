@@ -15,8 +15,7 @@ from django.core.management.base import CommandError
 from django.db import connections
 
 from django_poolkit import health
-from django_poolkit.control.render import duration
-from django_poolkit.control.tables import Cell, Table, draw, printable
+from django_poolkit.control.tables import Cell, Table, draw, duration, printable
 from django_poolkit.health.formats import as_json
 from django_poolkit.health.report import Figures, Report, Result, Status
 from django_poolkit.management.teaching import TeachingCommand
