@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db import router
 from django.db.models import Model
 
 from django_poolkit.routing import choice, figures, rules, topology, watching
@@ -55,6 +56,18 @@ class ReadWriteRouter:
     ) -> bool | None:
         """Return False for a replica, which gets its tables from the primary; else None."""
         return False if topology.role_of(db) == "replica" else None
+
+
+def is_replaceable(alias: str) -> bool:
+    """Return whether the router reads something else while an alias is down."""
+    cluster = topology.cluster_of(alias)
+    return (
+        cluster is not None
+        and alias != cluster.primary
+        and cluster.watch
+        and cluster.all_down != "error"
+        and any(isinstance(each, ReadWriteRouter) for each in router.routers)
+    )
 
 
 def _watched(cluster: Cluster, decision: Decision) -> str:
