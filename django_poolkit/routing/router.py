@@ -7,7 +7,7 @@ from typing import Any
 from django.db import router
 from django.db.models import Model
 
-from django_poolkit.routing import choice, figures, rules, topology, watching
+from django_poolkit.routing import choice, figures, rules, shown, topology, watching
 from django_poolkit.routing.errors import NoReplica
 from django_poolkit.routing.topology import Cluster
 from django_poolkit.routing.watching import Decision
@@ -29,9 +29,9 @@ class ReadWriteRouter:
         try:
             alias, reason = choice.for_read(cluster, on_primary, instance)
         except NoReplica:
-            figures.decisions.count(cluster.name, "error")
+            _note(cluster, "error")
             raise
-        figures.decisions.count(cluster.name, reason)
+        _note(cluster, reason)
         if watching.watchers:
             role = topology.role_of(alias) or "primary"
             decision = Decision(model._meta.label, cluster.name, alias, role, reason)
@@ -68,6 +68,12 @@ def is_replaceable(alias: str) -> bool:
         and cluster.all_down != "error"
         and any(isinstance(each, ReadWriteRouter) for each in router.routers)
     )
+
+
+def _note(cluster: Cluster, reason: str) -> None:
+    figures.decisions.count(cluster.name, reason)
+    if shown.on:
+        shown.note(cluster.name, reason)
 
 
 def _watched(cluster: Cluster, decision: Decision) -> str:
