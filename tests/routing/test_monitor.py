@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connections
 
 from django_poolkit import registry, signals
@@ -573,3 +575,25 @@ def test_a_primary_that_is_gone_is_known_to_be(eye, watched):
         watched.primary.start()
         for node in watched.replicas:
             node.wait_streaming()
+
+
+def test_poolcheck_warns_of_what_would_not_be_read(eye, watched, limits, capsys):
+    def check() -> tuple[int, dict[str, Any]]:
+        code = 0
+        try:
+            call_command("poolcheck", database=["replica"], format="json")
+        except SystemExit as end:
+            code = int(str(end.code))
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)["checks"]["db:replica"]
+        return code, found
+
+    try:
+        assert check()[0] == 0
+        limits(max_lag_bytes=50_000)
+        watched.replicas[0].pause_replay()
+        write(watched, 10)
+        watched.primary.wait_caught_up(watched.replicas[1])
+        code, found = check()
+        assert (code, found["status"], found["reason"]) == (1, "warn", "lagging")
+    finally:
+        module.monitor.forget()
