@@ -10,6 +10,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from django_poolkit.conf.choosing import CHOICE, Choice, choice_at
 from django_poolkit.conf.databases import ENGINES
 from django_poolkit.conf.hosts import hosts_of
 from django_poolkit.conf.limits import (
@@ -38,7 +39,7 @@ from django_poolkit.conf.rules import (
 
 _KEYS: Final = (
     "primary", "replicas", "models", "on_primary", "stale_write", "atomic_requests", "position",
-    "watch", "max_lag", "max_lag_bytes", "all_down",
+    "watch", "max_lag", "max_lag_bytes", "all_down", "choice",
 )  # fmt: skip
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -71,6 +72,8 @@ class Cluster:
     """The same in bytes of the primary's log."""
     all_down: AllDown = ALL_DOWN
     """What is read where no replica may be."""
+    choice: Choice = CHOICE
+    """By what one of several replicas is chosen."""
 
 
 # What was read last: the setting, its section, and what came of them. Replaced as a whole.
@@ -166,6 +169,7 @@ def _cluster(name: str, entry: object) -> Cluster:
             f"{path}['max_lag_bytes']", values.get("max_lag_bytes", MAX_LAG_BYTES)
         ),
         all_down=all_down_at(f"{path}['all_down']", values.get("all_down", ALL_DOWN)),
+        choice=choice_at(f"{path}['choice']", values.get("choice", CHOICE)),
     )
 
 

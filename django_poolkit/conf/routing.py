@@ -35,6 +35,8 @@ class RoutingConfig:
     """Name of a header that carries it, of requests and responses alike; None for none."""
     cache: str | None = None
     """The entry of `CACHES` that has it by user, None for none."""
+    debug_header: str | None = None
+    """Name of a header of responses that says where was read and why, None for none."""
 
 
 _KEYS: Final = tuple(f.name.upper() for f in fields(RoutingConfig))
@@ -61,13 +63,16 @@ def routing_config() -> RoutingConfig:
 def _config(entries: Mapping[str, Any]) -> RoutingConfig:
     values: dict[str, Any] = {}
     for key, value in entries.items():
-        if key in ("COOKIE", "HEADER"):
+        if key in ("COOKIE", "HEADER", "DEBUG_HEADER"):
             values[key.lower()] = _token(key, value)
         elif key == "CACHE":
             values["cache"] = _alias(value)
         else:
             values[key.lower()] = _seconds(key, value)
     config = RoutingConfig(**values)
+    shown = config.debug_header
+    if shown is not None and config.header is not None and shown.lower() == config.header.lower():
+        raise bad_value("ROUTING", "DEBUG_HEADER", shown, "must be another one than HEADER")
     if config.wait >= config.max_age:
         what = f"must be below MAX_AGE ({config.max_age:g})"
         raise bad_value("ROUTING", "WAIT", config.wait, what)
@@ -84,7 +89,8 @@ def _token(key: str, value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not _TOKEN.fullmatch(value):
-        what = f"must be the name of a {key.lower()}, or None for none"
+        kind = "cookie" if key == "COOKIE" else "header"
+        what = f"must be the name of a {kind}, or None for none"
         raise bad_value("ROUTING", key, value, what)
     return value
 

@@ -21,6 +21,7 @@ from django_poolkit.control.recent import Recent
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.naming import host_mark
 from django_poolkit.registry import pools, process, sessions
+from django_poolkit.routing.monitor import monitor
 from django_poolkit.session_table import Measured
 
 Arguments = Mapping[str, Any]
@@ -51,6 +52,7 @@ def status(arguments: Arguments) -> Answer:
         "django": django.get_version(),
         "version": django_poolkit.__version__,
         "pools": [_described(each) for each in (*chosen, *_sessions(arguments))],
+        "members": _members(arguments),
     }
     if _flag(arguments, "leases"):
         answer["leases"] = [lease for pool in chosen for lease in _leases(pool)]
@@ -138,6 +140,16 @@ def _described(measured: Measured) -> Answer:
         "saturated": stats.saturated,
         "recent": recent.of(measured, stats),
     }
+
+
+def _members(arguments: Arguments) -> list[Answer]:
+    """Return the servers of clusters that this process looks at, as far as they are wanted."""
+    names = arguments.get("databases")
+    return [
+        asdict(each)
+        for each in monitor.seen()
+        if names is None or each.alias in names or each.name in names
+    ]
 
 
 def _leases(pool: ConnectionPool) -> list[Answer]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from django_poolkit import __version__
 from django_poolkit.conf.control import control_config
-from django_poolkit.control import answers, client, servers, verdicts
+from django_poolkit.control import answers, client, replicas, servers, verdicts
 from django_poolkit.control.servers import Server
 from django_poolkit.control.verdicts import Verdict
 from django_poolkit.pools.stats import BUCKETS, HistogramStats
@@ -130,7 +130,8 @@ def _only(process: Mapping[str, Any], aliases: Collection[str]) -> Mapping[str, 
     """Return what concerns these aliases."""
     pools = [pool for pool in process["pools"] if set(pool["aliases"]) & set(aliases)]
     names = {pool["name"] for pool in pools}
-    kept: dict[str, Any] = {**process, "pools": pools}
+    members = [each for each in process["members"] if {each["alias"], each["name"]} & set(aliases)]
+    kept: dict[str, Any] = {**process, "pools": pools, "members": members}
     if "leases" in kept:
         kept["leases"] = [lease for lease in kept["leases"] if lease["pool"] in names]
     if "observations" in kept:
@@ -150,6 +151,11 @@ def _of_process(process: Mapping[str, Any]) -> list[Problem]:
     for pool in process["pools"]:
         for text in _of_pool(pool):
             found.append(Problem(code=DEGRADED, pid=process["pid"], pool=pool["name"], text=text))
+    for member in process["members"]:
+        if (wrong := replicas.wrong_with(member)) is not None:
+            bad, text = wrong
+            code = DEGRADED if bad else FINE
+            found.append(Problem(code=code, pid=process["pid"], pool=member["name"], text=text))
     return found
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from django_poolkit.control.client import Answer
-from django_poolkit.control.render import duration
-from django_poolkit.control.tables import Cell, Table, printable
+from django_poolkit.control.tables import Cell, Table, duration, printable
 
 DONE: Final = 0
 NOT_YET: Final = 1

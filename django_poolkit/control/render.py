@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from django_poolkit.control import replicas
 from django_poolkit.control.collect import FINE, WORDS, Report
 from django_poolkit.control.servers import Server, Share
-from django_poolkit.control.tables import Cell, Table, printable
+from django_poolkit.control.tables import Cell, Table, duration, printable
 from django_poolkit.control.verdicts import Verdict
 from django_poolkit.pools.stats import BUCKETS
 
@@ -40,6 +41,7 @@ def tables(report: Report) -> list[Table]:
     """Return everything that was asked for, and at the end, where the eye is, how it stands."""
     found = [_now(report), _lately(report), _since(report)] if report.processes else []
     found += [_server(server) for server in report.servers]
+    found += replicas.table(report.processes)
     if any("leases" in process for process in report.processes):
         found.append(_leases(report.processes))
     found += [_verdict(verdict) for verdict in report.verdicts]
@@ -61,6 +63,7 @@ def line(report: Report) -> str:
     for server in report.servers:
         if server.connections is not None:
             parts.append(f"server={server.aliases[0]} used={server.connections}/{server.usable}")
+    parts += replicas.words(report.processes)
     return printable(" ".join(parts))
 
 
@@ -74,16 +77,6 @@ def _text(value: object, tone: str = "") -> Cell:
 def _count(value: int, tone: str = "") -> Cell:
     """Return a number, in a tone where it is not 0."""
     return Cell(str(value), tone if value else "")
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as people say them, with about two digits."""
-    if seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.1f} s"
 
 
 def _quantiles(found: Mapping[str, Any]) -> list[Cell]:

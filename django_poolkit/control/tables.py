@@ -107,3 +107,13 @@ def _by_rich(tables: Sequence[Table], *, color: bool, width: int) -> str:
         for note in table.notes:
             console.print(Padding(text(note), (0, 0, 0, len(_GAP))))
     return out.getvalue()
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them, with about two digits."""
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s"

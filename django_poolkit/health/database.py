@@ -24,6 +24,8 @@ from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.postgres import ConnectionPool, naming
 from django_poolkit.pools.postgres.prober import Answer, Cause, ProbeFailed, Prober
 from django_poolkit.pools.stats import PoolStats
+from django_poolkit.routing import admission
+from django_poolkit.routing.router import is_replaceable
 from django_poolkit.routing.topology import role_of
 
 logger = logging.getLogger("django_poolkit.health")
@@ -113,6 +115,12 @@ class DatabaseCheck:
         config = health_config()
         replica = self.alias in config.replicas or role_of(self.alias) == "replica"
         verdict = judging.of_server(found, stats, replica=replica, config=config)
+        if stats is not None:
+            verdict = judging.of_replica(
+                verdict,
+                replaceable=is_replaceable(self.alias),
+                evicted=admission.eviction(self.name.removeprefix("db:")),
+            )
         # Who waits for nothing but a connect, as the first of all, waits for nobody who has one.
         if stats is not None and stats.waiters > stats.connecting:
             pool = judging.of_pool(stats, stuck_after=config.stuck_after)

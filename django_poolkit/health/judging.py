@@ -14,11 +14,18 @@ from django_poolkit.conf.health import HealthConfig
 from django_poolkit.health.report import Figures, Reason, Result, Status, worst
 from django_poolkit.pools.postgres.prober import Answer, Cause
 from django_poolkit.pools.stats import PoolStats
+from django_poolkit.routing.breaker import Reason as Eviction
 
 _ORDER: Final = ("pass", "warn", "fail")
 Verdict = tuple[Status, Reason | None]
 
 PASS: Final[Verdict] = ("pass", None)
+# For these a replica is read no more, and another server in its place.
+_PASSED_BY: Final[frozenset[Reason | None]] = frozenset(
+    {"unreachable", "auth_failed", "timeout", "config_error", "unknown"}
+)
+# By these it is only too far behind.
+_BEHIND: Final[frozenset[Eviction]] = frozenset({"lag", "cut"})
 
 
 def figures_of(stats: PoolStats) -> Figures:
@@ -57,6 +64,20 @@ def of_server(
     if config.lag_fail is not None and found.lag > config.lag_fail:
         return "fail", "lagging"
     return ("warn", "lagging") if found.lag > config.lag_warn else PASS
+
+
+def of_replica(verdict: Verdict, *, replaceable: bool, evicted: Eviction | None) -> Verdict:
+    """Return what becomes of a replica's verdict by what the router makes of it.
+
+    `replaceable` says whether something else is read where it is down, and `evicted` why it is
+    not read at present.
+    """
+    status, reason = verdict
+    if replaceable and status == "fail" and reason in _PASSED_BY:
+        verdict = "warn", reason
+    if evicted is None:
+        return verdict
+    return worse(verdict, ("warn", "lagging" if evicted in _BEHIND else "evicted"))
 
 
 def of_pool(stats: PoolStats, *, stuck_after: float) -> Verdict:

@@ -19,6 +19,7 @@ Reason = Literal[
     "closed",
     "read_only",
     "lagging",
+    "evicted",
     "config_error",
     "unknown",
 ]

@@ -97,6 +97,11 @@ READ_ONLY: Final = Family(
     read=lambda status: {},  # nor of this
     across="max",
 )
+DECISIONS: Final = Family(
+    name="poolkit_routing_decisions_total", kind="counter", label="reason", of="cluster",
+    help="Answers of the router to where something is read, by cluster and reason.",
+    read=lambda status: {},  # nor of this
+)  # fmt: skip
 FAMILIES: Final = (
     Family(
         name="poolkit_connections",
@@ -277,6 +282,7 @@ FAMILIES: Final = (
     ),
     FLOORS,
     READ_ONLY,
+    DECISIONS,
     COLLECT_ERRORS,
 )
 """The table."""

@@ -18,6 +18,7 @@ from typing import Final
 from django_poolkit import registry
 from django_poolkit.metrics.families import (
     COLLECT_ERRORS,
+    DECISIONS,
     FAMILIES,
     FLOORS,
     READ_ONLY,
@@ -27,7 +28,8 @@ from django_poolkit.metrics.families import (
     merged,
 )
 from django_poolkit.metrics.statuses import Value
-from django_poolkit.routing import figures, outage
+from django_poolkit.routing import figures as routing
+from django_poolkit.routing import outage
 from django_poolkit.session_table import Measured
 
 logger = logging.getLogger("django_poolkit.metrics")
@@ -42,11 +44,11 @@ class Readings:
         self,
         table: Iterable[Measured],
         floors: Callable[[], Mapping[Series, int]] = dict,
+        decisions: Callable[[], Mapping[Series, int]] = dict,
         read_only: Callable[[], Mapping[Series, int]] = dict,
     ) -> None:
         self._table = table
-        self._floors = floors
-        self._read_only = read_only
+        self._others = {FLOORS: floors, DECISIONS: decisions, READ_ONLY: read_only}
         self.forget()
 
     def forget(self) -> None:
@@ -85,7 +87,7 @@ class Readings:
                     self._counted.pop(pool, None)
             errors: dict[Series, Value] = {(name, ""): (n,) for name, n in self._errors.items()}
             totals = {family: dict(found) for family, found in self._totals.items()}
-            others = {FLOORS: _single(self._floors()), READ_ONLY: _single(self._read_only())}
+            others: Figures = {family: _single(read()) for family, read in self._others.items()}
             return merged(statuses) | totals | others | {COLLECT_ERRORS: errors}
 
     def _count(self, counted: Counted, figures: Figures) -> None:
@@ -110,7 +112,9 @@ class _Everything:
         return registry.measured()
 
 
-readings: Final = Readings(_Everything(), figures.figures.read, outage.read_only)
+readings: Final = Readings(
+    _Everything(), routing.figures.read, routing.decisions.read, outage.read_only
+)
 """Those of all pools and client sessions of the process."""
 
 os.register_at_fork(after_in_child=readings.forget)

@@ -31,6 +31,14 @@ def publish(circuits: Mapping[str, Circuit]) -> None:
     troubled = MappingProxyType(found) if found else _NONE
 
 
+def eviction(name: str) -> Reason | None:
+    """Return why a host is not read at present, None for one that is, if only by some."""
+    if (circuit := troubled.get(name)) is None:
+        return None
+    state, reason, _, _ = circuit.now()
+    return reason if state == "evicted" else None
+
+
 def admitted(names: Iterable[str], draw: float) -> list[str]:
     """Return those of some hosts that may be read.
 

@@ -27,6 +27,8 @@ class Asker:
 
     def __init__(self) -> None:
         self._under_way: dict[str, threading.Thread] = {}
+        self.took: dict[str, float] = {}
+        """Seconds that those took who have answered, of all that were asked since it was empty."""
 
     def ask(
         self, pools: Mapping[str, ConnectionPool], seconds: float, alive: Collection[str] = ()
@@ -36,10 +38,14 @@ class Asker:
         Those named in `alive` are not asked where they stand.
         """
         answers: dict[str, Answer] = {}
+        took: dict[str, float] = {}
         started: dict[str, threading.Thread] = {}
 
         def ask_one(name: str, pool: ConnectionPool) -> None:
-            answers[name] = _answer(pool, seconds, name in alive)
+            begun = monotonic()
+            answer = _answer(pool, seconds, name in alive)
+            took[name] = monotonic() - begun
+            answers[name] = answer
 
         for name, pool in pools.items():
             before = self._under_way.pop(name, None)
@@ -62,7 +68,11 @@ class Asker:
                 self._under_way[name] = thread
         # One that comes from here on comes too late.
         late = ProbeFailed("timeout", "no answer in time")
-        return {name: answers.copy().get(name, late) for name in pools}
+        said = {name: answers.copy().get(name, late) for name in pools}
+        self.took |= {
+            name: took[name] for name, answer in said.items() if not isinstance(answer, ProbeFailed)
+        }
+        return said
 
 
 def _answer(pool: ConnectionPool, seconds: float, alive: bool) -> Answer:

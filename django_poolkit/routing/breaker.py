@@ -80,7 +80,15 @@ class Circuit:
     @property
     def share(self) -> float:
         """The part of the scopes that may read it, from 0.0 to 1.0."""
+        return self._share(self._now)
+
+    def now(self) -> tuple[State, Reason | None, float, float]:
+        """Return its state, the reason, for how many seconds it has been so, and the share: all
+        of one moment."""
         now = self._now
+        return now.state, now.reason, max(0.0, self._clock() - now.since), self._share(now)
+
+    def _share(self, now: _Now) -> float:
         if now.state == "admitted":
             return 1.0
         if now.state == "evicted":

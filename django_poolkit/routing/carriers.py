@@ -23,7 +23,7 @@ from django.utils.cache import patch_cache_control
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.conf.routing import RoutingConfig, routing_config
 from django_poolkit.conf.site import session_cookie
-from django_poolkit.routing import entries, figures, scopes, visitors
+from django_poolkit.routing import entries, figures, scopes, shown, visitors
 from django_poolkit.routing.floors import Floor, later
 from django_poolkit.routing.outgoing import aoutgoing, outgoing
 from django_poolkit.routing.scopes import Scope
@@ -49,8 +49,14 @@ def carriage_of(request: HttpRequest, within: RequestScope) -> Carriage | None:
         return None
     if (scope := scopes.current()) is None:
         return None
-    made = Carriage(request, scope, routing_config())
-    return made if within.routing.setdefault(_KEY, made) is made else None
+    config = routing_config()
+    made = Carriage(request, scope, config)
+    held: object = within.routing.setdefault(_KEY, made)
+    if held is not made:
+        return None
+    if config.debug_header is not None:
+        shown.begin(scope)
+    return made
 
 
 def known(within: RequestScope) -> Carriage | None:
@@ -161,6 +167,7 @@ class Carriage:
 
     def leave(self, response: HttpResponseBase) -> None:
         """Give the visitor what its next request has to bring. Blocks for 50 ms at most."""
+        self._show(response)
         if not self._goes_nowhere(response):
             floors = outgoing(self.scope)
             self._give(response, floors)
@@ -169,11 +176,16 @@ class Carriage:
 
     async def aleave(self, response: HttpResponseBase) -> None:
         """Do the same, without blocking the loop."""
+        self._show(response)
         if not self._goes_nowhere(response):
             floors = await aoutgoing(self.scope)
             self._give(response, floors)
             if self._config.cache is not None:
                 await sync_to_async(self._write_entry)(floors)
+
+    def _show(self, response: HttpResponseBase) -> None:
+        if self._config.debug_header is not None:
+            shown.show(self.scope, response, self._config.debug_header)
 
     def _goes_nowhere(self, response: HttpResponseBase) -> bool:
         if not self.scope.wrote or self._config.cache is not None or not _is_public(response):

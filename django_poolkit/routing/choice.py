@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from itertools import count
 from typing import Any
 
 from django.db import connections
@@ -12,22 +11,22 @@ from django.db import connections
 from django_poolkit.backends.rota import rota
 from django_poolkit.routing import (
     admission,
+    loads,
     members,
     overrides,
     readable,
     rules,
     scopes,
+    strategies,
     views,
     watching,
 )
 from django_poolkit.routing.errors import ReplicasBehind
 from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.scopes import Scope, Settled
+from django_poolkit.routing.strategies import Strategy
 from django_poolkit.routing.topology import Cluster, cluster_of
 from django_poolkit.routing.watching import Reason
-
-# Every process begins at another replica.
-_turns = count(random.randrange(2**32))
 
 
 def for_read(cluster: Cluster, on_primary: bool, instance: Any = None) -> tuple[str, Reason]:
@@ -98,6 +97,8 @@ def host_for(alias: str, weights: Mapping[str, float]) -> str | None:
         weights = _sufficient(cluster, here, settled, alias, weights)
     if admission.troubled:
         weights = readable.hosts_for(alias, weights, here.draw)
+    if cluster is not None and cluster.choice != "visitor":
+        return _host_by(cluster.choice, cluster, here, alias, weights)
     if here.visitor is None:
         return rota.pick_once(here, alias, weights)
     if (key := here.hosts.get(alias)) is None or key not in weights:
@@ -106,6 +107,23 @@ def host_for(alias: str, weights: Mapping[str, float]) -> str | None:
         everyone = members.weights_of(alias)
         if everyone and key != members.chosen_by(here.visitor, everyone):
             here.strays.add((alias, key))
+    return key
+
+
+def _host_by(
+    strategy: Strategy, cluster: Cluster, here: Scope, alias: str, weights: Mapping[str, float]
+) -> str:
+    """Return the host of an alias that a scope reads: one for all of it, as long as it is there."""
+    key = here.hosts.get(alias)
+    if key is not None and key in weights:
+        return key
+    picked = strategies.pick(strategy, alias, weights, lambda key: loads.of_host(alias, key))
+    key = here.hosts.setdefault(alias, picked)  # another thread may have been quicker
+    if key not in weights:
+        key = here.hosts[alias] = picked
+    # The next request of a visitor may read another one, which must not have less.
+    if here.visitor is not None and members.count_of(cluster) > 1:
+        here.strays.add((alias, key))
     return key
 
 
@@ -202,9 +220,17 @@ def one_of(cluster: Cluster, here: Scope | None, replicas: Sequence[str]) -> str
 
 
 def _chosen(cluster: Cluster, here: Scope, replicas: Sequence[str]) -> str:
+    weights = dict.fromkeys(replicas, 1.0)
+    place = f"cluster {cluster.name}"  # as an alias may be called like one
+    if cluster.choice != "visitor":
+        chosen = strategies.pick(cluster.choice, place, weights, loads.of_alias)
+        # Of several hosts each is one by itself.
+        if here.visitor is not None and members.weights_of(chosen) is None:
+            here.strays.add((chosen, None))
+        return chosen
     if here.visitor is None:
-        return replicas[next(_turns) % len(replicas)]
-    chosen = members.chosen_by(here.visitor, dict.fromkeys(replicas, 1.0))
+        return rota.pick(place, weights)
+    chosen = members.chosen_by(here.visitor, weights)
     own = members.chosen_by(here.visitor, dict.fromkeys(cluster.replicas, 1.0))
     if chosen != own and members.weights_of(chosen) is None:
         here.strays.add((chosen, None))

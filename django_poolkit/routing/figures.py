@@ -1,4 +1,4 @@
-"""How often which way was taken to keep visitors from reading before their own writes."""
+"""How often reads went which way, and what kept visitors from reading before their own writes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from itertools import count
 from typing import Final, Literal
 
 Outcome = Literal["fast", "waited", "primary", "pinned"]
@@ -37,10 +38,47 @@ class Figures:
         self.__init__()  # type: ignore[misc]
 
 
+class Decisions:
+    """What the router has answered, by cluster and reason. Counts only grow.
+
+    Each question adds one, so it takes no lock: a thread that is switched off while it holds one
+    would keep all others waiting.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # held while counts are read
+        self._steps: dict[tuple[str, str], count[int]] = {}
+        self._looks: Counter[tuple[str, str]] = Counter()  # guarded by _lock
+
+    def count(self, cluster: str, reason: str) -> None:
+        """Add one."""
+        steps = self._steps.get((cluster, reason))
+        if steps is None:
+            steps = self._steps.setdefault((cluster, reason), count())
+        next(steps)  # one step of C, which no other thread can come between
+
+    def read(self) -> Mapping[tuple[str, str], int]:
+        """Return the counts by cluster and reason."""
+        found = {}
+        with self._lock:
+            for key, steps in list(self._steps.items()):
+                # To look is a step as well.
+                found[key] = next(steps) - self._looks[key]
+                self._looks[key] += 1
+        return found
+
+    def after_fork(self) -> None:
+        """Begin anew in a forked child."""
+        self.__init__()  # type: ignore[misc]
+
+
 figures: Final = Figures()
+"""Those of this process."""
+decisions: Final = Decisions()
 """Those of this process."""
 
 os.register_at_fork(after_in_child=figures.after_fork)
+os.register_at_fork(after_in_child=decisions.after_fork)
 
 
 def settled(cluster: str, outcome: Outcome) -> None:

@@ -57,6 +57,11 @@ class Course:
         self._before: int | None = None  # the position at the look before the newest
         self._looks: deque[tuple[float, int]] = deque(maxlen=_LOOKS)
 
+    @property
+    def found(self) -> bool:
+        """Whether the primary has said where it stands when it was asked last."""
+        return self._newest is not None and self.refused is None
+
     def lost(self, refusal: Refusal) -> None:
         """Enter that the primary did not say where it stands."""
         self.refused = refusal

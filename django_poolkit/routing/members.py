@@ -56,19 +56,24 @@ def find(alias: str, key: str | None) -> Server | None:
     return next((member.server for member in _members(alias) if member.key == key), None)
 
 
-def _members(alias: str) -> list[Member]:
+def pools_of(alias: str) -> Mapping[str | None, ConnectionPool]:
+    """Return the pools of an alias by the keys of its hosts, or by None where it has but one.
+
+    Empty where this process has none. Opens nothing.
+    """
     try:
         wrapper: Any = connections[alias]
         hosts: Mapping[str, ConnectionPool] | None = getattr(wrapper, "host_pools", None)
         if hosts is not None:
-            return [
-                Member(alias, name[len(alias) + 1 :], servers.of(pool))
-                for name, pool in hosts.items()
-            ]
+            return {name[len(alias) + 1 :]: pool for name, pool in hosts.items()}
         pool = getattr(wrapper, "pool", None)
     except _POOLLESS:
-        return []
-    return [Member(alias, None, servers.of(pool))] if isinstance(pool, ConnectionPool) else []
+        return {}
+    return {None: pool} if isinstance(pool, ConnectionPool) else {}
+
+
+def _members(alias: str) -> list[Member]:
+    return [Member(alias, key, servers.of(pool)) for key, pool in pools_of(alias).items()]
 
 
 def weights_of(alias: str) -> Mapping[str, float] | None:

@@ -19,12 +19,13 @@ from django.core.signals import setting_changed
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.prober import ProbeFailed
 from django_poolkit.pools.postgres.standing import Standing, untold
-from django_poolkit.routing import admission
+from django_poolkit.routing import admission, loads, seen
 from django_poolkit.routing.asking import Answer, Asker
 from django_poolkit.routing.breaker import Change, Circuit, Reason
 from django_poolkit.routing.hosts import Hosts
-from django_poolkit.routing.lag import UNKNOWN, WELL, Course, Refusal, Verdict
+from django_poolkit.routing.lag import UNKNOWN, WELL, Course, Lag, Refusal, Verdict
 from django_poolkit.routing.news import News, PrimaryNews, ReplicaNews
+from django_poolkit.routing.seen import Seen
 from django_poolkit.routing.topology import Cluster, clusters
 
 logger = logging.getLogger("django_poolkit.routing")
@@ -52,9 +53,10 @@ class Monitor:
         self.started = False
         """Whether it has a thread. Read by every query."""
         self._turn = threading.Lock()  # held for the length of a round, by who makes it
-        self._lock = threading.Lock()  # guards the start of the thread, and the three below
+        self._lock = threading.Lock()  # guards the start of the thread, and the four below
         self._circuits: dict[str, Circuit] = {}
         self._courses: dict[str, Course] = {}
+        self._lags: dict[str, Lag | None] = {}  # by full name, at the last look
         self._epoch = 0  # another one when the settings have changed
         self._asker = Asker()
         self._hosts = Hosts()
@@ -123,14 +125,16 @@ class Monitor:
         """Take every host for well until it has been looked at again. Does not block."""
         with self._lock:
             self._epoch += 1
-            self._circuits, self._courses = {}, {}
+            self._circuits, self._courses, self._lags = {}, {}, {}
             self._hosts = Hosts()
             admission.publish({})
+            loads.forget()
 
     def after_fork(self) -> None:
         """Begin anew in a forked child: the thread is the parent's, and who held the locks."""
         self._begin()
         admission.publish({})
+        loads.forget()
 
     def look(self) -> None:
         """Look at all servers once. Blocks for 2.4 seconds at most, if some do not answer."""
@@ -145,6 +149,7 @@ class Monitor:
             timed = {
                 name for each in watched if each.position == "time" for name in replicas[each.name]
             }
+            self._asker.took.clear()
             said |= self._asker.ask(pools, BUDGET, timed)
             with self._lock:
                 if epoch != self._epoch:
@@ -155,8 +160,22 @@ class Monitor:
                     for piece in self._enter_locked(cluster, replicas[cluster.name], said)
                 ]
                 admission.publish(self._circuits)
+                loads.note(self._asker.took)
         for piece in news:
             piece.tell()
+
+    def seen(self) -> list[Seen]:
+        """Return what is known of the servers of all clusters by the last look. Asks nobody."""
+        with self._lock:
+            return [
+                found
+                for cluster in clusters().values()
+                if (course := self._courses.get(cluster.name)) is not None
+                for found in (
+                    *seen.primary(cluster, course),
+                    *seen.replicas(cluster, self._circuits, self._lags),
+                )
+            ]
 
     def _run(self, stop: threading.Event) -> None:
         failed = ""
@@ -200,6 +219,7 @@ class Monitor:
                     pool.note_lag(lag.seconds, lag.size)
             else:
                 verdict = _failure(answer) if isinstance(answer, ProbeFailed) else WELL
+            self._lags[name] = lag
             circuit = self._circuits.setdefault(name, Circuit())
             if (change := _enter(circuit, verdict)) is not None:
                 yield ReplicaNews(cluster, pool, change, lag)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db import router
 from django.db.models import Model
 
-from django_poolkit.routing import choice, rules, topology, watching
+from django_poolkit.routing import choice, figures, rules, shown, topology, watching
+from django_poolkit.routing.errors import NoReplica
 from django_poolkit.routing.topology import Cluster
 from django_poolkit.routing.watching import Decision
 
@@ -24,7 +26,12 @@ class ReadWriteRouter:
         cluster, _, on_primary = rules.verdict_on(model, instance)
         if cluster is None:
             return None
-        alias, reason = choice.for_read(cluster, on_primary, instance)
+        try:
+            alias, reason = choice.for_read(cluster, on_primary, instance)
+        except NoReplica:
+            _note(cluster, "error")
+            raise
+        _note(cluster, reason)
         if watching.watchers:
             role = topology.role_of(alias) or "primary"
             decision = Decision(model._meta.label, cluster.name, alias, role, reason)
@@ -49,6 +56,24 @@ class ReadWriteRouter:
     ) -> bool | None:
         """Return False for a replica, which gets its tables from the primary; else None."""
         return False if topology.role_of(db) == "replica" else None
+
+
+def is_replaceable(alias: str) -> bool:
+    """Return whether the router reads something else while an alias is down."""
+    cluster = topology.cluster_of(alias)
+    return (
+        cluster is not None
+        and alias != cluster.primary
+        and cluster.watch
+        and cluster.all_down != "error"
+        and any(isinstance(each, ReadWriteRouter) for each in router.routers)
+    )
+
+
+def _note(cluster: Cluster, reason: str) -> None:
+    figures.decisions.count(cluster.name, reason)
+    if shown.on:
+        shown.note(cluster.name, reason)
 
 
 def _watched(cluster: Cluster, decision: Decision) -> str:

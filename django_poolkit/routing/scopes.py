@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 from django_poolkit.backends import request as requests
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.routing.blocks import Block, place_of
+from django_poolkit.routing.figures import Decisions
 from django_poolkit.routing.floors import Floor, later
 
 OUTSIDE_PIN: Final = 5.0
@@ -58,8 +59,8 @@ class Scope:
     """
 
     __slots__ = (
-        "__weakref__", "behind", "command", "draw", "fallen", "floors", "hosts", "over", "placed",
-        "replicas", "settled", "strays", "unplaced", "unsafe", "visitor", "wrote",
+        "__weakref__", "behind", "command", "decisions", "draw", "fallen", "floors", "hosts",
+        "over", "placed", "replicas", "settled", "strays", "unplaced", "unsafe", "visitor", "wrote",
     )  # fmt: skip
 
     def __init__(self, *, unsafe: bool = False, command: bool = False) -> None:
@@ -93,6 +94,8 @@ class Scope:
         """The clusters whose primary it reads because no replica could be read."""
         self.draw = random()
         """Says which trials of replicas it takes part in, from 0.0 to 1.0."""
+        self.decisions: Decisions | None = None
+        """What was decided in it; None where nobody wants to know."""
 
     def raise_floor(self, cluster: str, floor: Floor) -> None:
         """Enter that this, too, must be seen of a cluster."""

@@ -74,7 +74,9 @@ class _Case:
         self._primary = members.primary_of(cluster)
         self._confirming: Waiter | None = None
         self._reached = {member for member in self._replicas if self._knows(member)}
-        own = None if visitor is None else members.own_of(visitor, cluster)
+        own = None
+        if visitor is not None and cluster.choice == "visitor":
+            own = members.own_of(visitor, cluster)
         self._own = next((each for each in self._replicas if each[:2] == own), None)
         self._waiters: dict[Member, Waiter] = {}
         self._grace_ends = monotonic() + _GRACE

@@ -27,10 +27,17 @@ def test_everything_can_be_set(settings):
             "COOKIE": None,
             "HEADER": "X-Floor",
             "CACHE": "shared",
+            "DEBUG_HEADER": "X-Routing",
         }
     }
     assert routing_config() == RoutingConfig(
-        wait=0.0, max_age=10.0, pin=2.0, cookie=None, header="X-Floor", cache="shared"
+        wait=0.0,
+        max_age=10.0,
+        pin=2.0,
+        cookie=None,
+        header="X-Floor",
+        cache="shared",
+        debug_header="X-Routing",
     )
 
 
@@ -52,6 +59,8 @@ def test_a_pin_that_is_not_set_is_no_longer_than_a_floor_lasts(settings):
         ({"COOKIE": "a b"}, "POOLKIT['ROUTING']['COOKIE']"),
         ({"HEADER": "X:"}, "POOLKIT['ROUTING']['HEADER']"),
         ({"HEADER": ""}, "POOLKIT['ROUTING']['HEADER']"),
+        ({"DEBUG_HEADER": True}, "POOLKIT['ROUTING']['DEBUG_HEADER'] must be the name of a header"),
+        ({"DEBUG_HEADER": "x-a", "HEADER": "X-A"}, "['DEBUG_HEADER'] must be another one than"),
         ({"CACHE": 3}, "POOLKIT['ROUTING']['CACHE']"),
         ({"WAITS": 1}, "Did you mean 'WAIT'?"),
     ],

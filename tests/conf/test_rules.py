@@ -73,3 +73,18 @@ def test_how_positions_are_told(settings):
     settings.POOLKIT = {"CLUSTERS": {"default": {"position": "gtid"}}}
     with pytest.raises(ImproperlyConfigured, match=r"\['default'\]\['position'\] must be 'lsn' or"):
         clusters_config()
+
+
+def test_one_of_several_replicas_is_chosen_by_one_of_five_ways(settings):
+    assert read(settings).choice == "visitor"
+    for value in ("visitor", "round_robin", "random", "least_used", "latency"):
+        assert read(settings, choice=value).choice == value
+
+
+@pytest.mark.parametrize("value", ["weighted", "", None, 2, ["random"]])
+def test_there_is_no_other_way(settings, value):
+    said = (
+        r"\['choice'\] must be one of 'visitor', 'round_robin', 'random', 'least_used', 'latency'"
+    )
+    with pytest.raises(ImproperlyConfigured, match=said):
+        read(settings, choice=value)

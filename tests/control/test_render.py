@@ -8,9 +8,9 @@ import pytest
 
 from django_poolkit.control import collect
 from django_poolkit.control.collect import Problem, Report
-from django_poolkit.control.render import duration, line, tables
+from django_poolkit.control.render import line, tables
 from django_poolkit.control.servers import Server, Share
-from django_poolkit.control.tables import Table, draw
+from django_poolkit.control.tables import Table, draw, duration
 from django_poolkit.control.verdicts import judge
 from tests.control.statuses import histogram, lease, observed, pool, status
 

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from django.db import router
 from django.test import override_settings
 
 from django_poolkit import connection_pools, registry
 from django_poolkit.health.database import DatabaseCheck
+from django_poolkit.routing import ReadWriteRouter, admission
+from django_poolkit.routing.breaker import MOST_LOOKS, Circuit, Reason
 from django_poolkit.testing import Cluster
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import queue_up, unique
@@ -336,3 +339,54 @@ def test_a_replica_is_told_from_a_primary_and_says_how_far_behind_it_is(add):
 
             with override_settings(POOLKIT={"HEALTH": {**section, "LAG_FAIL": 0.3}}):
                 assert verdict(check.look(0.8)) == ("fail", "lagging")
+
+
+# -- a replica that the router reads
+
+
+@pytest.fixture
+def routed(far, monkeypatch):
+    """Return a function that makes the alias `far` the replica of a cluster, with more settings."""
+    monkeypatch.setattr(router, "routers", [ReadWriteRouter()])
+
+    def route(**more):
+        clusters = {"default": {"replicas": ["far"], **more}}
+        return override_settings(POOLKIT={"CLUSTERS": clusters})
+
+    yield route
+    admission.publish({})
+
+
+def test_a_replica_that_is_down_fails_only_where_nothing_is_read_in_its_place(
+    far, routed, monkeypatch
+):
+    check, proxy = far
+    proxy.refuse()
+    assert verdict(check.look(0.8)) == ("fail", "unreachable")
+    with routed():
+        assert verdict(check.look(0.8)) == ("warn", "unreachable")
+        monkeypatch.setattr(router, "routers", [])
+        assert verdict(check.look(0.8)) == ("fail", "unreachable")
+        monkeypatch.setattr(router, "routers", [ReadWriteRouter()])
+    for more in ({"all_down": "error"}, {"watch": False}):
+        with routed(**more):
+            assert verdict(check.look(0.8)) == ("fail", "unreachable")
+    # The primary of a cluster is not dispensable.
+    with override_settings(POOLKIT={"CLUSTERS": {"default": {"primary": "far"}}}):
+        assert verdict(check.look(0.8)) == ("fail", "unreachable")
+
+
+def test_a_replica_that_is_not_read_is_warned_of_although_it_answers(far, routed):
+    check, _ = far
+    with routed():
+        assert verdict(check.look(0.8)) == ("pass", None)
+        circuit = Circuit()
+        reasons: tuple[tuple[Reason, str], ...] = (("refuses", "evicted"), ("cut", "lagging"))
+        for reason, said in reasons:
+            circuit.bad(reason)
+            admission.publish({"far": circuit})
+            assert verdict(check.look(0.8)) == ("warn", said)
+        for _ in range(MOST_LOOKS):
+            circuit.good()
+        assert circuit.state == "trial"
+        assert verdict(check.look(0.8)) == ("pass", None)

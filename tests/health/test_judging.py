@@ -73,6 +73,48 @@ def test_a_replica_that_was_promoted_passes():
     assert server(replace(PRIMARY, read_only=True), replica=True) == ("pass", None)
 
 
+# -- a replica that is routed to
+
+
+DOWN = ["unreachable", "auth_failed", "timeout", "config_error", "unknown"]
+
+
+@pytest.mark.parametrize("reason", DOWN)
+def test_a_replica_that_is_down_is_warned_of_where_something_else_is_read(reason):
+    found = judging.of_replica(("fail", reason), replaceable=True, evicted=None)
+    assert found == ("warn", reason)
+    found = judging.of_replica(("fail", reason), replaceable=True, evicted="refuses")
+    assert found == ("warn", reason)
+    found = judging.of_replica(("fail", reason), replaceable=False, evicted="refuses")
+    assert found == ("fail", reason)
+
+
+@pytest.mark.parametrize("reason", ["lagging", "saturated", "read_only"])
+def test_what_was_asked_to_fail_or_keeps_its_readers_waiting_fails(reason):
+    assert judging.of_replica(("fail", reason), replaceable=True, evicted=None) == ("fail", reason)
+
+
+@pytest.mark.parametrize(
+    ("evicted", "reason"),
+    [
+        ("lag", "lagging"), ("cut", "lagging"), ("refuses", "evicted"), ("timeline", "evicted"),
+        ("system", "evicted"), ("not_a_replica", "evicted"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("replaceable", [True, False])
+def test_a_replica_that_answers_and_is_not_read_is_warned_of(evicted, reason, replaceable):
+    found = judging.of_replica(judging.PASS, replaceable=replaceable, evicted=evicted)
+    assert found == ("warn", reason)
+    # What its own answer says comes first.
+    both = judging.of_replica(("warn", "saturated"), replaceable=replaceable, evicted=evicted)
+    assert both == ("warn", "saturated")
+
+
+def test_a_replica_that_is_read_keeps_its_verdict():
+    for found in (judging.PASS, ("warn", "lagging")):
+        assert judging.of_replica(found, replaceable=True, evicted=None) == found
+
+
 # -- the pool
 
 

@@ -195,3 +195,11 @@ def test_floors_are_shown_by_cluster() -> None:
     [family] = [each for each in FAMILIES if each.name == "poolkit_floors_total"]
     assert taken[family] == {("default", "fast"): (3,), ("default", "primary"): (1,)}
     assert family.labels == ("cluster", "outcome")
+
+
+def test_decisions_are_shown_by_cluster() -> None:
+    counts = {("default", "read"): 7, ("other", "wrote"): 2}
+    taken = Readings((), decisions=lambda: counts).take()
+    [family] = [each for each in FAMILIES if each.name == "poolkit_routing_decisions_total"]
+    assert taken[family] == {("default", "read"): (7,), ("other", "wrote"): (2,)}
+    assert family.labels == ("cluster", "reason")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connections
 
 from django_poolkit import registry, signals
@@ -18,6 +20,7 @@ from django_poolkit.routing import admission, breaker
 from django_poolkit.routing import monitor as module
 from django_poolkit.routing.breaker import Circuit
 from django_poolkit.routing.monitor import Monitor
+from django_poolkit.routing.seen import Seen
 from django_poolkit.testing import Cluster, Node
 from django_poolkit.testing.waiting import wait_until
 from tests.routing.conftest import entry
@@ -526,3 +529,73 @@ def test_who_cannot_be_looked_at_is_taken_for_well(eye, watched, settings):
     host.update(watched.replicas[0].django_settings())
     assert look(eye) == {}
     assert admission.admitted(["replica"], 0.99) == ["replica"]
+
+
+# -- seen from outside
+
+
+def known(eye: Monitor) -> dict[str, Seen]:
+    return {each.name: each for each in eye.seen()}
+
+
+def test_what_is_known_of_each_server_can_be_asked_for(eye, watched, limits):
+    assert eye.seen() == []
+    look(eye)
+    found = known(eye)
+    assert list(found) == ["default", ONE, OTHER]
+    assert {(it.cluster, it.alias, it.role, it.state) for it in found.values()} == {
+        ("default", "default", "primary", "found"), ("default", "replica", "replica", "admitted"),
+    }  # fmt: skip
+    assert (found[ONE].lag, found[ONE].lag_bytes, found[ONE].share) == (0.0, 0, 1.0)
+    limits(max_lag_bytes=50_000)
+    watched.replicas[0].pause_replay()
+    look(eye)
+    write(watched, 10)
+    watched.primary.wait_caught_up(watched.replicas[1])
+    look(eye)
+    late = known(eye)[ONE]
+    assert (late.state, late.reason, late.share) == ("evicted", "lag", 0.0)
+    assert late.lag_bytes is not None
+    assert late.lag_bytes > 50_000
+    assert late.age is not None
+    assert 0.0 <= late.age < 60.0
+    # Settings that change are a new beginning.
+    eye.forget()
+    assert eye.seen() == []
+
+
+def test_a_primary_that_is_gone_is_known_to_be(eye, watched):
+    look(eye)
+    watched.primary.stop()
+    try:
+        look(eye)
+        found = known(eye)
+        assert (found["default"].state, found["default"].reason) == ("lost", "refuses")
+        # By how much replicas are behind is not known by now.
+        assert (found[ONE].state, found[ONE].lag, found[ONE].lag_bytes) == ("admitted", None, None)
+    finally:
+        watched.primary.start()
+        for node in watched.replicas:
+            node.wait_streaming()
+
+
+def test_poolcheck_warns_of_what_would_not_be_read(eye, watched, limits, capsys):
+    def check() -> tuple[int, dict[str, Any]]:
+        code = 0
+        try:
+            call_command("poolcheck", database=["replica"], format="json")
+        except SystemExit as end:
+            code = int(str(end.code))
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)["checks"]["db:replica"]
+        return code, found
+
+    try:
+        assert check()[0] == 0
+        limits(max_lag_bytes=50_000)
+        watched.replicas[0].pause_replay()
+        write(watched, 10)
+        watched.primary.wait_caught_up(watched.replicas[1])
+        code, found = check()
+        assert (code, found["status"], found["reason"]) == (1, "warn", "lagging")
+    finally:
+        module.monitor.forget()

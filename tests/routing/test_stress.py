@@ -92,9 +92,11 @@ def disturb(nodes: Any, end: float) -> None:
         node.resume_replay()
 
 
-@pytest.mark.parametrize("mode", ["transaction"])
-def test_nobody_reads_its_past(routed, monkeypatch, mode):
+@pytest.mark.parametrize(("mode", "by"), [("transaction", "visitor"), ("transaction", "random")])
+def test_nobody_reads_its_past(routed, monkeypatch, settings, mode, by):
     monkeypatch.setattr(ports, "choose_host", choice.host_for)
+    clusters = {"default": {"replicas": ["replica"], "choice": by}}
+    settings.POOLKIT = {**settings.POOLKIT, "CLUSTERS": clusters}
     to_hosts(routed, mode=mode)
     end = time.monotonic() + SECONDS
     visitors = [Visitor(f"visitor {n}") for n in range(VISITORS)]

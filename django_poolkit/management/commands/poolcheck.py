@@ -15,11 +15,12 @@ from django.core.management.base import CommandError
 from django.db import connections
 
 from django_poolkit import health
-from django_poolkit.control.render import duration
-from django_poolkit.control.tables import Cell, Table, draw, printable
+from django_poolkit.control.tables import Cell, Table, draw, duration, printable
 from django_poolkit.health.formats import as_json
 from django_poolkit.health.report import Figures, Report, Result, Status
 from django_poolkit.management.teaching import TeachingCommand
+from django_poolkit.routing.monitor import monitor
+from django_poolkit.routing.topology import role_of
 
 EXIT_CODES: Final[dict[Status, int]] = {"pass": 0, "warn": 1, "fail": 2}
 
@@ -74,6 +75,7 @@ class Command(TeachingCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Probe, show what was found, and end with the exit code."""
         try:
+            _look_at_clusters(options["database"])
             report = health.look(_names(options["database"]), options["timeout"])
         except ImproperlyConfigured as error:  # an own check that cannot be loaded
             raise CommandError(str(error), returncode=EXIT_CODES["fail"]) from None
@@ -132,6 +134,12 @@ def _pool(figures: Figures | None) -> list[Cell]:
         return [_NONE] * 3
     size = f"{figures.size}/{figures.max_size}"
     return [Cell(str(figures.used)), Cell(size), Cell(str(figures.waiters))]
+
+
+def _look_at_clusters(aliases: list[str]) -> None:
+    """Find out which replicas this process would not read, if any are to be probed."""
+    if any(role_of(alias) == "replica" for alias in aliases or connections.settings):
+        monitor.look()
 
 
 def _names(aliases: list[str]) -> list[str]:

@@ -154,6 +154,11 @@ class State(Shell):
             )
         return self.statements.recorder.snapshot()
 
+    @property
+    def load(self) -> int:
+        """Leases, and those who wait for one, at this moment. Takes no lock."""
+        return len(self._ledger.live) + len(self._waiting)
+
     def note_lag(self, seconds: float | None, size: int | None) -> None:
         """Enter how far its server is behind, in seconds and in bytes; None for not known."""
         self._lag = seconds, size
