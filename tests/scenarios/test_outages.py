@@ -165,7 +165,7 @@ def test_a_machine_that_hangs_is_waited_for_no_longer_than_one_is_ready_to(make_
     with frozen(primary.pid, *fill(pool, 4)):
         for _ in range(2):
             started = monotonic()
-            with pytest.raises(PoolTimeout, match="no connection within 1.00 s"):
+            with pytest.raises(PoolTimeout, match=r"no connection within 1\.00 s"):
                 pool.acquire(timeout=1.0)
             assert monotonic() - started < 1.0 * SLACK
     primary.wait_ready()
@@ -207,5 +207,6 @@ def test_those_that_were_born_together_do_not_die_together(make_pool):
         least = min(least, stats.idle + stats.used)
         with pool.lease():
             pass
-    assert pool.stats().closed["max_lifetime"] >= 40
+    # Where there is no room for a replacement, one goes in each round.
+    assert pool.stats().closed["max_lifetime"] >= 6
     assert least >= 18, least
