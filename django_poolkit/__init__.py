@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from django_poolkit.pools.errors import (
     LeaseReleased,
     PoolClosed,
+    PoolDeadlock,
     PoolError,
     PoolPaused,
     PoolTimeout,
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LeaseReleased",
     "PoolClosed",
+    "PoolDeadlock",
     "PoolError",
     "PoolPaused",
     "PoolStats",

@@ -10,7 +10,13 @@ from urllib.parse import quote
 
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.health.negotiation import ranges
-from django_poolkit.pools.errors import PoolError, PoolPaused, PoolTimeout, TooManyWaiters
+from django_poolkit.pools.errors import (
+    PoolDeadlock,
+    PoolError,
+    PoolPaused,
+    PoolTimeout,
+    TooManyWaiters,
+)
 
 logger = logging.getLogger("django_poolkit.request")
 
@@ -109,4 +115,6 @@ def preferred(accept: str) -> str:
 def _reason(error: PoolError) -> str:
     if isinstance(error, TooManyWaiters):
         return "too_many_waiters"
+    if isinstance(error, PoolDeadlock):
+        return "deadlock"
     return "paused" if isinstance(error, PoolPaused) else "timeout"

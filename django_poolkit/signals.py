@@ -46,7 +46,8 @@ lease_released = PoolSignal()
 pool_saturated = PoolSignal()
 """All connections are leased, and somebody begins to wait. `waiters`: how many do."""
 pool_timeout = PoolSignal()
-"""An acquire failed. `kind`: `timeout`, `paused` or `too_many_waiters`; `waited`: seconds."""
+"""An acquire failed. `kind`: `timeout`, `deadlock`, `paused` or `too_many_waiters`; `waited`:
+seconds."""
 lease_leaked = PoolSignal()
 """A lease was dropped without being released (`kind="dropped"`), or is held for longer than
 `leak_after` (`kind="overdue"`). `seconds` held, by which `thread`; `where`: method and view, or

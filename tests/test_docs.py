@@ -379,10 +379,13 @@ def test_python_api_md_has_every_public_name() -> None:
     inner |= {"adrift", "count_pin", "greeting", "release_idle"}
     # Told by those who look after a cluster, and read by them.
     inner |= {"note_lag", "count_eviction", "count_retry", "load"}
+    # Told by cursors whose write was refused.
+    inner |= {"demoted"}
     assert pool - inner <= named
     lease = {name for name in vars(Lease) if not name.startswith("_")}
     inner = {"key", "pool", "stack", "ran", "foreign", "holds", "wrote", "committed", "lost"}
     inner |= {"prepares", "new_types"}  # what a release has to know
+    inner |= {"in_block", "shared"}  # who can end it
     # By these a database wrapper holds it in transaction mode, and a bare pool has none.
     inner |= {"keeper", "cursors", "gone", "owner", "pin", "pinned", "busy", "cursor_closed"}
     assert lease - inner <= named

@@ -53,6 +53,10 @@ class PoolTimeout(PoolError, TimeoutError):
     """Seconds this caller waited."""
 
 
+class PoolDeadlock(PoolTimeout):
+    """All connections are held by threads that wait for a further one of the same pool."""
+
+
 class PoolPaused(PoolError):
     """The pool stayed paused for as long as the caller was ready to wait."""
 

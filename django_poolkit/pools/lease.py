@@ -148,6 +148,10 @@ class Lease:
     """Why it is held until its keeper closes, None while it is not."""
     patience: float | None = None
     """Seconds for which its acquire waits for a server that does not answer; None: no limit."""
+    in_block = False
+    """Whether a `with pool.lease()` block ends it, in the thread that began it."""
+    shared = False
+    """Whether it was acquired for a database wrapper that threads share."""
     alias: str | None = None
     """For which alias of `DATABASES` it was acquired, None where for none."""
 

@@ -63,6 +63,10 @@ class Site:
 
         wait_until(all_full, PATIENCE, lambda: f"only {full} of {self.project.pools()}")
 
+    def ask_to_stop(self) -> None:
+        """Tell the server to stop, as a service manager does; return at once."""
+        os.kill(self._server.pid, signal.SIGTERM)
+
     def is_quiet(self) -> bool:
         """Tell whether nothing is leased, nor about to be connected."""
         pools = self.project.pools().values()

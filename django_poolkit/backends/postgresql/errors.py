@@ -20,6 +20,10 @@ class PoolTimeout(errors.PoolTimeout, utils.OperationalError):
     """No connection became free within the timeout."""
 
 
+class PoolDeadlock(errors.PoolDeadlock, PoolTimeout):
+    """All connections are held by threads that wait for a further one of the same pool."""
+
+
 class PoolPaused(errors.PoolPaused, utils.OperationalError):
     """The pool stayed paused for as long as the caller was ready to wait."""
 
@@ -32,7 +36,7 @@ class LeaseReleased(errors.LeaseReleased, utils.InterfaceError):
     """A cursor was used after its connection had been given back."""
 
 
-_BY_KIND = (PoolTimeout, PoolPaused, TooManyWaiters, PoolClosed, LeaseReleased)
+_BY_KIND = (PoolDeadlock, PoolTimeout, PoolPaused, TooManyWaiters, PoolClosed, LeaseReleased)
 EXHAUSTED = (errors.PoolTimeout, errors.PoolPaused, errors.TooManyWaiters)
 
 

@@ -110,6 +110,8 @@ class LeasingMixin(HostChoiceMixin):
         """Make the wrapper the owner of a lease."""
         self._lease = lease
         lease.alias = self.alias
+        if self._thread_sharing_count:  # type: ignore[attr-defined]
+            lease.shared = True
         if not self._on_net:
             self._on_net = True
             _net().wrappers.add(self)

@@ -14,10 +14,11 @@ from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import STACK_DEPTH, Lease, Stack, capture_stack
-from django_poolkit.pools.postgres import probe
+from django_poolkit.pools.postgres import deadlock, probe
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import (
     LeaseReleased,
+    PoolDeadlock,
     PoolPaused,
     PoolTimeout,
     TooManyWaiters,
@@ -40,6 +41,7 @@ _LONG_CONNECT: Final = 1.0
 _STACK_INTERVAL: Final = 0.001
 _REFUSALS: Final[dict[type[BaseException], str]] = {
     PoolTimeout: "timeout",
+    PoolDeadlock: "deadlock",
     PoolPaused: "paused",
     TooManyWaiters: "too_many_waiters",
 }
@@ -158,6 +160,7 @@ class Acquire(Patience):
         rolled back on an exception. Blocks and raises as `acquire()`.
         """
         lease = self.acquire(timeout)
+        lease.in_block = True
         try:
             with lease.connection as connection:
                 yield connection
@@ -237,6 +240,7 @@ class Acquire(Patience):
                 pool=self.name,
                 stats=stats,
             )
+        deadlock.look_locked(self, lease)
         self._told_full = self._told_full and len(self._waiting) > 0
         if len(self._ledger.live) >= self._max_size and not self._told_full:
             self._told_full = waiter.saturates = True

@@ -37,6 +37,8 @@ def reported(connection: PoolConnection) -> list[bytes | None]:
 _OK: Final = ConnStatus.OK
 KILLED: Final = -1
 """The generation of a connection that is never to be lent again."""
+DEMOTED: Final = -2
+"""The same, because its server is a standby that has refused a write."""
 
 
 def no_lease() -> None:

@@ -52,8 +52,9 @@ def missing() -> list[str]:
         base.BasePool: ("_jitter", "_set_connection_expiry_date"),
         sched.Scheduler: ("enter", "run"),
         _cursor_base.BaseCursor: (
-            "_start_query", "_start_copy_gen", "_check_result_for_fetch", "_reset", "_close",
-            "_loaders_changed", "_conn", "_adapters", "_closed", "_last_query", "_tx",
+            "_start_query", "_start_copy_gen", "_check_result_for_fetch", "_raise_for_result",
+            "_reset", "_close", "_loaders_changed", "_conn", "_adapters", "_closed",
+            "_last_query", "_tx",
         ),
         AdaptersMap: ("_register_loader_callback",),
         _server_cursor_base.ServerCursorMixin: (

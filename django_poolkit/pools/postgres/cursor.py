@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NoReturn, cast
 
 import psycopg
 from psycopg import _cursor_base, sql
+from psycopg.pq import DiagnosticField
 
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres.errors import LeaseReleased
+
+# read_only_sql_transaction. One's own SET TRANSACTION READ ONLY has it as well.
+_READ_ONLY: Final = b"25006"
+_SQLSTATE: Final = DiagnosticField.SQLSTATE
 
 PSYCOPG: Final = _cursor_base.__name__
 """The module of which the functions ask a cursor and its connection on their own account."""
@@ -126,13 +131,33 @@ class ClientCursor:
 
     def _start_copy_gen(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
         self._poolkit_note(statement)
-        return super()._start_copy_gen(statement, *args, **kwargs)  # type: ignore[misc]
+        return self._poolkit_watched(super()._start_copy_gen(statement, *args, **kwargs))  # type: ignore[misc]
+
+    def _poolkit_watched(self, steps: Any) -> Generator[Any, Any, Any]:
+        # A COPY raises by itself what else goes through _raise_for_result().
+        try:
+            return (yield from steps)
+        except psycopg.errors.ReadOnlySqlTransaction:
+            self._poolkit_refused_write()
+            raise
 
     def _check_result_for_fetch(self) -> Any:
         lease = self._poolkit_lease
         if lease is not None and lease.released:
             raise refused()
         return super()._check_result_for_fetch()  # type: ignore[misc]
+
+    def _raise_for_result(self, result: Any) -> NoReturn:
+        # Where psycopg comes with an error of the server, and with nothing else.
+        if result.error_field(_SQLSTATE) == _READ_ONLY:
+            self._poolkit_refused_write()
+        super()._raise_for_result(result)  # type: ignore[misc]
+        raise AssertionError("psycopg raises")
+
+    def _poolkit_refused_write(self) -> None:
+        lease, status = self._poolkit_lease, self._conn.pgconn.parameter_status
+        if lease is not None and status(b"in_hot_standby") == b"on":
+            cast(Any, lease.pool).demoted(self._conn)
 
 
 class ServerCursor(ClientCursor):

@@ -18,6 +18,10 @@ class PoolTimeout(errors.PoolTimeout, psycopg_pool.PoolTimeout):
     """No connection became free within the timeout."""
 
 
+class PoolDeadlock(errors.PoolDeadlock, PoolTimeout):
+    """All connections are held by threads that wait for a further one of the same pool."""
+
+
 class PoolPaused(errors.PoolPaused, psycopg_pool.PoolTimeout):
     """The pool stayed paused for as long as the caller was ready to wait."""
 

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres.connection import KILLED, PoolConnection
+from django_poolkit.pools.postgres.connection import DEMOTED, KILLED, PoolConnection
 from django_poolkit.pools.postgres.growth import Attempt
 from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.upkeep import Upkeep
@@ -28,10 +28,18 @@ _CANCELLED: Final = 1.0
 _CANCEL_TIMEOUT: Final = 2.0
 # In a pause, how often it is looked for leases that were dropped, in seconds.
 _ADOPTS: Final = 0.25
+# Seconds for which a pool is left alone after it has been recycled because its server turned out
+# to be a standby. They double while it goes on being one: who writes to a replica by mistake is
+# not to have it connect anew all the time.
+_SPARED: Final = (1.0, 60.0)
 
 
 class Steering(Upkeep):
     """Takes orders. `ConnectionPool` is the whole."""
+
+    # Guarded by the lock.
+    _spared = 0.0
+    _spared_until = float("-inf")
 
     def pause(self, seconds: float = PAUSE) -> None:
         """Give nothing out until `resume()`, or until `seconds` have passed.
@@ -89,19 +97,45 @@ class Steering(Upkeep):
         self.positions.release()
         if self._orphans:
             self._call_adopter()
-        self._carry_out(self._recycle())
+        self._carry_out(self._recycle("recycled"))
 
     @critical
-    def _recycle(self) -> tuple[list[PoolConnection], list[Attempt], str]:
+    def _recycle(self, reason: str) -> tuple[list[PoolConnection], list[Attempt], str]:
         self._generation += 1
         gone = list(self._pool)
         self._pool.clear()
-        self._ledger.closed["recycled"] += len(gone)
-        return gone, self._plan_locked(), "recycled"
+        self._ledger.closed[reason] += len(gone)
+        return gone, self._plan_locked(), reason
 
     def drain(self) -> None:
         """Do as `recycle()`: psycopg_pool's name for it."""
         self.recycle()
+
+    def demoted(self, connection: PoolConnection) -> None:
+        """Give up a leased connection: its server has refused a write, being a standby.
+
+        It is closed as it comes home. What else the pool has leads there as well, if the server
+        was the primary once: so it is recycled, now and then. Does not block.
+        """
+        if self._demote(connection):
+            logger.warning("pool=%s event=demoted", self.name)
+            self.prober.release()
+            self.positions.release()
+            self._carry_out(self._recycle("read_only"))
+
+    @critical
+    def _demote(self, connection: PoolConnection) -> bool:
+        """Mark the connection; return whether the others are to go with it."""
+        old = connection._generation != self._generation  # they have been replaced since
+        connection._generation = DEMOTED
+        now = monotonic()
+        if old or now < self._spared_until:
+            return False
+        first, longest = _SPARED
+        again = now - self._spared_until < longest
+        self._spared = min(longest, self._spared * 2) if again else first
+        self._spared_until = now + self._spared
+        return True
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the sizes. Leased connections above `max_size` are closed as they come home.
