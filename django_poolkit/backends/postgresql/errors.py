@@ -19,6 +19,10 @@ class PoolTimeout(errors.PoolTimeout, utils.OperationalError):
     """No connection became free within the timeout."""
 
 
+class DeadlineExceeded(errors.DeadlineExceeded, utils.OperationalError):
+    """A statement was still running as its deadline passed, or was to begin after that."""
+
+
 class PoolPaused(errors.PoolPaused, utils.OperationalError):
     """The pool stayed paused for as long as the caller was ready to wait."""
 
@@ -31,7 +35,9 @@ class LeaseReleased(errors.LeaseReleased, utils.InterfaceError):
     """A cursor was used after its connection had been given back."""
 
 
-_BY_KIND = (PoolTimeout, PoolPaused, TooManyWaiters, PoolClosed, LeaseReleased)
+_BY_KIND = (
+    PoolTimeout, PoolPaused, TooManyWaiters, PoolClosed, LeaseReleased, DeadlineExceeded,
+)  # fmt: skip
 EXHAUSTED = (errors.PoolTimeout, errors.PoolPaused, errors.TooManyWaiters)
 
 

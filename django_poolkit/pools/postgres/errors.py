@@ -18,6 +18,10 @@ class PoolTimeout(errors.PoolTimeout, psycopg_pool.PoolTimeout):
     """No connection became free within the timeout."""
 
 
+class DeadlineExceeded(errors.DeadlineExceeded, psycopg.errors.QueryCanceled):
+    """A statement was still running as its deadline passed, or was to begin after that."""
+
+
 class PoolPaused(errors.PoolPaused, psycopg_pool.PoolTimeout):
     """The pool stayed paused for as long as the caller was ready to wait."""
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from time import monotonic
-from typing import Literal
+from typing import Final, Literal
 from weakref import ref
 
 from django_poolkit.pools.config import PoolConfig
@@ -22,6 +22,7 @@ from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.events import Events
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Observations
+from django_poolkit.pools.postgres import late
 from django_poolkit.pools.postgres.connection import KILLED, PoolConnection, no_lease
 from django_poolkit.pools.postgres.growth import Attempt, Growth
 from django_poolkit.pools.postgres.positions import PositionReader
@@ -30,6 +31,8 @@ from django_poolkit.pools.postgres.shell import Shell, critical
 from django_poolkit.pools.postgres.statements import Statements
 from django_poolkit.pools.postgres.waiters import Waiters
 from django_poolkit.pools.stats import PoolStats
+
+_DOOMED: Final = {KILLED: "killed", late.DOUBTFUL: "cancelled"}
 
 Orphan = tuple[Lease, Literal["leak", "release", "discard", "idle"]]
 """A lease that a finalizer could only report, and what it wanted."""
@@ -95,7 +98,7 @@ class State(Shell):
         if self._closed:
             return "pool_closed"
         if connection._generation != self._generation:
-            return "recycled" if connection._generation != KILLED else "killed"
+            return _DOOMED.get(connection._generation, "recycled")
         if connection._expire_at <= now:
             return "max_lifetime"
         # Its own lease is struck out already, so the size is that of the others.
