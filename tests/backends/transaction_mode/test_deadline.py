@@ -85,7 +85,7 @@ def test_an_acquire_and_its_statement_share_one_deadline(pooled, neighbour, mode
     assert caught.value.deadline == SHORT
     assert time.monotonic() - started < 3 * SHORT + pool.timeout / 2
     neighbour.rolls_back()
-    neighbour.leaves()
+    neighbour.does(connections.close_all)
     assert scalar("SELECT 1") == 1
 
 
