@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django_poolkit.pools.deadline import Deadline, deadline
 from django_poolkit.pools.errors import (
+    DeadlineExceeded,
     LeaseReleased,
     PoolClosed,
     PoolDeadlock,
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Deadline",
+    "DeadlineExceeded",
     "LeaseReleased",
     "PoolClosed",
     "PoolDeadlock",
@@ -44,6 +48,7 @@ __all__ = [
     "__version__",
     "client_sessions",
     "connection_pools",
+    "deadline",
 ]
 
 

@@ -51,6 +51,22 @@ class PoolTimeout(PoolError, TimeoutError):
 
     waited: float = 0.0
     """Seconds this caller waited."""
+    deadline: float | None = None
+    """Seconds of the deadline that left no more time, None where it was the pool's timeout."""
+    share: str | None = None
+    """The share of the pool that was used up, None where the pool was."""
+
+
+class DeadlineExceeded(PoolError, TimeoutError):
+    """A statement was still running as its deadline passed, or was to begin after that.
+
+    It has been cancelled, and its connection is clean, or closed.
+    """
+
+    deadline: float = 0.0
+    """Seconds of the deadline, from its beginning."""
+    waited_for: str = ""
+    """What ran, or was to begin: of a statement its first word."""
 
 
 class PoolDeadlock(PoolTimeout):

@@ -24,6 +24,10 @@ class PoolDeadlock(errors.PoolDeadlock, PoolTimeout):
     """All connections are held by threads that wait for a further one of the same pool."""
 
 
+class DeadlineExceeded(errors.DeadlineExceeded, utils.OperationalError):
+    """A statement was still running as its deadline passed, or was to begin after that."""
+
+
 class PoolPaused(errors.PoolPaused, utils.OperationalError):
     """The pool stayed paused for as long as the caller was ready to wait."""
 
@@ -36,7 +40,10 @@ class LeaseReleased(errors.LeaseReleased, utils.InterfaceError):
     """A cursor was used after its connection had been given back."""
 
 
-_BY_KIND = (PoolDeadlock, PoolTimeout, PoolPaused, TooManyWaiters, PoolClosed, LeaseReleased)
+_BY_KIND = (
+    PoolDeadlock, PoolTimeout, PoolPaused, TooManyWaiters, PoolClosed, LeaseReleased,
+    DeadlineExceeded,
+)  # fmt: skip
 EXHAUSTED = (errors.PoolTimeout, errors.PoolPaused, errors.TooManyWaiters)
 
 

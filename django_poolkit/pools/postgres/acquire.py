@@ -12,6 +12,7 @@ from weakref import ref
 
 from psycopg.pq import TransactionStatus
 
+from django_poolkit.pools.deadline import current
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import STACK_DEPTH, Lease, Stack, capture_stack
 from django_poolkit.pools.postgres import deadlock, probe
@@ -33,8 +34,6 @@ logger = logging.getLogger("django_poolkit.pool")
 _IDLE: Final = TransactionStatus.IDLE
 # A waiter looks this often, in seconds, whether a finalizer left something for it.
 _ORPHAN_ROUND: Final = 0.25
-# Seconds after which a connect under way is worth a word in a timeout's message.
-_LONG_CONNECT: Final = 1.0
 
 # Seconds between two leases that remember their stack, where not all of them do: to walk ten
 # frames costs what taking an idle connection costs, and who looks wants to see the usual.
@@ -134,6 +133,8 @@ class Acquire(Patience):
     ) -> None:
         """Probe what has been lent, and go on, through the queue, until something lives."""
         allowed = self.timeout if timeout is None else timeout
+        if (deadline := current()) is not None:
+            allowed = min(allowed, max(0.0, deadline.at - started))
         lease.patience = patience
         again, pause = False, FIRST_PAUSE / 2
         while True:
@@ -232,35 +233,13 @@ class Acquire(Patience):
         if allowed <= 0:
             raise self._timed_out_locked(started, allowed)
         if self.max_waiting and len(self._waiting) >= self.max_waiting:
-            self._ledger.too_many_waiters += 1
-            stats = self._stats_locked(monotonic())
-            raise TooManyWaiters(
-                f"pool {self.name!r}: {len(self._waiting)} are waiting already, which is its "
-                f"max_waiting ({stats.summary()})",
-                pool=self.name,
-                stats=stats,
-            )
+            raise self._crowded_locked()
         deadlock.look_locked(self, lease)
         self._told_full = self._told_full and len(self._waiting) > 0
         if len(self._ledger.live) >= self._max_size and not self._told_full:
             self._told_full = waiter.saturates = True
         self._waiting.append(waiter)
         return waiter
-
-    def _timed_out_locked(self, started: float, allowed: float) -> PoolError:
-        now = monotonic()
-        self._ledger.timeouts += 1
-        stats = self._stats_locked(now)
-        kind, why = PoolTimeout, f"no connection within {allowed:.2f} s"
-        if self._paused():
-            kind, why = PoolPaused, f"paused, and not resumed within {allowed:.2f} s"  # type: ignore[assignment]
-        text = f"pool {self.name!r}: {why} ({stats.summary()})"
-        if (pending := self._growth.pending(now)) >= _LONG_CONNECT:
-            text += f"; a connect has had no answer for {pending:.1f} s"
-        error = kind(text, pool=self.name, stats=stats)
-        if isinstance(error, PoolTimeout):
-            error.waited = now - started
-        return error
 
     def _unusable(self, connection: PoolConnection, deadline: float) -> str | None:
         """Return None for a connection that can be handed out, else the reason to close it."""

@@ -11,8 +11,9 @@ import psycopg
 from psycopg.adapt import AdaptersMap
 from psycopg.pq import ConnStatus
 
+from django_poolkit.pools.deadline import Deadline, current
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres import commit
+from django_poolkit.pools.postgres import commit, late
 from django_poolkit.pools.postgres.cursor import PSYCOPG, module_of
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.leased_cursor import leased
@@ -35,9 +36,10 @@ def reported(connection: PoolConnection) -> list[bytes | None]:
 
 
 _OK: Final = ConnStatus.OK
+_INTERVAL: Final = 0.1  # psycopg's own, between two looks for an interrupt
 KILLED: Final = -1
 """The generation of a connection that is never to be lent again."""
-DEMOTED: Final = -2
+DEMOTED: Final = -3  # -2 is late.DOUBTFUL
 """The same, because its server is a standby that has refused a write."""
 
 
@@ -68,11 +70,16 @@ class PoolConnection(psycopg.Connection[Any]):
     _poller: select.poll | None
     _server: Server | None  # which it leads to, as soon as somebody has asked
     _greeted: object  # the pool's `greeting` at the last connection_created, and who received it
+    # The deadline for which its last cancellation was sent, and the generation that it has again
+    # as soon as that has come; None where it is not known whether the server has heard.
+    _cancelled_for: Deadline | None
+    _certain: int | None
     _adapters_shown: bool  # whether anybody may have registered adapters since `settle()`
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lease_ref = no_lease
         self._owned_lease = self._poller = self._greeted = self._server = None
+        self._cancelled_for = self._certain = None
         self._parked = False
         self._adapters_shown = True
         self._generation = 0
@@ -135,6 +142,15 @@ class PoolConnection(psycopg.Connection[Any]):
         if self._parked:
             self._refuse_parked()
         return super().pipeline()
+
+    def wait(self, gen: Any, interval: float = _INTERVAL, timeout: float | None = None) -> Any:
+        """Wait for the server, as psycopg does, until the deadline at most.
+
+        Raises DeadlineExceeded.
+        """
+        if (deadline := current()) is None:
+            return super().wait(gen, interval, timeout)
+        return late.wait(self, gen, interval, timeout, deadline)
 
     def _refuse_parked(self) -> NoReturn:
         raise LeaseReleased("this connection has been given back to its pool: acquire one again")

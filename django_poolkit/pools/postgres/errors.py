@@ -22,6 +22,10 @@ class PoolDeadlock(errors.PoolDeadlock, PoolTimeout):
     """All connections are held by threads that wait for a further one of the same pool."""
 
 
+class DeadlineExceeded(errors.DeadlineExceeded, psycopg.errors.QueryCanceled):
+    """A statement was still running as its deadline passed, or was to begin after that."""
+
+
 class PoolPaused(errors.PoolPaused, psycopg_pool.PoolTimeout):
     """The pool stayed paused for as long as the caller was ready to wait."""
 

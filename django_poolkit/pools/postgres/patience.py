@@ -10,13 +10,24 @@ from __future__ import annotations
 from time import monotonic
 from typing import Final
 
+from django_poolkit.pools.deadline import current
+from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres.adoption import Adoption
-from django_poolkit.pools.postgres.errors import ServerRefuses
+from django_poolkit.pools.postgres.errors import (
+    PoolPaused,
+    PoolTimeout,
+    ServerRefuses,
+    TooManyWaiters,
+)
 from django_poolkit.pools.postgres.growth import FIRST_PAUSE
 from django_poolkit.pools.postgres.shell import critical
 from django_poolkit.pools.postgres.waiters import ThreadWaiter
 
+# Seconds after which a connect under way is worth a word in a timeout's message.
+_LONG_CONNECT: Final = 1.0
+# What floating point may add up to.
+_SAME: Final = 1e-6
 # What a server says that lives, and has no connection left.
 _CROWDED: Final = "53300"
 # Seconds without an answer to a connect, after which it is taken not to come.
@@ -96,3 +107,34 @@ class Patience(Adoption):
 
     def _refusal(self, reason: str) -> ServerRefuses:
         return ServerRefuses(f"pool {self.name!r}: {reason}", pool=self.name, reason=reason)
+
+    def _timed_out_locked(self, started: float, allowed: float) -> PoolError:
+        now = monotonic()
+        self._ledger.timeouts += 1
+        stats = self._stats_locked(now)
+        kind, why = PoolTimeout, f"no connection within {allowed:.2f} s"
+        if self._paused():
+            kind, why = PoolPaused, f"paused, and not resumed within {allowed:.2f} s"  # type: ignore[assignment]
+        # The clock that `allowed` was reckoned by: what is over is the deadline, not the timeout.
+        deadline = current()
+        late = deadline is not None and deadline.at <= started + allowed + _SAME
+        if deadline is not None and late:
+            why += f", which its deadline of {deadline.seconds:.2f} s had left"
+        text = f"pool {self.name!r}: {why} ({stats.summary()})"
+        if (pending := self._growth.pending(now)) >= _LONG_CONNECT:
+            text += f"; a connect has had no answer for {pending:.1f} s"
+        error = kind(text, pool=self.name, stats=stats)
+        if isinstance(error, PoolTimeout):
+            error.waited = now - started
+            error.deadline = deadline.seconds if deadline is not None and late else None
+        return error
+
+    def _crowded_locked(self) -> TooManyWaiters:
+        self._ledger.too_many_waiters += 1
+        stats = self._stats_locked(monotonic())
+        return TooManyWaiters(
+            f"pool {self.name!r}: {len(self._waiting)} are waiting already, which is its "
+            f"max_waiting ({stats.summary()})",
+            pool=self.name,
+            stats=stats,
+        )

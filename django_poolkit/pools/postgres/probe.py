@@ -79,7 +79,9 @@ def execute(connection: PoolConnection, statements: bytes, timeout: float) -> li
     """
     pgconn = connection.pgconn
     pgconn.send_query(statements)
-    results: list[PGresult] = connection.wait(generators.execute(pgconn), timeout=timeout)
+    results: list[PGresult] = psycopg.Connection.wait(  # no deadline of the caller's ends it
+        connection, generators.execute(pgconn), timeout=timeout
+    )
     for result in results:
         if result.status == _FAILED:
             raise psycopg.errors.error_from_result(result)

@@ -22,6 +22,7 @@ from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.events import Events
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Observations
+from django_poolkit.pools.postgres import late
 from django_poolkit.pools.postgres.connection import DEMOTED, KILLED, PoolConnection, no_lease
 from django_poolkit.pools.postgres.growth import Attempt, Growth
 from django_poolkit.pools.postgres.positions import PositionReader
@@ -31,7 +32,7 @@ from django_poolkit.pools.postgres.statements import Statements
 from django_poolkit.pools.postgres.waiters import Waiters
 from django_poolkit.pools.stats import PoolStats
 
-_REASONS: Final = {KILLED: "killed", DEMOTED: "read_only"}
+_DOOMED: Final = {KILLED: "killed", DEMOTED: "read_only", late.DOUBTFUL: "cancelled"}
 
 Orphan = tuple[Lease, Literal["leak", "release", "discard", "idle"]]
 """A lease that a finalizer could only report, and what it wanted."""
@@ -97,7 +98,7 @@ class State(Shell):
         if self._closed:
             return "pool_closed"
         if connection._generation != self._generation:
-            return _REASONS.get(connection._generation, "recycled")
+            return _DOOMED.get(connection._generation, "recycled")
         if connection._expire_at <= now:
             return "max_lifetime"
         # Its own lease is struck out already, so the size is that of the others.
