@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Final, cast
 from weakref import WeakSet
@@ -25,6 +25,7 @@ from django_poolkit.backends.postgresql.errors import ErrorWrapper
 from django_poolkit.backends.postgresql.hosts import HostChoiceMixin
 from django_poolkit.backends.postgresql.pooling import Handed, Twins
 from django_poolkit.backends.request import RequestScope
+from django_poolkit.pools.credentials import resolved
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Watch
 from django_poolkit.pools.postgres import ConnectionPool
@@ -51,6 +52,7 @@ class LeasingMixin(HostChoiceMixin):
         self._hand: Callable[[], object | None] = no_lease  # leads to who is in pinned()
         self._watch: Watch | None = None  # of the present lease, where it is observed
         super().__init__(*args, **kwargs)
+        _bind_on_the_server(self.settings_dict)
 
     @property
     def _by_hand(self) -> bool:
@@ -77,10 +79,7 @@ class LeasingMixin(HostChoiceMixin):
         connect = super().get_new_connection
 
         def through_all(pool: ConnectionPool | None) -> Any:
-            password = conn_params.get("password")
-            if pool is None and callable(password):
-                return connect({**conn_params, "password": password()})
-            return connect(conn_params)
+            return connect(resolved(conn_params) if pool is None else conn_params)
 
         if self._handed is None and isinstance(twins := self._found(), Twins):
             given = ConnectionPool._entrust(self._from_hosts(twins))
@@ -269,6 +268,15 @@ class LeasingMixin(HostChoiceMixin):
             self._forget_lease()
         elif here is not scope and not self.in_atomic_block:
             self.close()
+
+
+def _bind_on_the_server(settings: dict[str, Any]) -> None:
+    """Have statements bound by the server where they are to be prepared."""
+    options = settings["OPTIONS"]
+    pool = options.get("pool")
+    if isinstance(pool, Mapping) and pool.get("prepare"):
+        # A copy: other entries of DATABASES may share the mapping.
+        settings["OPTIONS"] = {"server_side_binding": True, **options}
 
 
 class _ThreadNet:
