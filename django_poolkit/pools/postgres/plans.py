@@ -33,6 +33,7 @@ _NO: Final = (Prepare.NO, b"")
 # The tags of what psycopg takes for a reason to drop everything, but the first.
 _UNDOES: Final = b"ROLLBACK"
 _ALTERS: Final = (b"DROP", b"ALTER", b"DISCARD ALL", b"DEALLOCATE ALL")
+_LOOKED_AT: Final = (_UNDOES, b"DROP", b"ALTER", b"DISCARD", b"DEALLOCATE")
 
 
 class Plans:
@@ -83,6 +84,19 @@ class Prepared(PrepareManager):
             else:
                 self._young.append(self.key(query))
         return found
+
+    def maybe_add_to_cache(self, query: Any, prep: Prepare, name: bytes) -> Key | None:
+        """Count a statement; return its key if its result is to be looked at.
+
+        psycopg looks at that of a new one alone, as if a second ROLLBACK TO undid nothing, and
+        drops what is too much alone where there is a new one.
+        """
+        key = super().maybe_add_to_cache(query, prep, name)
+        if key is None and prep is Prepare.SHOULD:
+            self._rotate()
+        if key is None and query.query[:10].upper().startswith(_LOOKED_AT):
+            return self.key(query)
+        return key
 
     def renew(self) -> None:
         """Forget all that was prepared, here and on the server."""
