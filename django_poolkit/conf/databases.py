@@ -6,6 +6,7 @@ Reads the mapping that Django made of the setting, or one that a test changed; n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from django.conf import settings
@@ -13,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_poolkit.conf.hosts import hosts_of
 from django_poolkit.pools.config import PoolConfig
+from django_poolkit.pools.credentials import Source
 from django_poolkit.pools.errors import PoolConfigError
 
 ENGINES: Final = ("django_poolkit.backends.postgresql", "django_poolkit.backends.postgis")
@@ -49,9 +51,51 @@ def pool_config(alias: str, database: Mapping[str, Any]) -> PoolConfig | None:
                 f"parameters are the other entries of {path}."
             )
     try:
-        return PoolConfig.from_options(value, path=f"{path}['OPTIONS']['pool']")
+        config = PoolConfig.from_options(value, path=f"{path}['OPTIONS']['pool']")
     except PoolConfigError as error:
         raise ImproperlyConfigured(str(error)) from error
+    _check_binding(path, config, database.get("OPTIONS", {}))
+    return _with_credentials(path, config, database.get("PASSWORD"))
+
+
+def _check_binding(path: str, config: PoolConfig, options: Mapping[str, Any]) -> None:
+    """Refuse what could not prepare statements, and cursors that cannot be leased."""
+    if config.prepare and options.get("server_side_binding") is False:
+        raise ImproperlyConfigured(
+            f"{path}['OPTIONS']['pool']['prepare'] needs ['OPTIONS']['server_side_binding'], which "
+            "is False: remove that, or turn off 'prepare'."
+        )
+    if (factory := options.get("cursor_factory")) is not None:
+        from django_poolkit.pools.postgres.leased_cursor import check_factory  # loads the driver
+
+        try:
+            check_factory(factory, prepare=bool(config.prepare))
+        except PoolConfigError as error:
+            raise ImproperlyConfigured(f"{path}['OPTIONS']{error}.") from None
+
+
+def credentials_of(database: Mapping[str, Any]) -> Source | None:
+    """Return the option `credentials` of an entry in `DATABASES`, None where it has none."""
+    pool = database.get("OPTIONS", {}).get("pool")
+    return pool.get("credentials") if isinstance(pool, Mapping) else None
+
+
+def _with_credentials(path: str, config: PoolConfig, password: object) -> PoolConfig:
+    """Return the config with a PASSWORD that is a function as what supplies the credentials."""
+    if config.credentials is not None:
+        if password:
+            raise ImproperlyConfigured(
+                f"{path}['OPTIONS']['pool']['credentials'] supplies the password, and "
+                f"{path}['PASSWORD'] is another: remove one of them."
+            )
+        return config
+    if not callable(password):
+        return config
+    try:
+        return replace(config, credentials=password)
+    except PoolConfigError as error:
+        what = str(error).removeprefix("['credentials'] ")
+        raise ImproperlyConfigured(f"{path}['PASSWORD'] {what}") from None
 
 
 def verify_databases() -> None:

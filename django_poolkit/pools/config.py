@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Final, Literal, get_args
 
+from django_poolkit.pools import credentials as supplied
 from django_poolkit.pools.errors import PoolConfigError
 
 ResetPolicy = Literal["dirty", "request", "always"]
 Mode = Literal["session", "transaction"]
 AtomicLease = Literal["lazy", "eager"]
 Stacks = Literal["all", "sampled", "none"]
+Prepare = Literal[False, True, "pooler"]
 
 # Guards that PostgreSQL or libpq keep for us, by their own names.
 # PostgreSQL's are sent as start-up options, libpq's as connection parameters.
@@ -97,8 +99,16 @@ class PoolConfig:
     """Of which leases the acquiring stack is taken: of `all`, of `sampled` ones (one a
     millisecond at most), or of `none`. None means all where `leak_after` is set, else
     sampled ones."""
-    prepare: bool = False
-    """Prepare statements that repeat. Needs a direct connection or PgBouncer 1.21 and up."""
+    prepare: Prepare = False
+    """Prepare statements that repeat. A pooler in between has to keep track of them, and is tried
+    at each connect: `pooler` declares that it need not be."""
+    prepared_max: int = 100
+    """Prepared statements that a connection keeps, at most; the longest unused go."""
+    credentials: supplied.Source | None = field(default=None, repr=False)
+    """Supplies the password, and the user if it likes: a function, or its dotted path. Called in
+    a thread of its own, for new connections alone."""
+    credentials_ttl: float = supplied.TTL
+    """How long what it has supplied is used; 0 means for the connects that wait for it."""
     harmless_functions: frozenset[str] = frozenset()
     """SQL functions of the project that leave no session state behind."""
     trusted_modules: tuple[str, ...] = ()
@@ -172,13 +182,13 @@ def _bad(key: str, value: object, what: str, path: str = "") -> str:
     return f"{path}[{key!r}] {what}; got {shown} of type {type(value).__name__}"
 
 
-_INTEGERS: Final = {"min_size": 0, "max_size": 1, "max_waiting": 0, "num_workers": 1}
-_SECONDS: Final = {
-    "timeout": 0.0, "reconnect_timeout": 0.0, "bypass": 0.0, "keepalive": 0.0,
+_INTEGERS: Final = {
+    "min_size": 0, "max_size": 1, "max_waiting": 0, "num_workers": 1, "prepared_max": 1,
 }  # fmt: skip
+_SECONDS: Final = ("timeout", "reconnect_timeout", "bypass", "keepalive", "credentials_ttl")
 _POSITIVE_SECONDS: Final = ("max_lifetime", "max_idle", "reconnect_cap", "probe_timeout")
 _CALLABLES: Final = ("reconnect_failed", "reset_callback", "check", "configure")
-_FLAGS: Final = ("prepare", "close_returns", "observe", "verify_state")
+_FLAGS: Final = ("close_returns", "observe", "verify_state")
 
 
 def _check(config: PoolConfig) -> None:
@@ -202,6 +212,10 @@ def _check(config: PoolConfig) -> None:
     for key in _FLAGS:
         if not isinstance(getattr(config, key), bool):
             raise PoolConfigError(_bad(key, getattr(config, key), "must be True or False"))
+    if not isinstance(config.prepare, bool) and config.prepare != "pooler":
+        raise PoolConfigError(_bad("prepare", config.prepare, "must be True, False or 'pooler'"))
+    if config.credentials is not None:
+        _check_credentials(config.credentials)
     _check_choice("mode", config.mode, get_args(Mode))
     _check_choice("reset", config.reset, get_args(ResetPolicy))
     _check_choice("atomic_lease", config.atomic_lease, get_args(AtomicLease))
@@ -221,6 +235,20 @@ def _check_seconds(key: str, value: object, *, zero: bool) -> None:
     if not number or math.isnan(value) or value < 0 or (value == 0 and not zero):  # type: ignore[arg-type,operator]
         bound = "0 or more" if zero else "above 0"
         raise PoolConfigError(_bad(key, value, f"must be seconds, {bound}"))
+
+
+def _check_credentials(source: object) -> None:
+    if isinstance(source, str):
+        if not supplied.PATH.fullmatch(source):
+            what = "must be a function or its dotted path, as 'shop.database.password'"
+            raise PoolConfigError(_bad("credentials", source, what))
+        return
+    if not callable(source):
+        raise PoolConfigError(_bad("credentials", source, "must be a function, or a dotted path"))
+    try:
+        supplied.wants_an_argument(source)
+    except PoolConfigError as error:
+        raise PoolConfigError(_bad("credentials", source, str(error))) from None
 
 
 def _check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:

@@ -99,6 +99,10 @@ class SessionStateLeft(PoolError):
     """Kind and name of each thing that was left, never a value."""
 
 
+class CredentialsError(PoolError):
+    """A function that supplies credentials gave none. The text holds nothing that it returned."""
+
+
 class PoolConfigError(PoolError, ValueError):
     """An option of a pool has a value that cannot be honoured."""
 

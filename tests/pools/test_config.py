@@ -142,7 +142,8 @@ def test_a_callback_is_callable(key):
 @pytest.mark.parametrize("key", ["prepare", "close_returns"])
 @pytest.mark.parametrize("value", [0, 1, "yes", None])
 def test_a_flag_is_true_or_false(key, value):
-    assert f"[{key!r}] must be True or False" in refusal({key: value})
+    choices = "True, False or 'pooler'" if key == "prepare" else "True or False"
+    assert f"[{key!r}] must be {choices}" in refusal({key: value})
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from typing import Any
 
 from django.db.backends.postgresql import client
 
+from django_poolkit.conf.databases import credentials_of
 from django_poolkit.conf.hosts import at_host, hosts_of
+from django_poolkit.pools.credentials import function_of, resolved
 
 
 class DatabaseClient(client.DatabaseClient):
@@ -23,7 +25,12 @@ class DatabaseClient(client.DatabaseClient):
         """Return the command line of psql and its environment."""
         if hosts := hosts_of("of dbshell", settings_dict):
             settings_dict = at_host(settings_dict, next(iter(hosts.values())))
-        password = settings_dict.get("PASSWORD")
-        if callable(password):
-            settings_dict = {**settings_dict, "PASSWORD": password()}
+        source = credentials_of(settings_dict) or settings_dict.get("PASSWORD")
+        place = {key.lower(): settings_dict.get(key) for key in ("HOST", "PORT", "USER")}
+        place |= {"dbname": settings_dict.get("NAME"), "password": source and function_of(source)}
+        if callable(place["password"]):
+            found = resolved(place)
+            settings_dict = {
+                **settings_dict, "PASSWORD": found["password"], "USER": found["user"],
+            }  # fmt: skip
         return super().settings_to_cmd_args_env(settings_dict, parameters)

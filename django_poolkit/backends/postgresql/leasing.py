@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Final, cast
 from weakref import WeakSet
@@ -25,6 +25,7 @@ from django_poolkit.backends.postgresql.errors import ErrorWrapper
 from django_poolkit.backends.postgresql.hosts import HostChoiceMixin
 from django_poolkit.backends.postgresql.pooling import Handed, Twins
 from django_poolkit.backends.request import RequestScope
+from django_poolkit.pools.credentials import resolved
 from django_poolkit.pools.lease import STACK_DEPTH, Lease
 from django_poolkit.pools.observe import Watch
 from django_poolkit.pools.postgres import ConnectionPool
@@ -55,6 +56,7 @@ class LeasingMixin(HostChoiceMixin):
         self._hand: Callable[[], object | None] = no_lease  # leads to who is in pinned()
         self._watch: Watch | None = None  # of the present lease, where it is observed
         super().__init__(*args, **kwargs)
+        _bind_on_the_server(self.settings_dict)
 
     @property
     def _by_hand(self) -> bool:
@@ -81,10 +83,7 @@ class LeasingMixin(HostChoiceMixin):
         connect = super().get_new_connection
 
         def through_all(pool: ConnectionPool | None) -> Any:
-            password = conn_params.get("password")
-            if pool is None and callable(password):
-                return connect({**conn_params, "password": password()})
-            return connect(conn_params)
+            return connect(resolved(conn_params) if pool is None else conn_params)
 
         found = self._found() if self._handed is None else None
         if isinstance(found, Twins) or (
@@ -289,6 +288,15 @@ class LeasingMixin(HostChoiceMixin):
             self._forget_lease()
         elif here is not scope and not self.in_atomic_block:
             self.close()
+
+
+def _bind_on_the_server(settings: dict[str, Any]) -> None:
+    """Have statements bound by the server where they are to be prepared."""
+    options = settings["OPTIONS"]
+    pool = options.get("pool")
+    if isinstance(pool, Mapping) and pool.get("prepare"):
+        # A copy: other entries of DATABASES may share the mapping.
+        settings["OPTIONS"] = {"server_side_binding": True, **options}
 
 
 class _ThreadNet:

@@ -20,9 +20,10 @@ from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from django_poolkit import registry
 from django_poolkit.backends import origin, ports
 from django_poolkit.conf.control import control_config
-from django_poolkit.conf.databases import pool_config
+from django_poolkit.conf.databases import credentials_of, pool_config
 from django_poolkit.conf.hosts import Host, at_host, hosts_of
 from django_poolkit.pools.config import PoolConfig
+from django_poolkit.pools.credentials import function_of
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool, probe
 from django_poolkit.pools.postgres.commit import Asked, Commit
@@ -122,6 +123,8 @@ class PoolChoiceMixin(_Base):
             names = {"HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password"}
             first = next(iter(hosts.values())).settings
             params.update({names[key]: value for key, value in first.items() if value})
+        if (source := credentials_of(self.settings_dict)) is not None:
+            params["password"] = function_of(source)
         return params
 
     def close_pool(self) -> None:
@@ -161,8 +164,10 @@ class PoolChoiceMixin(_Base):
     def _make_pool(self, config: PoolConfig, name: str) -> ConnectionPool:
         params = self.get_connection_params()
         params["autocommit"] = True
+        if config.credentials is not None:
+            del params["password"]  # which is the function
         pool = ConnectionPool(
-            kwargs=_with_password(params, self.settings_dict["PASSWORD"]),
+            kwargs=params,
             config=_named(config, name, self._chosen_isolation_level()),
             defaults=self._session_defaults(config),
         )
@@ -189,6 +194,9 @@ class PoolChoiceMixin(_Base):
         if role := self.settings_dict["OPTIONS"].get("assume_role"):
             values["role"] = role
             origins["role"] = f"{path}['OPTIONS']['assume_role']"
+        own = credentials_of(self.settings_dict) is None
+        origins["credentials"] = path + ("" if own else "['OPTIONS']['pool']")
+        origins["credentials"] += "['PASSWORD']" if own else "['credentials']"
         for name in config.guards or {}:
             origins[name] = f"{path}['OPTIONS']['pool'][{name!r}]"
         return SessionDefaults(values, origins)
@@ -298,14 +306,6 @@ def _copy_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     copied["OPTIONS"] = options
     copied["TEST"] = deepcopy(settings.get("TEST"))
     return copied
-
-
-def _with_password(params: dict[str, Any], password: object) -> Any:
-    """Return connect parameters, as a function where the password is one."""
-    if not callable(password):
-        return params
-    params = {key: value for key, value in params.items() if key != "password"}
-    return lambda: {**params, "password": password()}
 
 
 def _named(config: PoolConfig, name: str, level: IsolationLevel | None) -> PoolConfig:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from django_poolkit.pools.credentials import resolved
 from django_poolkit.pools.postgres import probe
 from django_poolkit.pools.postgres.connect import Connector, SessionDefaults, summarise
 from django_poolkit.pools.postgres.connection import PoolConnection
@@ -86,9 +87,9 @@ def ask(params: Mapping[str, Any]) -> Activity:
     """
     secret = ""
     try:
-        password = params.get("password")
-        secret = str(password() if callable(password) else password or "")
-        own = {"application_name": NAME, "connect_timeout": _CONNECT, "password": secret or None}
+        params = resolved(params, timeout=_CONNECT)
+        secret = str(params.get("password") or "")
+        own = {"application_name": NAME, "connect_timeout": _CONNECT}
         connector = Connector(PoolConnection, SessionDefaults(), name=NAME, timeout=_CONNECT)
         connection = connector.connect("", {**params, **own})
         try:

@@ -14,20 +14,26 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
+from time import monotonic
 from typing import Any, Final
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from django_poolkit.pools.config import SERVER_GUARDS
-from django_poolkit.pools.errors import PoolWarning
+from django_poolkit.pools.config import SERVER_GUARDS, Prepare
+from django_poolkit.pools.credentials import Credentials
+from django_poolkit.pools.errors import CredentialsError, PoolConfigError, PoolWarning
+from django_poolkit.pools.postgres import poolers
 from django_poolkit.pools.postgres.connection import PoolConnection
+from django_poolkit.pools.postgres.leased_cursor import check_factory
+from django_poolkit.pools.postgres.plans import Plans
 
 # The states of a server that say so only in words: a failed connect carries no SQLSTATE
 # (libpq 18, PQconnectPoll). The words are those of lc_messages = C or English.
 _STATES: Final = (
     (re.compile(r"password authentication failed|no password supplied"), "28P01"),
+    (re.compile(r"(PAM|LDAP|RADIUS|GSSAPI|SSPI|OAuth|certificate) authentication failed"), "28000"),
     (re.compile(r'no pg_hba\.conf entry|role "[^"]*" does not exist|not permitted to'), "28000"),
     (re.compile(r'permission denied for database'), "42501"),
     (re.compile(r'database "[^"]*" does not exist'), "3D000"),
@@ -47,6 +53,8 @@ _HOST: Final = re.compile(r"""host (name )?('[^']*'|"[^"]*")""")
 _LONGEST: Final = 200
 # Seconds. A connect that takes longer has no caller left who would wait for it.
 _LONGEST_CONNECT: Final = 30.0
+# With these a server refuses who one is: a password was changed, or a token has expired.
+_REFUSALS: Final = ("28P01", "28000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,25 +99,74 @@ class Connector:
         *,
         name: str,
         timeout: float,
+        prepare: Prepare = False,
+        plans: Plans | None = None,
     ) -> None:
         self._class = connection_class
         self._defaults = defaults
         self._name = name
         self._timeout = timeout
+        self._prepare = prepare
+        self._plans = plans
         # Set by whichever worker meets such a server first; a race costs a second warning.
         self._refuses_options = False
         self._warned: set[str] = set()
 
-    def connect(self, conninfo: str, kwargs: Mapping[str, Any]) -> PoolConnection:
+    def connect(
+        self,
+        conninfo: str,
+        kwargs: Mapping[str, Any],
+        *,
+        secrets: list[str] | None = None,
+        wait: float | None = None,
+    ) -> PoolConnection:
         """Return a new connection whose defaults are in force.
 
-        Blocks for libpq's `connect_timeout`, the acquire timeout where none is set. Raises
-        psycopg.Error.
+        Blocks for libpq's `connect_timeout`, the acquire timeout where none is set; of that, for
+        `wait` seconds at most while `credentials` are asked for, which `kwargs` may hold in place
+        of a password. What they are goes into `secrets`. Raises psycopg.Error, and what
+        `Credentials.get()` raises.
         """
         params = dict(kwargs)
+        credentials: Credentials | None = params.pop("credentials", None)
+        check_factory(params.get("cursor_factory"), prepare=bool(self._prepare))
         if "connect_timeout" not in conninfo:
             patience = min(self._timeout, _LONGEST_CONNECT)
             params.setdefault("connect_timeout", max(2, round(patience)))
+        if credentials is None:
+            return self._connect(conninfo, params)
+        given = {**conninfo_to_dict(conninfo), **params}
+        allowed = float(given.get("connect_timeout") or _LONGEST_CONNECT)  # 0 is for ever to libpq
+        deadline = monotonic() + (allowed if wait is None else min(wait, allowed))
+        return self._connect_as(credentials, conninfo, given, params, deadline, secrets)
+
+    def _connect_as(
+        self,
+        credentials: Credentials,
+        conninfo: str,
+        given: Mapping[str, Any],
+        params: Mapping[str, Any],
+        deadline: float,
+        secrets: list[str] | None,
+    ) -> PoolConnection:
+        """Connect with what a function supplies, and once more where the server refuses that."""
+        refused = None
+        while True:
+            answer = credentials.get(given, deadline - monotonic())
+            if answer == refused:
+                break
+            if secrets is not None:
+                secrets.append(answer.params["password"])
+            try:
+                return self._connect(conninfo, {**params, **answer.params})
+            except psycopg.OperationalError as error:
+                again = refused is None and sqlstate(error) in _REFUSALS
+                if not (again and credentials.refused(answer)):
+                    raise
+                refused, failed = answer, error
+        raise failed
+
+    def _connect(self, conninfo: str, params: Mapping[str, Any]) -> PoolConnection:
         given = {**conninfo_to_dict(conninfo), **params}
         service = given.get("service") or os.environ.get("PGSERVICE")
         # A service's own start-up options would be hidden by ours, and cannot be read here.
@@ -128,14 +185,17 @@ class Connector:
                 self._complete(connection)
                 return connection
         connection = self._class.connect(conninfo, **params)
-        if self._defaults.settings:
-            self._complete(connection, warn=not by_statement)
+        self._complete(connection, warn=not by_statement)
         return connection
 
     def _complete(self, connection: PoolConnection, *, warn: bool = True) -> None:
         """Set by statement what the start-up packet did not bring. Closes on failure."""
         try:
-            lacking = self._lacking(connection)
+            if self._plans is not None and connection.prepare_threshold is not None:
+                connection.prepare_by(self._plans)
+                if self._prepare is True:
+                    poolers.refuse_untracked(connection, self._timeout)
+            lacking = self._lacking(connection) if self._defaults.settings else []
             if lacking:
                 statements = SessionDefaults(
                     {name: self._defaults.settings[name] for name in lacking}
@@ -225,6 +285,8 @@ def summarise(error: BaseException, *secrets: str) -> str:
     What a function of the settings has raised, as one that fetches the password, may say anything:
     of that, the class and the place alone.
     """
+    if isinstance(error, (CredentialsError, PoolConfigError)):
+        return f"{type(error).__name__}: {error}"
     if not isinstance(error, psycopg.Error):
         return f"{type(error).__name__}{_place(error)}"
     lines = str(error).strip().splitlines()

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 
 import psycopg
 from psycopg.adapt import AdaptersMap
-from psycopg.pq import ConnStatus
+from psycopg.pq import ConnStatus, TransactionStatus
 
 from django_poolkit.pools.deadline import Deadline, current
 from django_poolkit.pools.lease import Lease
@@ -17,6 +17,7 @@ from django_poolkit.pools.postgres import commit, late
 from django_poolkit.pools.postgres.cursor import PSYCOPG, module_of
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.leased_cursor import leased
+from django_poolkit.pools.postgres.plans import Plans, Prepared
 from django_poolkit.pools.postgres.wal import Server
 
 # What a pooler in between, a function or a DO block may have changed without a text that shows
@@ -37,6 +38,7 @@ def reported(connection: PoolConnection) -> list[bytes | None]:
 
 _OK: Final = ConnStatus.OK
 _INTERVAL: Final = 0.1  # psycopg's own, between two looks for an interrupt
+_IDLE: Final = TransactionStatus.IDLE
 KILLED: Final = -1
 """The generation of a connection that is never to be lent again."""
 DEMOTED: Final = -3  # -2 is late.DOUBTFUL
@@ -53,6 +55,7 @@ class PoolConnection(psycopg.Connection[Any]):
 
     _restore_sql = b""
     _plain = True  # whether cursor() below is psycopg's own
+    _plans: Prepared | None = None  # psycopg's manager of statements, where that is ours
     _introduced = False  # whether every class of database wrapper in between has seen it
     # Asks the server for its session state, where the pool verifies it.
     _look: Callable[[PoolConnection], frozenset[tuple[str, str, str]]] | None = None
@@ -114,7 +117,8 @@ class PoolConnection(psycopg.Connection[Any]):
         return super().adapters
 
     def _bind_factories(self) -> None:
-        client = self.cursor_factory = leased(self.cursor_factory)
+        preparing = self._plans is not None
+        client = self.cursor_factory = leased(self.cursor_factory, preparing=preparing)
         server = self.server_cursor_factory = leased(self.server_cursor_factory)
         self._factories = client, server
 
@@ -122,6 +126,8 @@ class PoolConnection(psycopg.Connection[Any]):
         # BEGIN, COMMIT and ROLLBACK of psycopg itself pass here, and nothing of the pool's.
         if self._parked:
             self._refuse_parked()
+        if self._plans is not None and self.pgconn.transaction_status == _IDLE:
+            self._plans.begin()
         return super()._exec_command(*args, **kwargs)
 
     def _commit_gen(self) -> Generator[Any, Any, None]:
@@ -154,6 +160,12 @@ class PoolConnection(psycopg.Connection[Any]):
 
     def _refuse_parked(self) -> NoReturn:
         raise LeaseReleased("this connection has been given back to its pool: acquire one again")
+
+    def prepare_by(self, plans: Plans) -> None:
+        """Have statements prepared by the rules of the pool, from the first one on."""
+        prepared = self._plans = Prepared(plans, self.pgconn)
+        prepared.prepare_threshold = self._prepared.prepare_threshold
+        self._prepared = prepared
 
     def forget_prepared(self) -> None:
         """Forget what psycopg has prepared: the server is told to, by other means."""

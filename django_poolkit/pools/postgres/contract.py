@@ -33,6 +33,7 @@ CONNECTION: Final = (
     "_notice_handlers", "_notify_handlers", "_notifies_backlog", "_pipeline", "_tpc",
     "_num_transactions", "_adapters", "_prepared",
 )  # fmt: skip
+CONNECTION_METHODS: Final = ("_start_query", "_exec_command")
 
 
 def missing() -> list[str]:
@@ -47,14 +48,14 @@ def missing() -> list[str]:
     absent += [f"Connection.{n}" for n in CONNECTION if n not in connection_names]
     owners: dict[type, tuple[str, ...]] = {
         # The first is overridden by the connection of a prober, the second by every one.
-        psycopg.Connection: ("_connect_gen", "_commit_gen"),
+        psycopg.Connection: ("_connect_gen", "_commit_gen", *CONNECTION_METHODS),
         psycopg.pq.PGconn: ("_encoding",),
         base.BasePool: ("_jitter", "_set_connection_expiry_date"),
         sched.Scheduler: ("enter", "run"),
         _cursor_base.BaseCursor: (
             "_start_query", "_start_copy_gen", "_check_result_for_fetch", "_raise_for_result",
-            "_reset", "_close", "_loaders_changed", "_conn", "_adapters", "_closed",
-            "_last_query", "_tx",
+            "_reset", "_close", "_execute_gen", "_maybe_prepare_gen", "_loaders_changed", "_conn",
+            "_adapters", "_closed", "_last_query", "_tx",
         ),
         AdaptersMap: ("_register_loader_callback",),
         _server_cursor_base.ServerCursorMixin: (
@@ -68,7 +69,7 @@ def missing() -> list[str]:
         if not hasattr(adapters, name):
             absent.append(f"AdaptersMap.{name}")
     prepared = PrepareManager()
-    for name in ("_names", "_to_flush"):
+    for name in ("_names", "_counts", "_to_flush", "key", "get", "clear", "_should_discard"):
         if not hasattr(prepared, name):
             absent.append(f"PrepareManager.{name}")
     return absent

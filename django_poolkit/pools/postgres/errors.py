@@ -45,5 +45,12 @@ class ServerRefuses(errors.PoolError, psycopg.OperationalError):
         self.reason = reason
 
 
+class StalePlan(psycopg.OperationalError):
+    """A transaction met a prepared statement of which the tables were altered by somebody else.
+
+    Run it again: it finds no other.
+    """
+
+
 class LeaseReleased(errors.LeaseReleased, psycopg.InterfaceError):
     """A cursor or connection was used after its lease had been given back."""

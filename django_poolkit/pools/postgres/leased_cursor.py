@@ -15,13 +15,17 @@ from weakref import WeakKeyDictionary, ref
 import psycopg
 from psycopg import _cursor_base
 from psycopg.adapt import AdaptersMap, Transformer
+from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import ExecStatus, Format
 
+from django_poolkit.pools.errors import PoolConfigError
 from django_poolkit.pools.postgres.cursor import ClientCursor, ServerCursor, refused
+from django_poolkit.pools.postgres.plans import PreparingCursor
 
 _TEXT: Final = Format.TEXT
 _TUPLES: Final = ExecStatus.TUPLES_OK
 _mixed: WeakKeyDictionary[type[Any], ref[type[Any]]] = WeakKeyDictionary()
+_mixed_preparing: WeakKeyDictionary[type[Any], ref[type[Any]]] = WeakKeyDictionary()
 
 # What `_PlainCursor` spells out, as psycopg 3.3 has it, and what state there is to set.
 SPELLED_OUT: Final = {
@@ -39,12 +43,16 @@ _STATE: Final = {
 _KNOWN: Final = {*_cursor_base.BaseCursor.__slots__} == _STATE
 
 
-def leased(factory: type[Any]) -> type[Any]:
-    """Return `factory` with the lease mixed in, under its own name."""
+def leased(factory: type[Any], *, preparing: bool = False) -> type[Any]:
+    """Return `factory` with the lease mixed in, under its own name.
+
+    `preparing` says that its statements may be prepared, and so that they may outlive tables.
+    """
     if issubclass(factory, ClientCursor):
         return factory
+    mixed = _mixed_preparing if preparing else _mixed
     # Held weakly on both sides: some instrumentation makes a new class per connection.
-    if (known := _mixed.get(factory)) is not None and (cls := known()) is not None:
+    if (known := mixed.get(factory)) is not None and (cls := known()) is not None:
         return cls
     if hasattr(factory, "_declare_gen"):
         mixin: type[ClientCursor] = ServerCursor
@@ -59,8 +67,10 @@ def leased(factory: type[Any]) -> type[Any]:
     }
     if (finalize := getattr(factory, "__del__", None)) is not None:
         names["__del__"] = _both(finalize)
-    cls = type(factory.__name__, (mixin, factory), names)
-    _mixed[factory] = ref(cls)
+    heals = preparing and mixin is not ServerCursor  # which is never prepared
+    bases = (PreparingCursor, mixin, factory) if heals else (mixin, factory)
+    cls = type(factory.__name__, bases, names)
+    mixed[factory] = ref(cls)
     return cls
 
 
@@ -163,3 +173,22 @@ class _PlainCursor(ClientCursor):
         if (result := self.pgresult) and result.status == _TUPLES:  # type: ignore[attr-defined]
             return result
         return super()._check_result_for_fetch()  # which says what is wrong
+
+
+def check_factory(factory: object, *, prepare: bool = False) -> None:
+    """Refuse a `cursor_factory` of which the cursors cannot be bound to leases, or prepared.
+
+    Raises PoolConfigError.
+    """
+    if factory is None:
+        return
+    if not isinstance(factory, type) or not issubclass(factory, psycopg.Cursor):
+        given = factory.__name__ if isinstance(factory, type) else f"a {type(factory).__name__}"
+        raise PoolConfigError(
+            f"['cursor_factory'] must be a class derived from psycopg.Cursor; got {given}"
+        )
+    if prepare and issubclass(factory, ClientCursorMixin):
+        raise PoolConfigError(
+            f"['cursor_factory'] {factory.__name__} binds parameters in the client, and what is to "
+            "be prepared is bound on the server: derive it from psycopg.Cursor"
+        )

@@ -16,6 +16,7 @@ import psycopg_pool
 from psycopg_pool._acompat import gather
 
 from django_poolkit.pools.config import PoolConfig
+from django_poolkit.pools.credentials import supplier
 from django_poolkit.pools.errors import PoolConfigError
 from django_poolkit.pools.events import Events
 from django_poolkit.pools.lease import Lease
@@ -26,6 +27,7 @@ from django_poolkit.pools.postgres.connect import Connector, SessionDefaults
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import PoolClosed, PoolTimeout
 from django_poolkit.pools.postgres.growth import Growth
+from django_poolkit.pools.postgres.plans import Plans
 from django_poolkit.pools.postgres.positions import PositionReader
 from django_poolkit.pools.postgres.prober import Parameters, Prober
 from django_poolkit.pools.postgres.shell import Job, critical
@@ -127,8 +129,7 @@ class ConnectionPool(Steering):
             **{key: getattr(config, key) for key in _SHELL_OPTIONS},
         )
         self._waiting = Waiters()
-        defaults = (defaults or SessionDefaults()).with_guards(config.guards or {})
-        self._connector = Connector(pool_class, defaults, name=self.name, timeout=self.timeout)
+        self._make_connector(pool_class, defaults or SessionDefaults())
         # Weakly: a pool that is dropped must be collected, and closed, at once.
         beside = _parameters_of(weakref.WeakMethod(self._parameters))
         self.prober = Prober(beside, name=self.name)
@@ -137,6 +138,19 @@ class ConnectionPool(Steering):
         fork.register(self)
         if open:
             self.open()
+
+    def _make_connector(
+        self, connection_class: type[PoolConnection], defaults: SessionDefaults
+    ) -> None:
+        config, defaults = self.config, defaults.with_guards(self.config.guards or {})
+        self.plans = Plans(self.name, config.prepared_max)
+        self._connector = Connector(
+            connection_class, defaults, name=self.name, timeout=self.timeout,
+            prepare=config.prepare, plans=self.plans,
+        )  # fmt: skip
+        self._credentials = supplier(
+            config.credentials, config.credentials_ttl, defaults.origins, self.name
+        )
 
     def _choose_stacks(self) -> None:
         stacks = self.config.stacks or ("all" if self.config.leak_after else "sampled")

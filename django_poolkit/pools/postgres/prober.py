@@ -115,9 +115,8 @@ class Prober:
     def row(self, statements: bytes, seconds: float) -> list[bytes | None]:
         """Return the one row of some statements, as the server writes it.
 
-        Blocks for `seconds`, and a tenth of a second more at most. A resolver of names, or a
-        function that the password comes from, may take longer. A connection that has died is
-        replaced once. Raises ProbeFailed.
+        Blocks for `seconds`, and a tenth of a second more at most; a resolver of names may take
+        longer. A connection that has died is replaced once. Raises ProbeFailed.
         """
         deadline = monotonic() + seconds
         if not self._turn.acquire(timeout=max(0.0, seconds)):
@@ -201,7 +200,8 @@ class Prober:
         )
         _here.deadline = deadline
         try:
-            connection = connector.connect(conninfo, kwargs)
+            wait = deadline - monotonic()
+            connection = connector.connect(conninfo, kwargs, secrets=secrets, wait=wait)
         finally:
             del _here.deadline
         assert isinstance(connection, _ProbeConnection)

@@ -92,7 +92,12 @@ class Steering(Upkeep):
         return self._plan_locked()
 
     def recycle(self) -> None:
-        """Replace all connections: idle ones now, leased ones as they come home."""
+        """Replace all connections: idle ones now, leased ones as they come home.
+
+        What `credentials` have supplied is asked for anew.
+        """
+        if self._credentials is not None:
+            self._credentials.forget()
         self.prober.release()
         self.positions.release()
         if self._orphans:

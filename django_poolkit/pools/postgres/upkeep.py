@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.config import LIBPQ_GUARDS
+from django_poolkit.pools.credentials import Credentials
 from django_poolkit.pools.lease import Lease, acquired_at, frames_of
 from django_poolkit.pools.ledger import describe
 from django_poolkit.pools.postgres import housekeeper, naming, probe, verify
@@ -39,6 +40,8 @@ class Upkeep(Acquire):
     """Runs in worker threads. `ConnectionPool` is the whole."""
 
     _connector: Connector
+    _credentials: Credentials | None
+    """Asked for what to connect with, where a function of the settings knows it."""
     _failing_since = 0.0
     service: str | None = None
     """What connections are named for, where nobody names them otherwise; None: they are not."""
@@ -74,7 +77,7 @@ class Upkeep(Acquire):
         generation = self._generation  # read first: what is recycled meanwhile is old at birth
         conninfo, kwargs = self._parameters()
         secrets += [str(kwargs.get("password") or ""), str(_parsed(conninfo).get("password") or "")]
-        connection = self._connector.connect(conninfo, kwargs)
+        connection = self._connector.connect(conninfo, kwargs, secrets=secrets)
         if self.config.verify_state:
             connection._look = verify.look
         try:
@@ -105,6 +108,8 @@ class Upkeep(Acquire):
         if kwargs.get("prepare_threshold") is None:
             # Off, as Django has it: poolers before PgBouncer 1.21 mix up prepared statements.
             kwargs["prepare_threshold"] = _PREPARE_AFTER if self.config.prepare else None
+        if self._credentials is not None:
+            kwargs["credentials"] = self._credentials
         if self.service is not None:
             kwargs.setdefault("fallback_application_name", naming.application_name(self.service))
         return self._resolve_conninfo(), kwargs

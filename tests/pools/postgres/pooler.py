@@ -19,11 +19,17 @@ class Pooler:
 
     `refuses` answers them as PgBouncer does where `ignore_startup_parameters` lacks
     `options`; else they are dropped without a word, as where it is listed there.
+
+    It makes up the number of the backend, as they all do. `tracks` says that it gives prepared
+    statements names of its own, as PgBouncer does since 1.21.
     """
 
-    def __init__(self, host: str, port: int, *, refuses: bool = False) -> None:
+    def __init__(
+        self, host: str, port: int, *, refuses: bool = False, tracks: bool = False
+    ) -> None:
         self._target = host, port
         self._refuses = refuses
+        self._tracks = tracks
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.host, self.port = self._listener.getsockname()
         self._ends: list[socket.socket] = [self._listener]
@@ -71,8 +77,8 @@ class Pooler:
         self._ends.append(server)
         body = protocol + b"".join(k + b"\0" + v + b"\0" for k, v in parameters.items()) + b"\0"
         server.sendall(struct.pack("!i", len(body) + 4) + body)
-        self._run(self._forward, server, client)
-        self._forward(client, server)
+        self._run(self._forward, server, client, self._disguised)
+        self._forward(client, server, self._renamed if self._tracks else None)
 
     def _startup(self, client: socket.socket) -> tuple[bytes, list[bytes]]:
         while True:
@@ -84,10 +90,40 @@ class Pooler:
             client.sendall(b"N")
 
     @staticmethod
-    def _forward(source: socket.socket, sink: socket.socket) -> None:
+    def _disguised(kind: bytes, body: bytes) -> bytes:
+        return struct.pack("!i", 4_000_000) + body[4:] if kind == b"K" else body
+
+    @staticmethod
+    def _renamed(kind: bytes, body: bytes) -> bytes:
+        """Give the statement of a message the pooler's own name. One without a name has none."""
+        start = {b"P": 0, b"B": body.find(b"\0") + 1, b"D": 1, b"C": 1}.get(kind)
+        named = start is not None and body[start : start + 1] != b"\0"
+        if start is None or not named or (kind in b"DC" and body[:1] != b"S"):
+            return body
+        return body[:start] + b"POOLER_" + body[start:]
+
+    @staticmethod
+    def _forward(
+        source: socket.socket,
+        sink: socket.socket,
+        change: Callable[[bytes, bytes], bytes] | None = None,
+    ) -> None:
+        """Pass messages on, by way of `change`."""
+        rest = b""
         try:
             while data := source.recv(65_536):
-                sink.sendall(data)
+                if change is None:
+                    sink.sendall(data)
+                    continue
+                rest, out = rest + data, b""
+                while len(rest) > 4:
+                    [length] = struct.unpack("!i", rest[1:5])
+                    if len(rest) <= length:
+                        break
+                    kind, body, rest = rest[:1], rest[5 : length + 1], rest[length + 1 :]
+                    body = change(kind, body)
+                    out += kind + struct.pack("!i", len(body) + 4) + body
+                sink.sendall(out)
             sink.shutdown(socket.SHUT_WR)
         except OSError:
             pass

@@ -220,9 +220,9 @@ def test_who_has_more_than_the_two_seconds_of_libpq_may_use_them(
     seen = []
     connect = Connector.connect
 
-    def spy(connector, conninfo, kwargs):
+    def spy(connector, conninfo, kwargs, **more):
         seen.append(kwargs["connect_timeout"])
-        return connect(connector, conninfo, kwargs)
+        return connect(connector, conninfo, kwargs, **more)
 
     monkeypatch.setattr(Connector, "connect", spy)
     make_prober(**own).ask(seconds)
