@@ -8,7 +8,7 @@ import pghistory
 from django.db import models
 
 
-@pghistory.track()  # type: ignore[misc]
+@pghistory.track()
 class Note(models.Model):
     """A text, each version of which is kept."""
 

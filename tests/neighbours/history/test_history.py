@@ -1,4 +1,4 @@
-"""django-pghistory on leases: each event has its visitor's context, and nothing is pinned for it."""
+"""django-pghistory on leases: an event has its visitor's context, and nothing pins."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def view(request: HttpRequest) -> HttpResponse:
     return HttpResponse("<html><body>done</body></html>")
 
 
-urlpatterns = [path("", view)]
+urlpatterns: list[Any] = [path("", view)]
 if WITH_TOOLBAR:
     urlpatterns.append(path("__debug__/", include("debug_toolbar.urls")))
 

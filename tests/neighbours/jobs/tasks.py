@@ -8,7 +8,7 @@ from procrastinate.contrib.django import app
 from tests.app.models import Item
 
 
-@app.task(queue="items")  # type: ignore[misc]
+@app.task(queue="items")
 def rename(pk: int, name: str) -> None:
     """Rename an item, in a block."""
     with transaction.atomic():
@@ -17,7 +17,7 @@ def rename(pk: int, name: str) -> None:
         item.save()
 
 
-@app.task(queue="items")  # type: ignore[misc]
+@app.task(queue="items")
 async def rename_soon(pk: int, name: str) -> None:
     """Rename an item from a coroutine."""
     item = await Item.objects.aget(pk=pk)
@@ -25,7 +25,7 @@ async def rename_soon(pk: int, name: str) -> None:
     await item.asave()
 
 
-@app.task(queue="items")  # type: ignore[misc]
+@app.task(queue="items")
 def fail(pk: int) -> None:
     """Change an item, and fail: nothing of it may stay."""
     with transaction.atomic():

@@ -111,7 +111,7 @@ def alone() -> dict[str, Any]:
         found["from elsewhere"] = from_elsewhere()
         found["held in the session"] = held()
     note_pins("a lock of a session")
-    with pglock.timeout(seconds=7), connection.cursor() as cursor:
+    with pglock.timeout(7), connection.cursor() as cursor:
         cursor.execute("SHOW lock_timeout")
         found["timeout"] = cursor.fetchone()[0]
     note_pins("a timeout")
