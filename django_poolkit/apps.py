@@ -7,6 +7,7 @@ from django.core import checks
 
 from django_poolkit import metrics, registry
 from django_poolkit.checks.health import check_health
+from django_poolkit.checks.hidden_state import check_hidden_state
 from django_poolkit.checks.routing import check_routing
 from django_poolkit.conf.clusters import verify_clusters
 from django_poolkit.conf.control import control_config
@@ -34,6 +35,7 @@ class PoolkitConfig(AppConfig):
         health_config()
         checks.register(check_health, "poolkit")
         checks.register(check_routing, "poolkit")
+        checks.register(check_hidden_state, "poolkit", checks.Tags.database)
         routing.install()
         events = registry.pools.events
         if join not in events.before_open:

@@ -13,12 +13,15 @@ from typing import Final
 
 from django_poolkit.pools.observe import line_of
 
+# Put a set_config() that ends with the transaction before other people's statements.
+_PREFIXING: Final = ("pgactivity.runtime", "pghistory.runtime", "pgtrigger.runtime")
 # Between a statement and its author: cursors, their wrappers, and those who watch them.
 _PASSED: Final = (
     "django.db.backends.utils", "django.db.backends.base.schema",
     "django.db.backends.postgresql.", "django.utils.asyncio",
     "django_poolkit.", "psycopg", "contextlib", "debug_toolbar.", "sentry_sdk.",
     "opentelemetry.", "django_prometheus.", "ddtrace.", "elasticapm.", "newrelic.",
+    *_PREFIXING,
 )  # fmt: skip
 # Django's, but the text is the project's: Manager.raw() and the RunSQL operation.
 _QUOTING: Final = ("django.db.models.sql.query", "django.db.migrations.operations.special")
@@ -29,6 +32,10 @@ _ENTRIES: Final = ("django.core.handlers.", "django.core.management.")
 _HARMLESS: Final = (
     "django.", "django_poolkit.", "psycopg.", "psycopg_c.", "psycopg_binary.", "debug_toolbar.",
     "sentry_sdk.", "opentelemetry.", "django_prometheus.", "ddtrace.", "elasticapm.", "newrelic.",
+    # These ask for the transaction's status and the server's version. By module: `pghistory.core`
+    # takes the connection to change it, and could do nothing with the None of who only looks.
+    *_PREFIXING, "pgactivity.core", "pgactivity.utils", "pghistory.utils", "pglock.core",
+    "pglock.utils", "pgtrigger.utils",
 )  # fmt: skip
 
 

@@ -22,8 +22,9 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-HARMLESS_PREFIXES = ("pg_stat_get_", "st_", "_st_", "postgis_")
-"""Families too large to list: the statistics views' own functions, and PostGIS."""
+HARMLESS_PREFIXES = ("pg_stat_get_", "st_", "_st_", "postgis_", "procrastinate_")
+"""Families too large to list: the statistics views' own functions, and PostGIS. Those of the queue
+procrastinate have a version at their end, and do nothing but change its tables and NOTIFY."""
 
 POSTGRESQL = _words(
     """

@@ -206,6 +206,11 @@ def bare(statement: str) -> str:
     return _IN_QUOTES["\\" in statement].sub(" ", statement)
 
 
+def blanked(statement: str) -> str:
+    """Return `statement` with blanks for what stands in quotes: every sign keeps its place."""
+    return _IN_QUOTES["\\" in statement].sub(lambda quoted: " " * len(quoted[0]), statement)
+
+
 def shortened(text: str) -> str:
     """Cut long runs of one and the same row or placeholder in `text`, as bulk statements have them.
 

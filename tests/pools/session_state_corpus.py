@@ -285,4 +285,6 @@ HARMLESS: list[str] = [
     "SELECT pg_catalog.lower('A'), pg_catalog . \"substring\" ('abc', 1)",
     "SELECT public.similarity(a, b), ext.unaccent(a), ST_AsText(geom), gis.st_buffer(g, 1) FROM t",
     "SELECT information_schema._pg_expandarray(ARRAY[1])",
+    "SELECT unnest(procrastinate_defer_jobs_v1(%s::procrastinate_job_to_defer_v1[])) AS id",
+    "SELECT set_config('a.b', %s, true), set_config('a.c', %s, true); INSERT INTO t (a) VALUES (1)",
 ]

@@ -9,7 +9,7 @@ from celery import shared_task
 from tests.servers.site.views import run
 
 
-@shared_task  # type: ignore[untyped-decorator]
+@shared_task
 def slow(seconds: float) -> int:
     """Run a statement that takes long; return which worker this is."""
     run("SELECT pg_sleep(%s)", seconds)
