@@ -133,7 +133,8 @@ def compare_all(options: argparse.Namespace) -> Report:
     """Do what the command line asks for, and return the report."""
     import django
 
-    from django_poolkit.testing import Cluster, ClusterError
+    from django_poolkit.testing import Cluster
+    from django_poolkit.testing.errors import ClusterError
     from tests.django_suite import judging, labels, source
     from tests.django_suite.report import Report
     from tests.django_suite.running import Task
