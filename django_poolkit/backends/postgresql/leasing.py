@@ -53,6 +53,7 @@ class LeasingMixin(HostChoiceMixin):
         self._raw: Any = None
         """psycopg's connection, None where there is none."""
         self._on_net = False
+        self._ensuring = False  # whether Django's ensure_connection() is under way
         self._hand: Callable[[], object | None] = no_lease  # leads to who is in pinned()
         self._watch: Watch | None = None  # of the present lease, where it is observed
         super().__init__(*args, **kwargs)

@@ -70,7 +70,16 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
     def ensure_connection(self) -> None:
         """Make sure that the server can be reached: connect, or probe."""
         if not self._opened and (self._raw is not None or not self._by_statement()):
-            super().ensure_connection()
+            if not self._ensuring:
+                self._ensuring = True
+                try:
+                    super().ensure_connection()
+                finally:
+                    self._ensuring = False
+            elif self._raw is None:
+                # Somebody has put a function in the place of Django's, and it calls the method
+                # that it found on the wrapper: this one.
+                self._ensure_connected()
         elif self._lease is None or self._lease.released:
             self._ensure_connected()
 

@@ -1,0 +1,46 @@
+"""The differences that are as they have to be. What is not listed here must pass.
+
+Only one kind of reason is taken: that the test asserts an implementation detail of Django's own
+backend, which no project can rely on with a pool. "We do not support that" is none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.django_suite.variants import MODES, Mode
+
+KIND = "asserts an implementation detail of the stock backend"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A difference that is known, and why it is none to be mended."""
+
+    test: str
+    """Its id."""
+    detail: str
+    """Which implementation detail it asserts."""
+    modes: tuple[Mode, ...] = MODES
+    django: tuple[str, ...] = ()
+    """In which series of Django; empty: in all."""
+
+    @property
+    def reason(self) -> str:
+        """The whole reason."""
+        return f"{KIND}: {self.detail}"
+
+    def applies(self, mode: Mode | None, series: str) -> bool:
+        """Tell whether it is expected in this mode on this Django."""
+        return mode in self.modes and (not self.django or series in self.django)
+
+
+_HEALTH = "backends.base.test_base.ConnectionHealthChecksTests."
+_OUTLIVES = "a connection that outlives its request (CONN_MAX_AGE=None), which every pool forbids"
+
+KNOWN: tuple[Known, ...] = (
+    Known(f"{_HEALTH}test_health_checks_disabled", _OUTLIVES),
+    Known(f"{_HEALTH}test_health_checks_enabled", _OUTLIVES),
+    Known(f"{_HEALTH}test_health_checks_enabled_errors_occurred", _OUTLIVES),
+    Known(f"{_HEALTH}test_set_autocommit_health_checks_enabled", _OUTLIVES),
+)
