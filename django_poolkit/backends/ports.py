@@ -55,6 +55,9 @@ note_standby: Callable[[str, ConnectionPool], None] | None = None
 """Called with an alias and its pool, where a write has been refused since the server is a replica.
 """
 
+note_pool: Callable[[str, ConnectionPool], None] | None = None
+"""Called with an alias and a pool that has just been made for it, before anybody has it."""
+
 note_broken: Callable[[str, str | None, ConnectionPool], None] | None = None
 """Called with an alias, the key of its host if it has several, and the pool, where a connection
 has broken under a statement."""

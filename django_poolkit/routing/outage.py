@@ -12,11 +12,18 @@ from django_poolkit.pools.errors import PoolError, PoolTimeout
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.routing import topology, watching
 from django_poolkit.routing.errors import PrimaryUnavailable
+from django_poolkit.routing.lag import Refusal, is_lost
 from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.topology import Cluster
 
 logger = logging.getLogger("django_poolkit.routing")
 
+_WHY: Final = {
+    "refuses": "its primary gives no connection",
+    "timeline": "the server in its primary's place has been replaced by another one, and is not "
+    "written to any more",
+    "system": "the server in its primary's place belongs to another cluster of servers",
+}
 # Seconds between two times that the connections to what should be a primary are replaced.
 _PAUSE: Final = 1.0
 _recycled: WeakKeyDictionary[ConnectionPool, float] = WeakKeyDictionary()
@@ -43,6 +50,15 @@ def read_only() -> Mapping[tuple[str, str], int]:
     return {(each.name, ""): int(_is_lost(each)) for each in watched}
 
 
+def refusal_of(alias: str) -> Refusal | None:
+    """Return why an alias is not taken for the primary that it should be, None where it is, and
+    where it should be none. Never blocks."""
+    cluster = topology.cluster_of(alias)
+    if cluster is None or alias != cluster.primary:
+        return None
+    return monitor.refusal(cluster)
+
+
 def explain(alias: str, error: PoolError, pool: ConnectionPool) -> PrimaryUnavailable | None:
     """Return what to raise where no connection to a primary could be had, None for other reasons.
 
@@ -55,13 +71,11 @@ def explain(alias: str, error: PoolError, pool: ConnectionPool) -> PrimaryUnavai
         return None
     if _is_watched(cluster) and not watching.on_one_database():
         monitor.start()
-        monitor.lost(cluster, "refuses")
-    found = PrimaryUnavailable(
-        f"cluster {cluster.name!r}: its primary gives no connection. {error}",
-        pool=error.pool,
-        stats=error.stats,
-    )
-    found.cluster, found.waited = cluster.name, error.waited
+        monitor.lost(cluster, "refuses", error.waited)
+    reason = monitor.refusal(cluster) or "refuses"
+    text = f"cluster {cluster.name!r}: {_WHY.get(reason, _WHY['refuses'])}. {error}"
+    found = PrimaryUnavailable(text, pool=error.pool, stats=error.stats)
+    found.cluster, found.waited, found.reason = cluster.name, error.waited, reason
     return found
 
 
@@ -89,5 +103,4 @@ def _is_watched(cluster: Cluster) -> bool:
 
 
 def _is_lost(cluster: Cluster) -> bool:
-    # One that answers, and cannot tell where it stands, may well be written.
-    return monitor.refusal(cluster) not in (None, "untold")
+    return is_lost(monitor.refusal(cluster))

@@ -182,7 +182,7 @@ class Acquire(Patience):
             self.events.tell("pool_saturated", pool=self.name, waiters=waiters)
         try:
             self._start(starts)
-            while not waiter.settled and (left := started + allowed - monotonic()) > 0:
+            while not waiter.settled and (left := self._ends(started, allowed) - monotonic()) > 0:
                 waiter.wait(min(left, _ORPHAN_ROUND))
                 if not waiter.settled:
                     self._adopt_orphans(patient=False)
@@ -226,7 +226,7 @@ class Acquire(Patience):
         if again:
             self._waiting.append_first(waiter)
             return waiter
-        if allowed <= 0:
+        if allowed <= 0 or (self._ends(started, allowed) <= monotonic() and not self._paused()):
             raise self._timed_out_locked(started, allowed)
         if self.max_waiting and len(self._waiting) >= self.max_waiting:
             self._ledger.too_many_waiters += 1
@@ -248,6 +248,9 @@ class Acquire(Patience):
         self._ledger.timeouts += 1
         stats = self._stats_locked(now)
         kind, why = PoolTimeout, f"no connection within {allowed:.2f} s"
+        if self.server_lost:
+            since = now - self._lost_since
+            why = f"no connection for {now - started:.2f} s, and its server lost for {since:.1f} s"
         if self._paused():
             kind, why = PoolPaused, f"paused, and not resumed within {allowed:.2f} s"  # type: ignore[assignment]
         text = f"pool {self.name!r}: {why} ({stats.summary()})"

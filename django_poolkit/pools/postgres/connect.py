@@ -23,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 from django_poolkit.pools.config import SERVER_GUARDS
 from django_poolkit.pools.errors import PoolWarning
 from django_poolkit.pools.postgres.connection import PoolConnection
+from django_poolkit.pools.postgres.fence import Fence
 
 # The states of a server that say so only in words: a failed connect carries no SQLSTATE
 # (libpq 18, PQconnectPoll). The words are those of lc_messages = C or English.
@@ -94,6 +95,10 @@ class Connector:
     ) -> None:
         self._class = connection_class
         self._defaults = defaults
+        self.fence: Fence | None = None
+        """What is demanded of the server, None for nothing."""
+        self.lenient = False
+        """Whether one that does not meet it will do, where there is no other."""
         self._name = name
         self._timeout = timeout
         # Set by whichever worker meets such a server first; a race costs a second warning.
@@ -106,6 +111,11 @@ class Connector:
         Blocks for libpq's `connect_timeout`, the acquire timeout where none is set. Raises
         psycopg.Error.
         """
+        if self.fence is None or self.fence.least is None:
+            return self._connect(conninfo, kwargs)
+        return self.fence.connect(self._connect, conninfo, kwargs, lenient=self.lenient)
+
+    def _connect(self, conninfo: str, kwargs: Mapping[str, Any]) -> PoolConnection:
         params = dict(kwargs)
         if "connect_timeout" not in conninfo:
             patience = min(self._timeout, _LONGEST_CONNECT)
