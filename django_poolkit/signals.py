@@ -59,6 +59,12 @@ replica_evicted = PoolSignal()
 replica_admitted = PoolSignal()
 """A replica that was evicted is read again as before. `reason`: why it had been."""
 
+primary_lost = PoolSignal()
+"""The primary of a `cluster` is not to be had any more, and `is_read_only()` is True from here on;
+or that is for another `reason` by now. `pool` is its alias."""
+primary_found = PoolSignal()
+"""The primary of a `cluster` is there again. `reason`: why it was not."""
+
 SIGNALS: Final[Mapping[str, PoolSignal]] = {
     "connection_opened": connection_opened,
     "connection_closed": connection_closed,
@@ -70,6 +76,8 @@ SIGNALS: Final[Mapping[str, PoolSignal]] = {
     "pin": pin,
     "replica_evicted": replica_evicted,
     "replica_admitted": replica_admitted,
+    "primary_lost": primary_lost,
+    "primary_found": primary_found,
 }
 """All of them, by name."""
 
@@ -78,6 +86,7 @@ _LEVELS: Final = {
     "pool_timeout": logging.ERROR,
     "lease_leaked": logging.WARNING,
     "replica_evicted": logging.WARNING,
+    "primary_lost": logging.ERROR,
 }
 
 

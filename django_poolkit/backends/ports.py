@@ -51,9 +51,11 @@ explain: Callable[[str, PoolError, ConnectionPool], Exception | None] | None = N
 Returns what is to be raised in its place, from it; None to leave it.
 """
 
-note_standby: Callable[[str, ConnectionPool], None] | None = None
-"""Called with an alias and its pool, where a write has been refused since the server is a replica.
-"""
+note_standby: Callable[[str], None] | None = None
+"""Called with an alias, where a write has been refused since the server is a replica."""
+
+note_pool: Callable[[str, ConnectionPool], None] | None = None
+"""Called with an alias and a pool that has just been made for it, before anybody has it."""
 
 note_broken: Callable[[str, str | None, ConnectionPool], None] | None = None
 """Called with an alias, the key of its host if it has several, and the pool, where a connection

@@ -17,11 +17,14 @@ from django_poolkit.conf.limits import (
     ALL_DOWN,
     MAX_LAG,
     MAX_LAG_BYTES,
+    OLD_PRIMARY,
     WATCH,
     AllDown,
+    OldPrimary,
     all_down_at,
     max_lag_at,
     max_lag_bytes_at,
+    old_primary_at,
     watch_at,
 )
 from django_poolkit.conf.poolkit import bad_value_at, mapping, refuse_unknown, section
@@ -39,7 +42,7 @@ from django_poolkit.conf.rules import (
 
 _KEYS: Final = (
     "primary", "replicas", "models", "on_primary", "stale_write", "atomic_requests", "position",
-    "watch", "max_lag", "max_lag_bytes", "all_down", "choice",
+    "watch", "max_lag", "max_lag_bytes", "all_down", "choice", "old_primary",
 )  # fmt: skip
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -72,6 +75,8 @@ class Cluster:
     """The same in bytes of the primary's log."""
     all_down: AllDown = ALL_DOWN
     """What is read where no replica may be."""
+    old_primary: OldPrimary = OLD_PRIMARY
+    """What becomes of a server in the primary's place that another one has replaced."""
     choice: Choice = CHOICE
     """By what one of several replicas is chosen."""
 
@@ -170,6 +175,9 @@ def _cluster(name: str, entry: object) -> Cluster:
         ),
         all_down=all_down_at(f"{path}['all_down']", values.get("all_down", ALL_DOWN)),
         choice=choice_at(f"{path}['choice']", values.get("choice", CHOICE)),
+        old_primary=old_primary_at(
+            f"{path}['old_primary']", values.get("old_primary", OLD_PRIMARY)
+        ),
     )
 
 

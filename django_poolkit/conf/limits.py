@@ -8,6 +8,7 @@ from typing import Final, Literal, cast, get_args
 from django_poolkit.conf.poolkit import bad_value_at
 
 AllDown = Literal["primary", "stale", "error"]
+OldPrimary = Literal["refuse", "warn"]
 
 MAX_LAG: Final = 60.0
 """Seconds. A replica holds up what it replays for 30 s, where a long query of its own is in the
@@ -15,6 +16,7 @@ way (PostgreSQL's max_standby_streaming_delay), and is not to be left for that a
 MAX_LAG_BYTES: Final = 256 * 1024 * 1024
 """What a bulk load writes in a few seconds."""
 ALL_DOWN: Final[AllDown] = "primary"
+OLD_PRIMARY: Final[OldPrimary] = "refuse"
 WATCH: Final = True
 
 
@@ -36,6 +38,13 @@ def all_down_at(path: str, value: object) -> AllDown:
     if value not in get_args(AllDown):
         raise bad_value_at(path, value, "must be 'primary', 'stale' or 'error'")
     return cast(AllDown, value)
+
+
+def old_primary_at(path: str, value: object) -> OldPrimary:
+    """Return what is at a path of the settings."""
+    if value not in get_args(OldPrimary):
+        raise bad_value_at(path, value, "must be 'refuse' or 'warn'")
+    return cast(OldPrimary, value)
 
 
 def watch_at(path: str, value: object) -> bool:

@@ -24,7 +24,7 @@ from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.postgres import ConnectionPool, naming
 from django_poolkit.pools.postgres.prober import Answer, Cause, ProbeFailed, Prober
 from django_poolkit.pools.stats import PoolStats
-from django_poolkit.routing import admission
+from django_poolkit.routing import admission, outage
 from django_poolkit.routing.router import is_replaceable
 from django_poolkit.routing.topology import role_of
 
@@ -121,6 +121,7 @@ class DatabaseCheck:
                 replaceable=is_replaceable(self.alias),
                 evicted=admission.eviction(self.name.removeprefix("db:")),
             )
+            verdict = judging.of_primary(verdict, outage.refusal_of(self.alias))
         # Who waits for nothing but a connect, as the first of all, waits for nobody who has one.
         if stats is not None and stats.waiters > stats.connecting:
             pool = judging.of_pool(stats, stuck_after=config.stuck_after)

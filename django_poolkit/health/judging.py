@@ -15,6 +15,7 @@ from django_poolkit.health.report import Figures, Reason, Result, Status, worst
 from django_poolkit.pools.postgres.prober import Answer, Cause
 from django_poolkit.pools.stats import PoolStats
 from django_poolkit.routing.breaker import Reason as Eviction
+from django_poolkit.routing.lag import REPLACED, Refusal
 
 _ORDER: Final = ("pass", "warn", "fail")
 Verdict = tuple[Status, Reason | None]
@@ -78,6 +79,14 @@ def of_replica(verdict: Verdict, *, replaceable: bool, evicted: Eviction | None)
     if evicted is None:
         return verdict
     return worse(verdict, ("warn", "lagging" if evicted in _BEHIND else "evicted"))
+
+
+def of_primary(verdict: Verdict, refused: Refusal | None) -> Verdict:
+    """Return what becomes of a primary's verdict by why the router does not take it for one.
+
+    One that was replaced answers, and takes writes, as if nothing had happened.
+    """
+    return worse(verdict, ("fail", "replaced")) if refused in REPLACED else verdict
 
 
 def of_pool(stats: PoolStats, *, stuck_after: float) -> Verdict:

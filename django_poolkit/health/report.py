@@ -18,6 +18,7 @@ Reason = Literal[
     "starting",
     "closed",
     "read_only",
+    "replaced",
     "lagging",
     "evicted",
     "config_error",

@@ -97,6 +97,14 @@ READ_ONLY: Final = Family(
     read=lambda status: {},  # nor of this
     across="max",
 )
+LOSSES: Final = Family(
+    name="poolkit_primary_losses_total",
+    kind="counter",
+    help="Times that the primary of a cluster was found not to be one any more, by reason.",
+    label="reason",
+    of="cluster",
+    read=lambda status: {},  # nor of this
+)
 DECISIONS: Final = Family(
     name="poolkit_routing_decisions_total", kind="counter", label="reason", of="cluster",
     help="Answers of the router to where something is read, by cluster and reason.",
@@ -282,6 +290,7 @@ FAMILIES: Final = (
     ),
     FLOORS,
     READ_ONLY,
+    LOSSES,
     DECISIONS,
     COLLECT_ERRORS,
 )

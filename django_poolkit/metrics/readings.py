@@ -21,6 +21,7 @@ from django_poolkit.metrics.families import (
     DECISIONS,
     FAMILIES,
     FLOORS,
+    LOSSES,
     READ_ONLY,
     Family,
     Figures,
@@ -46,9 +47,11 @@ class Readings:
         floors: Callable[[], Mapping[Series, int]] = dict,
         decisions: Callable[[], Mapping[Series, int]] = dict,
         read_only: Callable[[], Mapping[Series, int]] = dict,
+        losses: Callable[[], Mapping[Series, int]] = dict,
     ) -> None:
         self._table = table
         self._others = {FLOORS: floors, DECISIONS: decisions, READ_ONLY: read_only}
+        self._others[LOSSES] = losses
         self.forget()
 
     def forget(self) -> None:
@@ -113,7 +116,11 @@ class _Everything:
 
 
 readings: Final = Readings(
-    _Everything(), routing.figures.read, routing.decisions.read, outage.read_only
+    _Everything(),
+    routing.figures.read,
+    routing.decisions.read,
+    outage.read_only,
+    routing.losses.read,
 )
 """Those of all pools and client sessions of the process."""
 

@@ -23,6 +23,8 @@ class PrimaryUnavailable(PoolTimeout):
 
     cluster: str = ""
     """Its name in `POOLKIT["CLUSTERS"]`."""
+    reason: str = "refuses"
+    """Why there is none: it `refuses`, or another server is in its place (`timeline`, `system`)."""
 
 
 class LockOnReplica(NotSupportedError):

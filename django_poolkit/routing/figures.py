@@ -76,9 +76,12 @@ figures: Final = Figures()
 """Those of this process."""
 decisions: Final = Decisions()
 """Those of this process."""
+losses: Final = Figures()
+"""How often the primary of a cluster was lost, by reason."""
 
 os.register_at_fork(after_in_child=figures.after_fork)
 os.register_at_fork(after_in_child=decisions.after_fork)
+os.register_at_fork(after_in_child=losses.after_fork)
 
 
 def settled(cluster: str, outcome: Outcome) -> None:

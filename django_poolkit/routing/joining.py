@@ -9,6 +9,7 @@ from django_poolkit.routing import (
     choice,
     commands,
     faults,
+    leading,
     outage,
     scopes,
     stale,
@@ -39,6 +40,7 @@ def install() -> None:
     ports.note_broken = faults.note_broken
     ports.explain = outage.explain
     ports.note_standby = outage.note_standby
+    ports.note_pool = leading.note_pool
     pre_save.connect(stale.look, dispatch_uid="django_poolkit.stale_write")
     commands.install()
 

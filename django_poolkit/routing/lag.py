@@ -9,16 +9,32 @@ is a minute behind, and one that has is not.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
+from time import monotonic
 from typing import Final, Literal, NamedTuple
 
+from django_poolkit.pools.postgres.fence import History
 from django_poolkit.pools.postgres.standing import Standing
 from django_poolkit.routing.breaker import Reason
 from django_poolkit.routing.topology import Cluster
 
-Refusal = Literal["refuses", "untold", "not_a_primary", "timeline"]
+Refusal = Literal["refuses", "untold", "not_a_primary", "timeline", "system"]
 """Why what stands in a primary's place is not taken for one: it does not answer; it cannot tell how
-far it has come; it is a replica; another server of the cluster has been promoted after it."""
+far it has come; it is a replica; another server of the cluster has been promoted after it; it
+belongs to another cluster of servers than the replicas do."""
+
+REPLACED: Final[frozenset[Refusal]] = frozenset({"timeline", "system"})
+"""With these a server stands there that is not to be written, nor read."""
+
+
+def is_lost(refusal: Refusal | None) -> bool:
+    """Return whether a primary of which this is said cannot be written.
+
+    One that answers, and cannot tell where it stands, may well be.
+    """
+    return refusal not in (None, "untold")
+
 
 # Looks that are remembered: more than an hour of them.
 _LOOKS: Final = 4096
@@ -52,6 +68,9 @@ class Course:
     def __init__(self) -> None:
         self.refused: Refusal | None = None
         """Why the primary is not taken for one at present."""
+        self.since = 0.0
+        """Since when, on the monotonic clock."""
+        self._doubtful = False
         self._newest: Standing | None = None
         self._highest = 0  # the timeline, of all servers of the cluster
         self._before: int | None = None  # the position at the look before the newest
@@ -62,13 +81,44 @@ class Course:
         """Whether the primary has said where it stands when it was asked last."""
         return self._newest is not None and self.refused is None
 
-    def lost(self, refusal: Refusal) -> None:
-        """Enter that the primary did not say where it stands."""
+    @property
+    def least(self) -> History | None:
+        """The history that a primary has to be on, at the least; None while nothing is known."""
+        newest = self._newest
+        return None if newest is None else History(newest.system, self._highest)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the next look says whether the primary is lost."""
+        return self._doubtful
+
+    def lost(self, refusal: Refusal, since: float | None = None) -> None:
+        """Enter that the primary did not say where it stands: now, or since a while."""
+        self._refuse(refusal)
+        self.since = min(self.since, self.since if since is None else since)
+
+    def doubt(self) -> None:
+        """Enter that the primary was silent, which may be over in a moment: twice it is lost."""
+        if self._doubtful or self.refused is not None:
+            self._refuse(self.refused or "refuses")
+        self._doubtful = True
+
+    def _refuse(self, refusal: Refusal | None) -> None:
+        self._doubtful = False
+        if refusal is not None and self.refused is None:
+            self.since = monotonic()
         self.refused = refusal
 
-    def of_primary(self, standing: Standing) -> None:
-        """Enter where the primary stands, or what is in its place."""
-        self.refused = self._refusal(standing)
+    def of_primary(self, standing: Standing, others: Collection[Standing] = ()) -> None:
+        """Enter where the primary stands, or what is in its place, and where its replicas do."""
+        self._enter_primary(standing, others)
+        for other in others:
+            self.seen(other)
+        if self.refused is None and standing.timeline < self._highest:
+            self._refuse("timeline")  # as the first look of a process may find it
+
+    def _enter_primary(self, standing: Standing, others: Collection[Standing]) -> None:
+        self._refuse(self._refusal(standing, others))
         if self.refused is not None:
             return
         newest = self._newest
@@ -83,13 +133,18 @@ class Course:
         self._looks.append((standing.observed, standing.position))
         self._newest = standing
 
-    def _refusal(self, standing: Standing) -> Refusal | None:
+    def _refusal(self, standing: Standing, others: Collection[Standing]) -> Refusal | None:
+        newest = self._newest
+        if newest is not None and newest.system != standing.system:
+            # A cluster of servers that is new has replaced the old one as a whole.
+            if any(other.in_recovery and other.system == newest.system for other in others):
+                return "system"
+            newest = None
         if standing.in_recovery:
             return "not_a_primary"
-        newest = self._newest
-        if newest is not None and newest.system == standing.system:
-            return "timeline" if standing.timeline < self._highest else None
-        return None  # the first that was ever seen, or a cluster of servers that is new
+        if newest is not None and standing.timeline < self._highest:
+            return "timeline"
+        return None
 
     def seen(self, standing: Standing) -> None:
         """Enter on which timeline a server of the cluster is."""
@@ -126,6 +181,8 @@ class Course:
             # On the primary's own timeline it is the primary, by another name.
             if newest is not None and standing.timeline == newest.timeline:
                 return WELL
+            if self._is_successor(standing) and cluster.old_primary == "refuse":
+                return WELL
             return Verdict("bad", "not_a_replica")
         if newest is None or self.refused is not None:
             # What the primary has is not known: who was well stays so, and who was behind has
@@ -136,6 +193,15 @@ class Course:
             return Verdict("bad", "timeline")
         lag = self.lag(standing)
         return WELL if lag is None else self._judge(standing, lag, cluster)
+
+    def _is_successor(self, standing: Standing) -> bool:
+        """Return whether a server has been promoted in place of the primary that is lost.
+
+        Nobody has newer rows, and it is read until the primary's alias leads there.
+        """
+        newest = self._newest
+        latest = newest is not None and standing.timeline == self._highest
+        return latest and is_lost(self.refused)
 
     def _judge(self, standing: Standing, lag: Lag, cluster: Cluster) -> Verdict:
         # What the primary has written since the look before may just be on its way.

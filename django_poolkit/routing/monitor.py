@@ -12,14 +12,16 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from random import uniform
+from time import monotonic
 from typing import Any, Final
 
 from django.core.signals import setting_changed
 
 from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.pools.postgres.fence import untold
 from django_poolkit.pools.postgres.prober import ProbeFailed
-from django_poolkit.pools.postgres.standing import Standing, untold
-from django_poolkit.routing import admission, loads, seen
+from django_poolkit.pools.postgres.standing import Standing
+from django_poolkit.routing import admission, leading, loads, seen
 from django_poolkit.routing.asking import Answer, Asker
 from django_poolkit.routing.breaker import Change, Circuit, Reason
 from django_poolkit.routing.hosts import Hosts
@@ -96,15 +98,18 @@ class Monitor:
             ReplicaNews(cluster, pool, change, None).tell()
         self.nudge()
 
-    def lost(self, cluster: Cluster, reason: Refusal) -> None:
-        """Take a cluster's primary for lost until it has been looked at, and look soon. Never
-        waits."""
+    def lost(self, cluster: Cluster, reason: Refusal, waited: float = 0.0) -> None:
+        """Take a cluster's primary for lost until it has been looked at, and look soon.
+
+        Somebody has `waited` for it for so many seconds. Never waits for a server.
+        """
         with self._lock:
             course = self._courses.setdefault(cluster.name, Course())
             if news := course.refused is None:
-                course.lost(reason)
+                course.lost(reason, monotonic() - waited)
         if news:
-            PrimaryNews(cluster, reason).tell()
+            leading.lead(cluster, course)
+            PrimaryNews(cluster, None, reason).tell()
         self.nudge()
 
     def refusal(self, cluster: Cluster) -> Refusal | None:
@@ -129,6 +134,7 @@ class Monitor:
             self._hosts = Hosts()
             admission.publish({})
             loads.forget()
+        leading.forget()
 
     def after_fork(self) -> None:
         """Begin anew in a forked child: the thread is the parent's, and who held the locks."""
@@ -161,6 +167,10 @@ class Monitor:
                 ]
                 admission.publish(self._circuits)
                 loads.note(self._asker.took)
+            # Outside of the lock: pools have locks of their own, and close connections.
+            for cluster in watched:
+                if cluster.position == "lsn" and (course := self._courses.get(cluster.name)):
+                    leading.lead(cluster, course)
         for piece in news:
             piece.tell()
 
@@ -194,7 +204,7 @@ class Monitor:
     @property
     def _alert(self) -> bool:
         circuits, courses = list(self._circuits.values()), list(self._courses.values())
-        if any(each.refused not in (None, "untold") for each in courses):
+        if any(each.doubtful or each.refused not in (None, "untold") for each in courses):
             return True
         return any(each.doubtful or each.state != "admitted" for each in circuits)
 
@@ -204,16 +214,20 @@ class Monitor:
         """Enter what the servers of a cluster have said; yield what is new."""
         course = self._courses.setdefault(cluster.name, Course())
         before, primary = course.refused, said.get(cluster.primary)
+        others = [answer for name in pools if isinstance(answer := said[name], Standing)]
         if isinstance(primary, Standing):
-            course.of_primary(primary)
+            course.of_primary(primary, others)
         elif isinstance(primary, ProbeFailed) and (verdict := _failure(primary)) is not UNKNOWN:
-            course.lost("untold" if verdict is WELL else "refuses")
+            if verdict.kind == "doubt":
+                course.doubt()
+            else:
+                course.lost("untold" if verdict is WELL else "refuses")
         if course.refused != before:
-            yield PrimaryNews(cluster, course.refused)
+            yield PrimaryNews(cluster, before, course.refused)
         for name, pool in pools.items():
             answer, lag = said[name], None
             if isinstance(answer, Standing):
-                course.seen(answer)
+                course.seen(answer)  # also where the primary has said nothing
                 verdict = course.verdict(answer, cluster)
                 if (lag := course.lag(answer)) is not None:
                     pool.note_lag(lag.seconds, lag.size)

@@ -6,9 +6,11 @@ import logging
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from django_poolkit import registry
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.routing.breaker import Change
-from django_poolkit.routing.lag import Lag, Refusal
+from django_poolkit.routing.figures import losses
+from django_poolkit.routing.lag import Lag, Refusal, is_lost
 from django_poolkit.routing.topology import Cluster
 
 logger = logging.getLogger("django_poolkit.routing")
@@ -59,14 +61,23 @@ class PrimaryNews:
     """What stands in a primary's place is not taken for one, or is again."""
 
     cluster: Cluster
+    before: Refusal | None
     refusal: Refusal | None
 
     def tell(self) -> None:
-        """Log it. One that does not answer may be back soon; the others need somebody to look."""
-        if self.refusal is None:
-            logger.info("event=primary_found cluster=%s", self.cluster.name)
-            return
-        logger.log(
-            logging.WARNING if self.refusal == "refuses" else logging.ERROR,
-            "event=primary_lost cluster=%s reason=%s", self.cluster.name, self.refusal,
-        )  # fmt: skip
+        """Log, count and signal it.
+
+        One that does not answer may be back soon; the others need somebody to look.
+        """
+        name, refusal = self.cluster.name, self.refusal
+        if refusal is None:
+            logger.info("event=primary_found cluster=%s", name)
+        else:
+            level = logging.WARNING if refusal == "refuses" else logging.ERROR
+            logger.log(level, "event=primary_lost cluster=%s reason=%s", name, refusal)
+        facts = {"pool": self.cluster.primary, "cluster": name}
+        if is_lost(refusal):
+            losses.count(name, str(refusal))
+            registry.pools.events.tell("primary_lost", **facts, reason=refusal)
+        elif is_lost(self.before):
+            registry.pools.events.tell("primary_found", **facts, reason=self.before)

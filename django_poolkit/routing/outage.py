@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from time import monotonic
 from typing import Final
-from weakref import WeakKeyDictionary
 
 from django_poolkit.pools.errors import PoolError, PoolTimeout
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.routing import topology, watching
 from django_poolkit.routing.errors import PrimaryUnavailable
+from django_poolkit.routing.lag import Refusal, is_lost
 from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.topology import Cluster
 
-logger = logging.getLogger("django_poolkit.routing")
-
-# Seconds between two times that the connections to what should be a primary are replaced.
-_PAUSE: Final = 1.0
-_recycled: WeakKeyDictionary[ConnectionPool, float] = WeakKeyDictionary()
+_WHY: Final = {
+    "refuses": "its primary gives no connection",
+    "timeline": "the server in its primary's place has been replaced by another one, and is not "
+    "written to any more",
+    "system": "the server in its primary's place belongs to another cluster of servers",
+}
 
 
 def is_read_only(cluster: str = "default") -> bool:
@@ -43,6 +42,15 @@ def read_only() -> Mapping[tuple[str, str], int]:
     return {(each.name, ""): int(_is_lost(each)) for each in watched}
 
 
+def refusal_of(alias: str) -> Refusal | None:
+    """Return why an alias is not taken for the primary that it should be, None where it is, and
+    where it should be none. Never blocks."""
+    cluster = topology.cluster_of(alias)
+    if cluster is None or alias != cluster.primary:
+        return None
+    return monitor.refusal(cluster)
+
+
 def explain(alias: str, error: PoolError, pool: ConnectionPool) -> PrimaryUnavailable | None:
     """Return what to raise where no connection to a primary could be had, None for other reasons.
 
@@ -55,20 +63,18 @@ def explain(alias: str, error: PoolError, pool: ConnectionPool) -> PrimaryUnavai
         return None
     if _is_watched(cluster) and not watching.on_one_database():
         monitor.start()
-        monitor.lost(cluster, "refuses")
-    found = PrimaryUnavailable(
-        f"cluster {cluster.name!r}: its primary gives no connection. {error}",
-        pool=error.pool,
-        stats=error.stats,
-    )
-    found.cluster, found.waited = cluster.name, error.waited
+        monitor.lost(cluster, "refuses", error.waited)
+    reason = monitor.refusal(cluster) or "refuses"
+    text = f"cluster {cluster.name!r}: {_WHY.get(reason, _WHY['refuses'])}. {error}"
+    found = PrimaryUnavailable(text, pool=error.pool, stats=error.stats)
+    found.cluster, found.waited, found.reason = cluster.name, error.waited, reason
     return found
 
 
-def note_standby(alias: str, pool: ConnectionPool) -> None:
-    """Take note that what a cluster is written by is a replica, and connect to it anew.
+def note_standby(alias: str) -> None:
+    """Take note that what a cluster is written by is a replica.
 
-    Its name may lead elsewhere by now. That is done once a second at most.
+    Its pool connects anew on its own account.
     """
     cluster = topology.cluster_of(alias)
     if cluster is None or alias != cluster.primary:
@@ -76,11 +82,6 @@ def note_standby(alias: str, pool: ConnectionPool) -> None:
     if _is_watched(cluster) and not watching.on_one_database():
         monitor.start()
         monitor.lost(cluster, "not_a_primary")
-    now = monotonic()
-    if now - _recycled.get(pool, -_PAUSE) >= _PAUSE:
-        _recycled[pool] = now
-        logger.warning("pool=%s event=recycled cluster=%s reason=standby", pool.name, cluster.name)
-        pool.recycle()
 
 
 def _is_watched(cluster: Cluster) -> bool:
@@ -89,5 +90,4 @@ def _is_watched(cluster: Cluster) -> bool:
 
 
 def _is_lost(cluster: Cluster) -> bool:
-    # One that answers, and cannot tell where it stands, may well be written.
-    return monitor.refusal(cluster) not in (None, "untold")
+    return is_lost(monitor.refusal(cluster))

@@ -19,7 +19,7 @@ from django.utils.functional import cached_property
 from psycopg.pq import Format
 
 from django_poolkit.backends import ports, request, request_end
-from django_poolkit.backends.postgresql import observing
+from django_poolkit.backends.postgresql import observing, replaced
 from django_poolkit.backends.postgresql.client import DatabaseClient
 from django_poolkit.backends.postgresql.errors import ErrorWrapper
 from django_poolkit.backends.postgresql.hosts import HostChoiceMixin
@@ -171,7 +171,7 @@ class LeasingMixin(HostChoiceMixin):
             return
         connection: PoolConnection | None = lease.connection
         if connection is not None and connection.pgconn.parameter_status(_STANDBY) == b"on":
-            ports.note_standby(self.alias, cast(ConnectionPool, lease.pool))
+            ports.note_standby(self.alias)
 
     def _note_access(self, frame: FrameType) -> None:
         """Take note that somebody takes hold of the connection of an observed lease."""
@@ -224,6 +224,9 @@ class LeasingMixin(HostChoiceMixin):
         return lease is not None and (lease.committed or (lease.wrote and not self.in_atomic_block))
 
     def _commit(self) -> None:
+        if (lease := self._lease) is not None and lease.wrote and replaced.is_old(lease):
+            with self.wrap_database_errors:
+                replaced.refuse(lease)
         super()._commit()  # type: ignore[misc]
         if (lease := self._lease) is not None and lease.wrote:
             lease.committed, lease.wrote = True, False
@@ -268,14 +271,15 @@ class LeasingMixin(HostChoiceMixin):
             self.close()  # for wrapper classes in between, that keep accounts of a connection
         elif (here := request.current()) is not (scope := self._scope) or (scope and scope.over):
             self._cross(lease, here)
-        if (host := self._host) is not None and not self._opened and self._lease is not None:
-            self._leave(host)
+        if self._lease is not None and not self._opened:
+            self._leave(self._lease)
 
-    def _leave(self, host: str) -> None:
-        """Give back a lease of session mode from a host that will not do any more."""
-        if self.in_atomic_block or not self.autocommit or ports.keeps_host is None:
+    def _leave(self, lease: Lease) -> None:
+        """Give back a lease of session mode from a server that will not do any more."""
+        if self.in_atomic_block or not self.autocommit or self._by_hand:
             return
-        if not ports.keeps_host(self.alias, host):
+        host, keeps = self._host, ports.keeps_host
+        if replaced.is_old(lease) or (host and keeps and not keeps(self.alias, host)):
             self.close()
 
     def _cross(self, lease: Lease, here: RequestScope | None) -> None:
@@ -322,7 +326,6 @@ _local = threading.local()
 
 
 def _net() -> _ThreadNet:
-    net: _ThreadNet | None = getattr(_local, "net", None)
-    if net is None:
-        net = _local.net = _ThreadNet()
-    return net
+    if not hasattr(_local, "net"):
+        _local.net = _ThreadNet()
+    return cast(_ThreadNet, _local.net)

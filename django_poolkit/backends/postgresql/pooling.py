@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-
 # Entries of a database's settings that make no other connections of it. SCHEMA is where
 # django-tenants notes the tenant of the moment.
 _NOT_OF_THE_CONNECTION = dict.fromkeys(("TEST", "CONN_HEALTH_CHECKS", "SCHEMA"))
@@ -137,8 +136,7 @@ class PoolChoiceMixin(_Base):
 
     def _find_pool(self, config: PoolConfig) -> ConnectionPool:
         host, name = self._twin_of, config.name
-        if host is not None:
-            name = f"{name or self.alias}/{host.key}"
+        name = name if host is None else f"{name or self.alias}/{host.key}"
         key = registry.content_key(
             (
                 type(self).__module__,
@@ -183,6 +181,8 @@ class PoolChoiceMixin(_Base):
         pool.statements.commits = _Commits()
         if pool.statements.recorder is not None:
             pool.statements.recorder.site = origin.call_site(config.trusted_modules)
+        if ports.note_pool is not None:
+            ports.note_pool(self.alias, pool)
         return pool
 
     def _session_defaults(self, config: PoolConfig) -> SessionDefaults:

@@ -186,7 +186,7 @@ class Acquire(Patience):
             self.events.tell("pool_saturated", pool=self.name, waiters=waiters)
         try:
             self._start(starts)
-            while not waiter.settled and (left := started + allowed - monotonic()) > 0:
+            while not waiter.settled and (left := self._ends(started, allowed) - monotonic()) > 0:
                 waiter.wait(min(left, _ORPHAN_ROUND))
                 if not waiter.settled:
                     self._adopt_orphans(patient=False)
@@ -230,7 +230,7 @@ class Acquire(Patience):
         if again:
             self._waiting.append_first(waiter)
             return waiter
-        if allowed <= 0:
+        if allowed <= 0 or (self._ends(started, allowed) <= monotonic() and not self._paused()):
             raise self._timed_out_locked(started, allowed)
         if self.max_waiting and len(self._waiting) >= self.max_waiting:
             raise self._crowded_locked()

@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePath
 from time import monotonic
 from typing import Any, Final
@@ -26,6 +27,7 @@ from django_poolkit.pools.credentials import Credentials
 from django_poolkit.pools.errors import CredentialsError, PoolConfigError, PoolWarning
 from django_poolkit.pools.postgres import poolers
 from django_poolkit.pools.postgres.connection import PoolConnection
+from django_poolkit.pools.postgres.fence import Fence
 from django_poolkit.pools.postgres.leased_cursor import check_factory
 from django_poolkit.pools.postgres.plans import Plans
 
@@ -104,6 +106,10 @@ class Connector:
     ) -> None:
         self._class = connection_class
         self._defaults = defaults
+        self.fence: Fence | None = None
+        """What is demanded of the server, None for nothing."""
+        self.lenient = False
+        """Whether one that does not meet it will do, where there is no other."""
         self._name = name
         self._timeout = timeout
         self._prepare = prepare
@@ -127,6 +133,20 @@ class Connector:
         of a password. What they are goes into `secrets`. Raises psycopg.Error, and what
         `Credentials.get()` raises.
         """
+        connect = partial(self._supplied, secrets=secrets, wait=wait)
+        if self.fence is None or self.fence.least is None:
+            return connect(conninfo, kwargs)
+        return self.fence.connect(connect, conninfo, kwargs, lenient=self.lenient)
+
+    def _supplied(
+        self,
+        conninfo: str,
+        kwargs: Mapping[str, Any],
+        *,
+        secrets: list[str] | None,
+        wait: float | None,
+    ) -> PoolConnection:
+        """Connect as who the parameters name, or the function that they hold for that."""
         params = dict(kwargs)
         credentials: Credentials | None = params.pop("credentials", None)
         check_factory(params.get("cursor_factory"), prepare=bool(self._prepare))

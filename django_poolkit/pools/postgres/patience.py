@@ -32,6 +32,8 @@ _SAME: Final = 1e-6
 _CROWDED: Final = "53300"
 # Seconds without an answer to a connect, after which it is taken not to come.
 _SILENT: Final = 1.0
+# Seconds for which a word that the server is lost holds: longer than from one look to the next.
+_WORD: Final = 10.0
 
 
 class Patience(Adoption):
@@ -42,6 +44,9 @@ class Patience(Adoption):
     _respite = 0.0
     """Seconds for which who can go elsewhere leaves the server alone after that."""
     _respite_until = 0.0
+    _lost_since = 0.0
+    _lost_until = 0.0
+    """Up to when the server is taken to be lost, on the word of who looks at it."""
 
     @property
     def refusing(self) -> bool:
@@ -58,12 +63,33 @@ class Patience(Adoption):
     def unreachable(self) -> bool:
         """Whether the server gives no connection: the last connect has failed, and not since all
         were taken; or one has had no answer for a second. Never blocks."""
-        return self._refusing or self._growth.pending(monotonic()) >= _SILENT
+        return self.server_lost or self._refusing or self._growth.pending(monotonic()) >= _SILENT
+
+    @property
+    def server_lost(self) -> bool:
+        """Whether somebody has looked, and found that the server gives no connection. Never
+        blocks."""
+        return monotonic() < self._lost_until
+
+    def note_lost(self, since: float) -> None:
+        """Have acquires wait no longer for this server than `timeout` after `since`.
+
+        That is on the monotonic clock. Who comes later than that, and finds no connection idle, is
+        told so at once, and no connect is made for it. Holds for ten seconds, so it is to be
+        repeated for as long as it is so. Does not block.
+        """
+        self._lost_since = since
+        self._lost_until = monotonic() + _WORD
 
     @property
     def last_refusal(self) -> str:
         """What the last failed connect met, for an error: its class, SQLSTATE and first line."""
         return f"last connect error: {self._ledger.last_connect_error}"
+
+    def _ends(self, started: float, allowed: float) -> float:
+        """Return until when one may wait who may do so for `allowed` seconds."""
+        end = started + allowed
+        return min(end, self._lost_since + self.timeout) if self.server_lost else end
 
     def _turn_away_locked(self, lease: Lease) -> None:
         """Raise ServerRefuses for one who is about to queue, where that would be in vain."""
@@ -113,6 +139,9 @@ class Patience(Adoption):
         self._ledger.timeouts += 1
         stats = self._stats_locked(now)
         kind, why = PoolTimeout, f"no connection within {allowed:.2f} s"
+        if self.server_lost:
+            since = now - self._lost_since
+            why = f"no connection for {now - started:.2f} s, and its server lost for {since:.1f} s"
         if self._paused():
             kind, why = PoolPaused, f"paused, and not resumed within {allowed:.2f} s"  # type: ignore[assignment]
         # The clock that `allowed` was reckoned by: what is over is the deadline, not the timeout.

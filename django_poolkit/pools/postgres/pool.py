@@ -26,6 +26,7 @@ from django_poolkit.pools.postgres import contract, fork, housekeeper
 from django_poolkit.pools.postgres.connect import Connector, SessionDefaults
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import PoolClosed, PoolTimeout
+from django_poolkit.pools.postgres.fence import Fence
 from django_poolkit.pools.postgres.growth import Growth
 from django_poolkit.pools.postgres.plans import Plans
 from django_poolkit.pools.postgres.positions import PositionReader
@@ -132,8 +133,9 @@ class ConnectionPool(Steering):
         self._make_connector(pool_class, defaults or SessionDefaults())
         # Weakly: a pool that is dropped must be collected, and closed, at once.
         beside = _parameters_of(weakref.WeakMethod(self._parameters))
-        self.prober = Prober(beside, name=self.name)
-        self.positions = PositionReader(beside, name=self.name)
+        self.fence = self._connector.fence = Fence()
+        self.prober = Prober(beside, name=self.name, fence=self.fence)
+        self.positions = PositionReader(beside, name=self.name, fence=self.fence)
         self.aliases = (self.name,)
         fork.register(self)
         if open:
@@ -309,6 +311,6 @@ class ConnectionPool(Steering):
         self._prepare_shell()
         if not self.ended:
             self._closed, self._opened = True, False
-        self._failing_since = 0.0
+        self._failing_since = self._lost_until = 0.0
         self._connected_locked()
         return inherited

@@ -34,6 +34,9 @@ class Reading:
 class PositionReader(Prober):
     """Asks one server. Makes a connection when it is asked, and keeps it until `release()`."""
 
+    # Where a server stands that was replaced says nothing.
+    _lenient = False
+
     def read(self, seconds: float) -> Reading:
         """Ask the server. Blocks, and raises, as `ask()` does.
 

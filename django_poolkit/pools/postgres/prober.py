@@ -22,6 +22,7 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from django_poolkit.pools.postgres import probe
 from django_poolkit.pools.postgres.connect import Connector, SessionDefaults, sqlstate, summarise
 from django_poolkit.pools.postgres.connection import PoolConnection
+from django_poolkit.pools.postgres.fence import Fence
 
 Cause = Literal[
     "unreachable", "auth_failed", "timeout", "saturated", "closed", "config_error", "unknown"
@@ -83,9 +84,13 @@ class ProbeFailed(ConnectionError):
 class Prober:
     """Asks one server. Makes a connection when it is asked, and keeps it until `release()`."""
 
-    def __init__(self, parameters: Parameters, *, name: str) -> None:
+    # Whoever asks how a server is has to see also one that the pool must not lead to.
+    _lenient = True
+
+    def __init__(self, parameters: Parameters, *, name: str, fence: Fence | None = None) -> None:
         self._parameters = parameters
         self._name = name
+        self._fence = fence
         self._closed = False
         self._generation = 0
         self._begin()
@@ -198,6 +203,7 @@ class Prober:
         connector = Connector(
             _ProbeConnection, SessionDefaults(), name=self._name, timeout=patience
         )
+        connector.fence, connector.lenient = self._fence, self._lenient
         _here.deadline = deadline
         try:
             wait = deadline - monotonic()

@@ -27,10 +27,6 @@ SELECT r.recovering, c.system_identifier,
 FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) r, pg_control_system() c
 """
 
-# What a server says that answers and has no such thing to tell, as one that is no PostgreSQL of
-# the project's own: no such feature, no such function or no right to it, not in this state.
-_UNTOLD: Final = ("0A", "42", "55")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
@@ -52,11 +48,6 @@ class Standing:
     age: float | None
     """Seconds since the newest commit that a replica shows; None where there is none. Grows
     while the primary has nothing to do."""
-
-
-def untold(sqlstate: str) -> bool:
-    """Return whether a server that says this answers, and cannot tell where it stands."""
-    return sqlstate.startswith(_UNTOLD)
 
 
 def ask(prober: Prober, seconds: float) -> Standing:

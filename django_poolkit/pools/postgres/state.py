@@ -24,6 +24,7 @@ from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Observations
 from django_poolkit.pools.postgres import late
 from django_poolkit.pools.postgres.connection import DEMOTED, KILLED, PoolConnection, no_lease
+from django_poolkit.pools.postgres.fence import Fence
 from django_poolkit.pools.postgres.growth import Attempt, Growth
 from django_poolkit.pools.postgres.positions import PositionReader
 from django_poolkit.pools.postgres.prober import Prober
@@ -48,6 +49,10 @@ class State(Shell):
     """Asks the server beside the pool, which it does not open."""
     positions: PositionReader
     """The same, for how far the server has come."""
+    fence: Fence
+    """Servers that it must not lead to."""
+    fenced = 0
+    """Connections of an earlier generation are from before it was known which these are."""
     statements: Statements
     """What is taken note of as a statement begins."""
     _waiting: Waiters  # type: ignore[assignment]

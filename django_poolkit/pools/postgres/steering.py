@@ -15,6 +15,7 @@ from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres.connection import DEMOTED, KILLED, PoolConnection
+from django_poolkit.pools.postgres.fence import History
 from django_poolkit.pools.postgres.growth import Attempt
 from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.upkeep import Upkeep
@@ -31,7 +32,7 @@ _ADOPTS: Final = 0.25
 # Seconds for which a pool is left alone after it has been recycled because its server turned out
 # to be a standby. They double while it goes on being one: who writes to a replica by mistake is
 # not to have it connect anew all the time.
-_SPARED: Final = (1.0, 60.0)
+_SPARED: Final = (1.0, 10.0)
 
 
 class Steering(Upkeep):
@@ -90,6 +91,26 @@ class Steering(Upkeep):
         while self._pool and self._waiting:
             self._give_locked(self._pool.pop(), now)
         return self._plan_locked()
+
+    def note_found(self) -> None:
+        """Take back `note_lost()`: those who wait are served as soon as there are connections."""
+        if self._lost_until:
+            self._lost_until = 0.0
+            self._start(self.look_after_waiters())
+
+    def demand(self, least: History, *, renew: bool = False) -> bool:
+        """Lead to no server any more that is on an earlier history than this.
+
+        Where another one has been demanded before, and with `renew`, its connections are replaced
+        as by `recycle()`, for they may be those of a server that has been replaced; and what is
+        committed on one that is leased is looked at. Returns whether it is so. Does not block.
+        """
+        before, self.fence.least = self.fence.least, least
+        if not renew and before in (None, least):
+            return False
+        self.recycle()
+        self.fenced = self._generation
+        return True
 
     def recycle(self) -> None:
         """Replace all connections: idle ones now, leased ones as they come home.
