@@ -244,6 +244,20 @@ class TestMigration:
             lease.connection.rollback()
             lease.release()
 
+    def test_what_is_prepared_as_all_is_dropped_stays(
+        self, make_pool: Make, primary: Node, table: str
+    ) -> None:
+        pool = preparing(make_pool)
+        with pool.lease() as one, pool.lease() as other:
+            for connection in (one, other):
+                ask(connection, table)
+            widen(primary, table)
+            ask(one, table)
+            for _ in range(3):
+                other.execute("SELECT 1", prepare=True)
+            assert prepared(other) == ["SELECT 1"]
+        assert pool.plans.healed == 1, "what was new went with the rest, and was missed"
+
     def test_a_type_that_was_replaced_is_looked_up_again(
         self, make_pool: Make, primary: Node
     ) -> None:
