@@ -34,7 +34,7 @@ from django.db import connections
 from django.db.utils import ConnectionHandler
 from django.utils.module_loading import import_string
 
-from django_poolkit.conf.databases import ENGINES, pool_config
+from django_poolkit.conf.databases import ENGINES, credentials_of, pool_config
 from django_poolkit.conf.hosts import hosts_of
 from django_poolkit.testing import Node
 
@@ -189,7 +189,7 @@ def verify_databases(databases: Mapping[str, Any], primary: Node) -> None:
         address = primary.django_settings("postgres")
         if hosts_of(alias, entry) is not None:
             del entry["OPTIONS"]["hosts"]
-        if callable(entry.get("PASSWORD")):
+        if callable(entry.get("PASSWORD")) or credentials_of(entry) is not None:
             del address["PASSWORD"]  # a function of the page's, which has to bring it
         entry.update(address)
     handler = ConnectionHandler(real)

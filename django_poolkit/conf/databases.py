@@ -80,6 +80,12 @@ def credentials_of(database: Mapping[str, Any]) -> Source | None:
     return pool.get("credentials") if isinstance(pool, Mapping) else None
 
 
+def place_of_credentials(database: Mapping[str, Any]) -> str:
+    """Return where in the entry stands who supplies the password, for errors."""
+    own = credentials_of(database) is None
+    return "['PASSWORD']" if own else "['OPTIONS']['pool']['credentials']"
+
+
 def _with_credentials(path: str, config: PoolConfig, password: object) -> PoolConfig:
     """Return the config with a PASSWORD that is a function as what supplies the credentials."""
     if config.credentials is not None:

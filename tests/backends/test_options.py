@@ -13,6 +13,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connections
 from django.db import connection as default_connection
+from django.db.backends.signals import connection_created
 from django.test import override_settings
 from psycopg import IsolationLevel
 
@@ -215,6 +216,112 @@ def test_a_password_may_be_a_function_called_for_each_new_connection(wrapper: An
     rotated.pool.recycle()
     ask(rotated, "SELECT 1")
     assert len(calls) == 2
+
+
+def the_password() -> str:
+    """Know the password, for those who find this by its path."""
+    return str(connection.settings_dict["PASSWORD"])
+
+
+def test_credentials_may_be_named_by_their_path(wrapper: Any) -> None:
+    named = {"credentials": f"{__name__}.the_password", "credentials_ttl": 60}
+    one, two = wrapper("one", pool=named, PASSWORD=""), wrapper("two", pool=named, PASSWORD="")
+    assert ask(one, "SELECT 1") == 1
+    assert one.pool is two.pool, "equal paths are equal settings"
+    with one._nodb_cursor() as cursor:
+        cursor.execute("SELECT 1")
+    _, environment = one.client.settings_to_cmd_args_env(one.settings_dict, [])
+    assert environment["PGPASSWORD"] == the_password()
+    assert the_password() not in f"{one.pool!r} {one.pool.config!r} {registry.pools!r}"
+
+
+def test_credentials_may_tell_the_user(wrapper: Any) -> None:
+    user = connection.settings_dict["USER"]
+
+    def supply(place: Any) -> dict[str, str]:
+        assert place["user"] == "nobody"
+        assert place["host"] == connection.settings_dict["HOST"]
+        return {"user": user, "password": the_password()}
+
+    one = wrapper(pool={"credentials": supply}, USER="nobody", PASSWORD="")
+    assert ask(one, "SELECT session_user") == user
+    arguments, environment = one.client.settings_to_cmd_args_env(one.settings_dict, [])
+    assert user in arguments
+    assert environment["PGPASSWORD"] == the_password()
+
+
+def test_two_functions_are_two_pools_and_one_is_one(wrapper: Any) -> None:
+    def password() -> str:
+        return the_password()
+
+    one, two = wrapper("one", PASSWORD=password), wrapper("two", PASSWORD=password)
+    assert one.pool is two.pool
+    assert wrapper("three", PASSWORD=lambda: the_password()).pool is not one.pool
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (
+            {"PASSWORD": "s3cret", "OPTIONS": {"pool": {"credentials": "a.b"}}},
+            r"\['OPTIONS'\]\['pool'\]\['credentials'\] supplies the password.*\['PASSWORD'\] is",
+        ),
+        (
+            {"PASSWORD": the_password, "OPTIONS": {"pool": {"credentials": "a.b"}}},
+            r"supplies the password, and DATABASES\['default'\]\['PASSWORD'\] is another",
+        ),
+        ({"PASSWORD": lambda a, b: ""}, r"DATABASES\['default'\]\['PASSWORD'\] must be a function"),
+        ({"OPTIONS": {"pool": {"credentials": "s3cret"}}}, r"\['credentials'\] must be a function"),
+        ({"OPTIONS": {"pool": {"credentials_ttl": -1}}}, r"\['credentials_ttl'\] must be seconds"),
+    ],
+)
+def test_credentials_that_contradict_themselves_are_refused(entry: Any, said: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=said) as caught:
+        pool_config("default", entry)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "DATABASES['one']['PASSWORD'] returned NoneType, not a password as a str"),
+        (LookupError("s3cret"), "LookupError raised in password, test_options.py:"),
+    ],
+)
+def test_a_password_function_that_gives_none_is_named(wrapper: Any, answer: Any, said: str) -> None:
+    def password() -> Any:
+        if answer is not None:
+            raise answer
+        return answer
+
+    one = wrapper("one", pool={"timeout": 0.5}, PASSWORD=password)
+    with pytest.raises(OperationalError) as caught:
+        one.ensure_connection()
+    assert said in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    assert one.pool.stats().used == 0
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_receiver_that_raises_leaves_nothing_leased(wrapper: Any, mode: str) -> None:
+    failing = [True]
+
+    def receiver(**kwargs: Any) -> None:
+        if failing:
+            raise LookupError("the receiver")
+
+    one = wrapper(pool={"mode": mode, "max_size": 1, "timeout": 0.5})
+    connection_created.connect(receiver)
+    try:
+        for _ in range(3):
+            with pytest.raises(LookupError, match="the receiver"):
+                ask(one, "SELECT 1")
+            one.close()
+            assert one.pool.stats().used == 0
+        failing.clear()
+        assert ask(one, "SELECT 1") == 1
+    finally:
+        connection_created.disconnect(receiver)
 
 
 def test_a_pool_may_be_named(wrapper: Any) -> None:

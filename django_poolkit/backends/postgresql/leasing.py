@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, cast
 from weakref import WeakSet
@@ -20,6 +20,7 @@ from psycopg.pq import Format
 
 from django_poolkit.backends import ports, request, request_end
 from django_poolkit.backends.postgresql import observing, replaced
+from django_poolkit.backends.postgresql.binding import bind_on_the_server
 from django_poolkit.backends.postgresql.client import DatabaseClient
 from django_poolkit.backends.postgresql.errors import ErrorWrapper
 from django_poolkit.backends.postgresql.hosts import HostChoiceMixin
@@ -57,7 +58,7 @@ class LeasingMixin(HostChoiceMixin):
         self._hand: Callable[[], object | None] = no_lease  # leads to who is in pinned()
         self._watch: Watch | None = None  # of the present lease, where it is observed
         super().__init__(*args, **kwargs)
-        _bind_on_the_server(self.settings_dict)
+        bind_on_the_server(self.settings_dict)
 
     @property
     def _by_hand(self) -> bool:
@@ -293,15 +294,6 @@ class LeasingMixin(HostChoiceMixin):
             self._forget_lease()
         elif here is not scope and not self.in_atomic_block:
             self.close()
-
-
-def _bind_on_the_server(settings: dict[str, Any]) -> None:
-    """Have statements bound by the server where they are to be prepared."""
-    options = settings["OPTIONS"]
-    pool = options.get("pool")
-    if isinstance(pool, Mapping) and pool.get("prepare"):
-        # A copy: other entries of DATABASES may share the mapping.
-        settings["OPTIONS"] = {"server_side_binding": True, **options}
 
 
 class _ThreadNet:

@@ -19,8 +19,9 @@ from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
 from django_poolkit import registry
 from django_poolkit.backends import origin, ports
+from django_poolkit.backends.postgresql.binding import bind_on_the_server
 from django_poolkit.conf.control import control_config
-from django_poolkit.conf.databases import credentials_of, pool_config
+from django_poolkit.conf.databases import credentials_of, place_of_credentials, pool_config
 from django_poolkit.conf.hosts import Host, at_host, hosts_of
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.credentials import function_of
@@ -91,6 +92,7 @@ class PoolChoiceMixin(_Base):
             found: ConnectionPool | Twins | None = self._seen[1]
             if not isinstance(found, ConnectionPool) or not found.ended:
                 return found
+        bind_on_the_server(self.settings_dict)
         config = pool_config(self.alias, self.settings_dict)
         hosts = hosts_of(self.alias, self.settings_dict)
         if config is None:
@@ -194,9 +196,7 @@ class PoolChoiceMixin(_Base):
         if role := self.settings_dict["OPTIONS"].get("assume_role"):
             values["role"] = role
             origins["role"] = f"{path}['OPTIONS']['assume_role']"
-        own = credentials_of(self.settings_dict) is None
-        origins["credentials"] = path + ("" if own else "['OPTIONS']['pool']")
-        origins["credentials"] += "['PASSWORD']" if own else "['credentials']"
+        origins["credentials"] = path + place_of_credentials(self.settings_dict)
         for name in config.guards or {}:
             origins[name] = f"{path}['OPTIONS']['pool'][{name!r}]"
         return SessionDefaults(values, origins)

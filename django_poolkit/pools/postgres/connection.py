@@ -55,7 +55,6 @@ class PoolConnection(psycopg.Connection[Any]):
 
     _restore_sql = b""
     _plain = True  # whether cursor() below is psycopg's own
-    _plans: Prepared | None = None  # psycopg's manager of statements, where that is ours
     _introduced = False  # whether every class of database wrapper in between has seen it
     # Asks the server for its session state, where the pool verifies it.
     _look: Callable[[PoolConnection], frozenset[tuple[str, str, str]]] | None = None
@@ -63,6 +62,7 @@ class PoolConnection(psycopg.Connection[Any]):
     # What each lease asks has no default on the class: CPython 3.12 and 3.13 are slow on an
     # attribute that is both.
     _baseline: Baseline
+    _plans: Prepared | None  # psycopg's manager of statements, where that is the pool's
     _lease_ref: Callable[[], Lease | None]
     _owned_lease: Lease | None
     _parked: bool
@@ -81,7 +81,7 @@ class PoolConnection(psycopg.Connection[Any]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lease_ref = no_lease
-        self._owned_lease = self._poller = self._greeted = self._server = None
+        self._owned_lease = self._poller = self._greeted = self._server = self._plans = None
         self._cancelled_for = self._certain = None
         self._parked = False
         self._adapters_shown = True

@@ -182,11 +182,14 @@ def check_factory(factory: object, *, prepare: bool = False) -> None:
     """
     if factory is None:
         return
-    if not isinstance(factory, type) or not issubclass(factory, psycopg.Cursor):
+    fits = isinstance(factory, type) and issubclass(factory, psycopg.Cursor)
+    if not fits or hasattr(factory, "_declare_gen"):  # which wants a name
         given = factory.__name__ if isinstance(factory, type) else f"a {type(factory).__name__}"
         raise PoolConfigError(
-            f"['cursor_factory'] must be a class derived from psycopg.Cursor; got {given}"
+            "['cursor_factory'] must be a class derived from psycopg.Cursor, for cursors without a "
+            f"name; got {given}"
         )
+    assert isinstance(factory, type)
     if prepare and issubclass(factory, ClientCursorMixin):
         raise PoolConfigError(
             f"['cursor_factory'] {factory.__name__} binds parameters in the client, and what is to "

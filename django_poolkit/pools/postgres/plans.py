@@ -83,6 +83,8 @@ class Prepared(PrepareManager):
                 self._young.clear()
             else:
                 self._young.append(self.key(query))
+                if len(self._young) > 2 * self.prepared_max:  # of a transaction without end
+                    self._young = [key for key in self._young if key in self._names]
         return found
 
     def maybe_add_to_cache(self, query: Any, prep: Prepare, name: bytes) -> Key | None:

@@ -79,6 +79,8 @@ def clean(connection: PoolConnection, *, full: bool, prepared: bool) -> bool:
         if connection._restore_sql:
             statements.append(connection._restore_sql)
     if statements:
+        if statements[0] == b"ROLLBACK" and connection._plans is not None:
+            connection._plans.clear()  # of which psycopg has not heard
         try:
             probe.execute(connection, b"; ".join(statements), TIMEOUT)
         except (psycopg.Error, OSError):

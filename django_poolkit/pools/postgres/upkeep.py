@@ -106,7 +106,7 @@ class Upkeep(Acquire):
         kwargs: dict[str, Any] = {key: guards[key] for key in LIBPQ_GUARDS if key in guards}
         kwargs.update(self._resolve_kwargs())
         if kwargs.get("prepare_threshold") is None:
-            # Off, as Django has it: poolers before PgBouncer 1.21 mix up prepared statements.
+            # Off, as Django has it: poolers before PgBouncer 1.22 mix up prepared statements.
             kwargs["prepare_threshold"] = _PREPARE_AFTER if self.config.prepare else None
         if self._credentials is not None:
             kwargs["credentials"] = self._credentials

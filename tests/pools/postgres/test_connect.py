@@ -342,6 +342,26 @@ class TestBadInput:
         assert "configure left the connection in status INTRANS" in failure(pool)
         wait_until(lambda: primary.sessions(app) == [])
 
+    @pytest.mark.parametrize(
+        ("factory", "options", "text"),
+        [
+            ("psycopg.Cursor", {}, "must be a class derived from psycopg.Cursor, "),
+            (psycopg.AsyncCursor, {}, "without a name; got AsyncCursor"),
+            (psycopg.ServerCursor, {}, "without a name; got ServerCursor"),
+            (lambda *args: None, {}, "without a name; got a function"),
+            (psycopg.ClientCursor, {"prepare": True}, "ClientCursor binds parameters in the cli"),
+        ],
+    )
+    def test_a_cursor_factory_of_the_wrong_kind(
+        self, make_pool, primary, app, factory, options, text
+    ):
+        kwargs = {"cursor_factory": factory, "application_name": app}
+        pool = make_pool(max_size=2, kwargs=kwargs, **options)
+        said = failure(pool)
+        assert "PoolConfigError: ['cursor_factory'] " in said
+        assert text in said
+        assert primary.sessions(app) == []
+
     def test_a_default_that_the_server_refuses(self, make_pool):
         pool = make_pool(max_size=1, defaults=SessionDefaults({"TimeZone": "Nowhere/Land"}))
         assert "Nowhere/Land" in failure(pool)

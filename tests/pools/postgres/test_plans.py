@@ -137,6 +137,25 @@ class TestRollback:
             assert texts(table)[0] in prepared(connection)
             connection.rollback()
 
+    def test_that_of_a_release_drops_what_was_prepared_in_it_too(self, make_pool: Make) -> None:
+        pool = preparing(make_pool, autocommit=False)
+        lease = pool.acquire()
+        lease.connection.execute("CREATE TYPE of_this_lease AS ENUM ('a')")
+        for _ in range(3):
+            lease.connection.execute("SELECT %s::of_this_lease", ["a"])
+        lease.release()
+        with pool.lease() as connection:
+            assert connection._prepared._names == {}
+            connection.execute("SELECT 1")
+            assert prepared(connection) == []
+
+    def test_a_transaction_without_end_is_not_remembered_without_end(self, make_pool: Make) -> None:
+        pool = make_pool(prepare=True, prepared_max=2, kwargs={"prepare_threshold": 0})
+        with pool.lease() as connection:
+            for number in range(30):
+                connection.execute(f"SELECT {number}")
+            assert len(connection._prepared._young) <= 5
+
     def test_it_is_prepared_again_at_once(self, make_pool: Make, table: str) -> None:
         with preparing(make_pool, autocommit=False).lease() as connection:
             ask(connection, table)
@@ -224,6 +243,20 @@ class TestMigration:
         for lease in leases:
             lease.connection.rollback()
             lease.release()
+
+    def test_what_is_prepared_as_all_is_dropped_stays(
+        self, make_pool: Make, primary: Node, table: str
+    ) -> None:
+        pool = preparing(make_pool)
+        with pool.lease() as one, pool.lease() as other:
+            for connection in (one, other):
+                ask(connection, table)
+            widen(primary, table)
+            ask(one, table)
+            for _ in range(3):
+                other.execute("SELECT 1", prepare=True)
+            assert prepared(other) == ["SELECT 1"]
+        assert pool.plans.healed == 1, "what was new went with the rest, and was missed"
 
     def test_a_type_that_was_replaced_is_looked_up_again(
         self, make_pool: Make, primary: Node

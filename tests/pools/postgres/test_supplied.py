@@ -115,7 +115,7 @@ def test_several_connects_ask_once(
 def test_it_is_asked_by_nobody_who_holds_anything(
     supplied: Callable[..., ConnectionPool], vault: Vault
 ) -> None:
-    seen = []
+    seen: list[tuple[int, int]] = []
 
     def answer() -> str:
         stats = pool.stats()  # takes the lock of the pool
