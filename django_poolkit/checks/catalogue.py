@@ -57,6 +57,15 @@ _BODIES: Final = """
 SELECT oid::bigint, left(coalesce(pg_catalog.pg_get_function_sqlbody(oid), prosrc), %s)
 FROM pg_catalog.pg_proc WHERE oid = ANY (%s::oid[])
 """
+# The stored trees of expressions name functions by number; to deparse them would wait for locks.
+_POLICIES: Final = """
+SELECT pg_catalog.pg_describe_object('pg_catalog.pg_policy'::regclass, oid, 0)
+FROM pg_catalog.pg_policy, (
+  SELECT ':funcid (' || string_agg(oid::text, '|') || ') ' AS reads FROM pg_catalog.pg_proc
+  WHERE proname = 'current_setting' AND pronamespace = 'pg_catalog'::regnamespace
+) AS function
+WHERE concat(polqual, polwithcheck) ~ reads ORDER BY oid
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +117,11 @@ class Catalogue:
             before = found[oid].examples if oid in found else ()
             found[oid] = Reached((*before, shown), total)
         return found
+
+    def policies(self) -> list[str]:
+        """Return the row-level security policies that read a setting themselves."""
+        self._cursor.execute(_POLICIES)
+        return [str(what) for (what,) in self._cursor.fetchall()]
 
     def bodies(self, oids: Collection[int]) -> dict[int, str]:
         """Return the bodies of some functions, cut behind `LONGEST_BODY` and one."""

@@ -46,6 +46,8 @@ class Found:
     """Those that cannot be read, or run texts that they make."""
     unread: int = 0
     """How many there was no time for."""
+    policies: list[str] = field(default_factory=list)
+    """Row-level security policies that read a setting."""
 
 
 def search(catalogue: Catalogue, harmless_functions: Collection[str]) -> Found:
@@ -57,7 +59,9 @@ def search(catalogue: Catalogue, harmless_functions: Collection[str]) -> Found:
     roots += [
         each for each in functions.values() if each.oid not in reached and _passes(rules, each)
     ]
-    return _Search(catalogue, functions.values(), reached).run(roots)
+    found = _Search(catalogue, functions.values(), reached).run(roots)
+    found.policies = catalogue.policies()
+    return found
 
 
 class _Search:

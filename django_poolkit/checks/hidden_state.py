@@ -125,16 +125,29 @@ def _remaining(alias: str, config: PoolConfig, found: Found) -> Iterator[CheckMe
         if config.harmless_functions.isdisjoint((each.name, f"{each.schema}.{each.name}"))
     ]
     if unclear:
-        more = f" and {len(unclear) - _SHOWN} more" if len(unclear) > _SHOWN else ""
         yield checks.Info(
             f"In database {alias!r} triggers, views or the like run functions of which cannot be "
-            f"told what they leave behind: {', '.join(unclear[:_SHOWN])}{more}.",
+            f"told what they leave behind: {_listed(unclear)}.",
             hint="They run a text that they make, or are written in another language than SQL "
             "and PL/pgSQL. Try them with 'verify_state', then list them in 'harmless_functions'.",
             id="poolkit.I001",
+        )
+    if found.policies:
+        yield checks.Info(
+            f"In database {alias!r} what was SET decides who sees which row: "
+            f"{_listed(found.policies)}.",
+            hint="Set it by set_config(…, true) inside atomic(), or in connection.pinned(). "
+            "Statements outside of them meet sessions where it is not set. A SET without LOCAL "
+            "is right, too, and pins.",
+            id="poolkit.I003",
         )
     if found.unread:
         yield checks.Info(
             f"In database {alias!r} there was no time for {found.unread} functions or more.",
             id="poolkit.I002",
         )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -6,6 +6,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -20,7 +21,6 @@ from django_poolkit.checks import catalogue, hidden_search
 from django_poolkit.checks.hidden_state import check_hidden_state
 from django_poolkit.testing import Node
 
-pytestmark = pytest.mark.django_db(transaction=True)
 connection: Any = default_connection
 SETS = "BEGIN PERFORM set_config('app.last', NEW.a::text, false); RETURN NEW; END"
 TABLE = "CREATE TABLE seen (a int); "
@@ -28,40 +28,54 @@ REMEMBER = f"CREATE FUNCTION remember() RETURNS trigger LANGUAGE plpgsql AS $$ {
 TRIGGER = "CREATE TRIGGER remember BEFORE INSERT ON seen FOR EACH ROW EXECUTE FUNCTION remember(); "
 
 
+NAME = "hidden_state"
+
+
+def execute(primary: Node, sql: str) -> None:
+    """Run SQL there, on a connection of its own."""
+    with psycopg.connect(
+        host=primary.host, port=primary.port, user=primary.user, password=primary.password,
+        dbname=NAME, autocommit=True,
+    ) as other:  # fmt: skip
+        other.execute(sql)
+
+
+@pytest.fixture(scope="module")
+def server(primary: Node) -> Iterator[Node]:
+    """The server, with a database for these tests."""
+    primary.create_database(NAME)
+    yield primary
+    primary.drop_database(NAME)
+
+
 @pytest.fixture
-def database(primary: Node) -> Iterator[str]:
-    """An empty database, behind the default alias."""
-    name = "hidden_state"
-    primary.create_database(name)
+def database(
+    server: Node, django_db_modify_db_settings: None, django_db_blocker: Any
+) -> Iterator[str]:
+    """Have the default alias lead to that database, and empty it in the end."""
     connections.close_all()
     registry.pools.close_all()
     settings = connections.settings["default"]
     before, options = settings["NAME"], dict(settings["OPTIONS"])
-    settings["NAME"] = connection.settings_dict["NAME"] = name
-    yield name
+    settings["NAME"] = connection.settings_dict["NAME"] = NAME
+    with django_db_blocker.unblock():
+        yield NAME
     connections.close_all()
     registry.pools.close_all()
     settings["NAME"] = connection.settings_dict["NAME"] = before
     settings["OPTIONS"].clear()
     settings["OPTIONS"].update(options)
-    primary.drop_database(name)
+    execute(server, "DROP EVENT TRIGGER IF EXISTS noted; DROP SCHEMA IF EXISTS app CASCADE;"
+            " DROP SCHEMA public CASCADE; CREATE SCHEMA public")  # fmt: skip
 
 
 Look = Callable[..., list[checks.CheckMessage]]
 
 
 @pytest.fixture
-def run(primary: Node, database: str) -> Callable[[str], None]:
-    """Return a function that runs SQL there, on a connection of its own."""
-
-    def execute(sql: str) -> None:
-        with psycopg.connect(
-            host=primary.host, port=primary.port, user=primary.user, password=primary.password,
-            dbname=database, autocommit=True,
-        ) as other:  # fmt: skip
-            other.execute(sql)
-
-    return execute
+def run(server: Node, database: str) -> Callable[[str], None]:
+    """Return a function that runs SQL there."""
+    return partial(execute, server)
 
 
 @pytest.fixture
@@ -182,6 +196,15 @@ def test_what_cannot_be_read_is_said_once(look: Look, run: Any) -> None:
     assert look(harmless_functions=["any_text"]) == []
 
 
+def test_policies_that_read_a_setting_are_named(look: Look, run: Any) -> None:
+    run(TABLE + "CREATE POLICY own ON seen USING (a = current_setting('app.tenant', true)::int);"
+        " CREATE POLICY mine ON seen WITH CHECK (a > current_setting('app.least')::int);"
+        " CREATE POLICY free ON seen USING (a > 1)")  # fmt: skip
+    (message,) = look()
+    assert (message.id, message.level) == ("poolkit.I003", checks.INFO)
+    assert message.msg.endswith("policy own on table seen, policy mine on table seen.")
+
+
 def test_extensions_are_read(look: Look, run: Any) -> None:
     run(TABLE + "CREATE EXTENSION dblink; CREATE FUNCTION elsewhere() RETURNS trigger"
         " LANGUAGE plpgsql AS"
@@ -229,7 +252,7 @@ def test_a_body_that_is_locked_does_not_keep_it(look: Look, run: Any, primary: N
     def hold() -> None:
         with psycopg.connect(
             host=primary.host, port=primary.port, user=primary.user, password=primary.password,
-            dbname="hidden_state",
+            dbname=NAME,
         ) as other:  # fmt: skip
             other.execute("LOCK TABLE seen IN ACCESS EXCLUSIVE MODE")
             locked.set()

@@ -20,6 +20,7 @@ LEAVES = {
     "BEGIN EXECUTE format('SET a.b TO %L', s); END": "set",
     "BEGIN EXECUTE format('SELECT set_config(''a.b'', %L, false)', s); END": "set",
     "BEGIN EXECUTE format('INSERT INTO %I', set_config('a.b', 'c', false)); END": "set",
+    "BEGIN PERFORM set_config('a.then b', 'declare', false); END": "set",
     "BEGIN PERFORM pg_advisory_lock(1); END": "advisory_lock",
     "BEGIN RETURN pg_try_advisory_lock(1); END": "advisory_lock",
     "BEGIN CREATE TEMP TABLE t (a int); END": "temp_table",

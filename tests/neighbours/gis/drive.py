@@ -26,6 +26,7 @@ from django.contrib.gis.db import models  # noqa: E402
 from django.contrib.gis.db.backends.postgis.adapter import PostGISAdapter  # noqa: E402
 from django.contrib.gis.db.models.functions import Distance  # noqa: E402
 from django.contrib.gis.geos import Point  # noqa: E402
+from django.core.checks import run_checks  # noqa: E402
 from django.db import connection as default_connection  # noqa: E402
 from django.db import transaction  # noqa: E402
 
@@ -123,7 +124,8 @@ def main() -> None:
         "after a reset": objects.get(pk=6).at.coords,
     }
     connection.close()
-    print(json.dumps({**found, "used": connection.pool.stats().used}))
+    said = [str(message) for message in run_checks(tags=["database"], databases=["default"])]
+    print(json.dumps({**found, "said": said, "used": connection.pool.stats().used}))
 
 
 if __name__ == "__main__":

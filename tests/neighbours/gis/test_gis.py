@@ -59,4 +59,5 @@ def test_places_are_found_on_leases(server: Node, mode: str) -> None:
     assert found["resets"] > 0
     assert found["pins"] == {}
     assert found["used"] == 0
+    assert found["said"] == []  # by the check of what functions leave
     assert grown(found["few"], found["many"]) == {}

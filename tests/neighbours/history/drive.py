@@ -18,6 +18,7 @@ django.setup()
 
 import pghistory  # noqa: E402
 import pgtrigger  # noqa: E402
+from django.core.checks import run_checks  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 from django.core.wsgi import get_wsgi_application  # noqa: E402
 from django.db import connection as default_connection  # noqa: E402
@@ -130,7 +131,8 @@ def main() -> None:
         "events": contexts(),
     }
     connection.close()
-    print(json.dumps({**found, "used": connection.pool.stats().used}))
+    said = [str(message) for message in run_checks(tags=["database"], databases=["default"])]
+    print(json.dumps({**found, "said": said, "used": connection.pool.stats().used}))
 
 
 if __name__ == "__main__":

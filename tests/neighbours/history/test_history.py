@@ -59,6 +59,10 @@ def test_a_context_pins_nothing(found: Found, mode: str) -> None:
         assert found["resets"] == REQUESTS  # each has one statement of its own
 
 
+def test_the_triggers_leave_nothing(found: Found) -> None:
+    assert found["said"] == []
+
+
 def test_triggers_are_ignored_without_a_pin_where_that_ends_with_the_block(
     found: Found, mode: str
 ) -> None:

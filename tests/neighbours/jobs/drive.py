@@ -18,6 +18,7 @@ import django
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.neighbours.jobs.settings"
 django.setup()
 
+from django.core.checks import run_checks  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 from django.db import connection as default_connection  # noqa: E402
 from django.db import transaction  # noqa: E402
@@ -111,7 +112,8 @@ def main() -> None:
     }
     found["pins of the worker"] = pins() - after
     connection.close()
-    print(json.dumps({**found, "used": connection.pool.stats().used}))
+    said = [str(message) for message in run_checks(tags=["database"], databases=["default"])]
+    print(json.dumps({**found, "said": said, "used": connection.pool.stats().used}))
 
 
 if __name__ == "__main__":

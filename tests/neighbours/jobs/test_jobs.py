@@ -51,6 +51,7 @@ def test_a_worker_runs_jobs_on_leases(found: Found) -> None:
 def test_neither_requests_nor_the_worker_pin(found: Found) -> None:
     assert found["pins"] == {}
     assert found["pins of the worker"] == {}
+    assert found["said"] == []  # by the check of what functions leave
 
 
 def test_nothing_grows_from_request_to_request(found: Found) -> None:
