@@ -11,8 +11,15 @@ from typing import Any
 import psycopg_pool
 import pytest
 from django.core.signals import request_finished
-from django.db import DatabaseError, InterfaceError, OperationalError, transaction
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+    transaction,
+)
 from django.db import connection as default_connection
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from django_poolkit import LeaseReleased, PoolTimeout, PoolWarning
@@ -269,3 +276,23 @@ def test_is_usable_and_pg_version_leave_nothing_leased(pool: ConnectionPool) -> 
     with connection.temporary_connection() as cursor:
         cursor.execute("SELECT 1")
     wait_until(lambda: pool.stats().used == 0)
+
+
+def test_what_stands_in_the_place_of_djangos_ensure_connection_may_call_the_wrappers(
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, opened = connection.ensure_connection, []
+
+    def instead(*_: object) -> None:
+        opened.append(connection.connection is None)
+        real()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+    monkeypatch.setattr(BaseDatabaseWrapper, "ensure_connection", instead)
+    connection.ensure_connection()
+    assert (opened, pool.stats().used) == ([True], 1)
+    connection.close()
+    with pytest.raises(ProgrammingError, match="in an atomic block"), transaction.atomic():
+        connection.close()
+        connection.ensure_connection()

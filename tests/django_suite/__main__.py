@@ -103,6 +103,9 @@ def _processes(text: str) -> int:
     return number
 
 
+_FOR_EVER = float("inf")
+
+
 class Progress:
     """Says on standard error how far the runs are: a line that changes, or one now and then."""
 
@@ -117,9 +120,14 @@ class Progress:
         self._next = 0.0
 
         def say(done: Any, seconds: float) -> None:
-            if not (self._terminal or done.finished or seconds >= self._next):
+            if done.finished:
+                if self._next == _FOR_EVER:
+                    return
+                self._next = _FOR_EVER
+            elif self._terminal or seconds >= self._next:
+                self._next = seconds + self.EVERY
+            else:
                 return
-            self._next = seconds + self.EVERY
             total = "..." if done.total is None else f"{done.total:,}"
             line = f"{variant.name}: {len(done.tests):,} of {total} tests after {seconds:.0f} s"
             line += f", {done.count('failed')} failed" if done.count("failed") else ""

@@ -76,7 +76,8 @@ class Judge:
     def _run(self, variant: Variant) -> Outcomes:
         logs = self._home / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        log = logs / f"{variant.name}.log"
+        how = "-autocommit" if self._task.autocommit else ""
+        log = logs / f"django-{series()}-{variant.name}{how}.log"
         return run(self._task, variant, self._node, log, self._say(variant))
 
 

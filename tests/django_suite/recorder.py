@@ -17,14 +17,28 @@ from typing import Any
 from django.test import TestCase
 from django.test.runner import DiscoverRunner
 
+from tests.django_suite.wiping import Wiper
+
 _variant: dict[str, Any] = json.loads(os.environ["POOLKIT_DJANGO_SUITE"])
 _notes = Path(_variant["notes"])
 _MOST = 6_000
 """Characters kept of a failure: its end says what it was."""
 
-if _variant["autocommit"]:
-    # Without it every test runs in one transaction, and so on one lease.
+_wiper = Wiper()
+
+
+def _without_transactions() -> None:
+    """Have TestCase begin none: with it every test runs in one, and so on one lease."""
+
+    def wipe(test: Any) -> None:
+        _wiper.wipe(test._databases_names(include_mirrors=False))
+
     TestCase._databases_support_transactions = classmethod(lambda cls: False)  # type: ignore
+    TestCase._fixture_teardown = wipe  # type: ignore
+
+
+if _variant["autocommit"]:
+    _without_transactions()
 
 
 def note(**event: object) -> None:
@@ -95,6 +109,8 @@ class Recorder(DiscoverRunner):
     def run_suite(self, suite: Any, **kwargs: Any) -> Any:
         """Say how many tests there are, and when the databases are there."""
         note(total=suite.countTestCases())
+        if _variant["autocommit"]:
+            _wiper.look()
         return super().run_suite(suite, **kwargs)
 
     def teardown_databases(self, old_config: Any, **kwargs: Any) -> None:
@@ -102,4 +118,5 @@ class Recorder(DiscoverRunner):
         # Not loaded where the engine is Django's own.
         if registry := sys.modules.get("django_poolkit.registry"):
             note(leases=sum(pool.stats().acquired for pool in registry.pools))
+        _wiper.close()
         super().teardown_databases(old_config, **kwargs)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class Task:
             sys.version,
             postgresql,
             *versions,
-            *((here / name).read_text() for name in ("recorder.py", "site.py", "variants.py")),
+            *((here / name).read_text() for name in ("recorder.py", "site.py", "wiping.py")),
             repr((sorted(self.labels), self.autocommit, self.parallel, os.geteuid() == 0)),
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
@@ -89,15 +90,22 @@ def run(task: Task, variant: Variant, node: Node, log: Path, say: Say) -> Outcom
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+            reader = Reader(notes)
             try:
-                reader = _follow(process, Reader(notes), lambda done: say(done, _since(started)))
+                hung = _follow(process, reader, lambda done: say(done, _since(started)))
             finally:
                 _end(process)
     outcomes = reader.outcomes
     outcomes.seconds = _since(started)
-    if not outcomes.finished or not outcomes.tests:
-        raise SuiteError(_unfinished(variant, outcomes, log, process.returncode))
-    return outcomes
+    if outcomes.finished and outcomes.tests:
+        return outcomes
+    if hung:
+        what = f"did nothing for {STALLED:.0f} s"
+    elif outcomes.finished:
+        what = "found no tests"
+    else:
+        what = f"ended with status {process.returncode}"
+    raise SuiteError(f"{variant.name}: the run {what}{_how_far(outcomes, log)}")
 
 
 def _command(task: Task) -> Sequence[str]:
@@ -111,19 +119,20 @@ def _since(started: float) -> float:
 
 def _follow(
     process: subprocess.Popen[bytes], reader: Reader, say: Callable[[Outcomes], None]
-) -> Reader:
+) -> bool:
+    """Read until the run has ended, or has hung: then return True."""
     heard = time.monotonic()
     while True:
         ended = process.poll() is not None
         if reader.read():
             heard = time.monotonic()
         say(reader.outcomes)
-        if ended or time.monotonic() - heard > STALLED:
-            return reader
-        try:
+        if ended:
+            return False
+        if time.monotonic() - heard > STALLED:
+            return True
+        with suppress(subprocess.TimeoutExpired):
             process.wait(_LOOK)
-        except subprocess.TimeoutExpired:
-            continue
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -139,16 +148,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _unfinished(variant: Variant, outcomes: Outcomes, log: Path, status: int) -> str:
-    if not outcomes.tests and outcomes.finished:
-        return f"{variant.name}: no test was run; its output is in {log}"
+def _how_far(outcomes: Outcomes, log: Path) -> str:
     where = outcomes.under_way or "the making of the databases"
-    hung = status in (-signal.SIGTERM, -signal.SIGKILL)
-    what = f"did nothing for {STALLED:.0f} s in" if hung else f"ended with status {status} after"
     said = log.read_text(errors="replace").splitlines()[-12:]
     return "\n".join(
         [
-            f"{variant.name}: the run {what} {where}, {len(outcomes.tests)} tests done",
+            f", after {len(outcomes.tests):,} tests, in {where}",
             *(f"  | {line[:300]}" for line in said),
             f"The whole output is in {log}",
         ]
