@@ -13,18 +13,23 @@ class Losses:
 
     def __init__(self, history: History) -> None:
         self._lossy = [each for each in history.promotions if each.lossy]
-        self._writer: dict[tuple[str, int], Op] = {}
+        # A counter may come to the same number twice: before a loss, and after it.
+        self._writers: dict[tuple[str, int], list[Op]] = {}
         for op in history.ops:
             for write in op.writes:
                 if write.element:
-                    self._writer[write.target, write.element] = op
+                    self._writers.setdefault((write.target, write.element), []).append(op)
 
     def may_lack(self, target: str, element: int, at: float) -> bool:
         """Return whether a server may lack something, at a time, for it may be lost."""
-        op = self._writer.get((target, element))
-        if op is None:
+        ops = self._writers.get((target, element))
+        if ops is None:
             # Of a write that nobody knows the end of.
             return any(each.began <= at for each in self._lossy)
+        return any(self.is_gone(op, at) for op in ops)
+
+    def is_gone(self, op: Op, at: float) -> bool:
+        """Return whether what an operation wrote may be lost at a time."""
         return any(each.began <= at and _lost_by(op, each) for each in self._lossy)
 
     def may_be_lost(self, op: Op) -> bool:

@@ -51,6 +51,9 @@ class Nemesis:
         `calm`: seconds between two faults, in the mean. `longest`: those that one lasts at most.
         """
         try:
+            # Of one run as of any other: something that bites who is promised nothing.
+            with self.struck("pause replay", "a"), self.struck("pause replay", "b"):
+                self.ended.wait(longest / 2)
             while not self.ended.wait(self._chance.uniform(0.5, 1.5) * calm):
                 self._strike(longest)
         except BaseException as error:
@@ -71,7 +74,7 @@ class Nemesis:
                 self.ended.wait(seconds)
         else:
             with self.struck(name, slot):
-                self.ended.wait(seconds)
+                self.ended.wait(0.2 if name == "terminate" else seconds)
 
     @contextmanager
     def struck(self, name: str, slot: str) -> Iterator[Fault]:

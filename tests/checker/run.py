@@ -80,7 +80,14 @@ def run_on(made: Servers, plan: Plan, path: Path) -> History:
 
 @contextmanager
 def staged(
-    made: Servers, shape: Shape, count: int, path: Path, *, seed: int = 0
+    made: Servers,
+    shape: Shape,
+    count: int,
+    path: Path,
+    *,
+    seed: int = 0,
+    oldest: float = OLDEST,
+    prepared: bool = False,
 ) -> Iterator[tuple[World, list[Visitor]]]:
     """Serve the site, and have visitors at its door; close the history in the end."""
     recorder = Recorder(path)
@@ -89,7 +96,7 @@ def staged(
         max_age=MAX_AGE,
         pin=PIN,
         bound=BOUND,
-        oldest=OLDEST,
+        oldest=oldest,
         shape=shape.aliases,
         choice=shape.choice,
         planted=shape.planted,
@@ -98,6 +105,7 @@ def staged(
     )
     kinds = visitors.crowd(None, count)  # type: ignore[arg-type]  # only for their names
     names = sorted({each.who for each in kinds if each.kind in ("member", "device")})
+    names = [] if prepared else names
     try:
         with stage.staged(made, shape, names) as site:
             world = World(site, made, recorder)

@@ -9,16 +9,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-
-import psycopg
+from dataclasses import replace
 
 from django_poolkit.pools.postgres.wal import lsn_of
 from django_poolkit.testing import Cluster, Node, binaries
 from django_poolkit.testing.errors import ClusterError
 from django_poolkit.testing.faults import TCPProxy
-from django_poolkit.testing.provision import Provision
+from django_poolkit.testing.provision import Provision, conninfo
 from django_poolkit.testing.runuser import ServerUser
 from tests.checker.history import Promotion
 
@@ -74,34 +73,41 @@ class Servers:
             node.start()
 
     def promote(self, slot: str, *, lossy: bool) -> Promotion:
-        """Have a replica take over, and the others follow it; return when all of them do.
+        """Have a replica take over, and the others follow it; return when all of them do."""
+        promotion = self.take_over(slot, lossy=lossy)
+        self.rejoin(slot, lossy=lossy)
+        return promotion
 
-        Lossy: it was cut off before, and its primary wrote on until it died.
+    def take_over(
+        self, slot: str, *, lossy: bool, meanwhile: Callable[[], None] | None = None
+    ) -> Promotion:
+        """Have a replica take over, while the others stay as they are; return when it writes.
+
+        Lossy: it was cut off before, and its primary wrote on until it died, as `meanwhile` did.
         """
         began = time.monotonic()
         heir, old = self.nodes[slot], self.primary
-        other = self.nodes["b" if slot == "a" else "a"]
         if lossy:
             heir.cut_streaming()
-            time.sleep(1.0)  # in which something is to be written that it has not got
+            # In which something is to be written that it has not got.
+            time.sleep(1.0) if meanwhile is None else meanwhile()
             self.crash(old)
             old._postmaster.end()
         else:
             old.wait_caught_up(heir)
             old.stop("fast")
-        return self._succeed(slot, heir, other, old, began=began, lossy=lossy)
-
-    def _succeed(
-        self, slot: str, heir: Node, other: Node, old: Node, *, began: float, lossy: bool
-    ) -> Promotion:
         heir.promote()
         self.gates["primary"].lead(heir)
         self.timeline += 1
         switch = self._switch(heir)
-        promotion = Promotion(lossy, began, time.monotonic(), self.timeline - 1, switch)
+        return Promotion(lossy, began, time.monotonic(), self.timeline - 1, switch)
+
+    def rejoin(self, slot: str, *, lossy: bool) -> None:
+        """Have the others follow the one that has taken over; return when they do."""
+        other_slot = "b" if slot == "a" else "a"
+        heir, old, other = self.nodes[slot], self.primary, self.nodes[other_slot]
         heir.execute("CHECKPOINT")  # before it, a copy of it would still be of the timeline before
         # Whoever has more than the new primary cannot follow it, so it is made anew.
-        other_slot = "b" if slot == "a" else "a"
         if lossy:
             other.stop("immediate")
             self._copy(other, heir)
@@ -110,7 +116,6 @@ class Servers:
         self._copy(old, heir)
         self.nodes = {"primary": heir, slot: old, other_slot: other}
         self.gates[slot].lead(old)
-        return promotion
 
     def _switch(self, node: Node) -> int:
         [[text]] = node.execute("SELECT pg_read_file(%s)", (f"pg_wal/{self.timeline:08X}.history",))
@@ -152,10 +157,6 @@ def _settings_of(node: Node) -> dict[str, str]:
 
 
 def _conninfo(primary: Node, name: str) -> str:
-    from dataclasses import replace
-
-    from django_poolkit.testing.provision import conninfo
-
     source = replace(primary.address, dbname="replication")
     return conninfo(source, password=source.password, application_name=name)
 
@@ -173,9 +174,3 @@ def started() -> Iterator[Servers]:
             yield servers
         finally:
             servers.close()
-
-
-def rows(node: Node, query: str) -> list[tuple[object, ...]]:
-    """Return what a query gives on a server, in the database of the site."""
-    with node.connect(dbname=DATABASE) as connection:
-        return connection.execute(psycopg.sql.SQL(query)).fetchall()  # type: ignore[arg-type]

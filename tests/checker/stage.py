@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -37,6 +38,11 @@ class Shape:
     aliases: str = "hosts"
     """`hosts`: one alias leads to both replicas. `aliases`: one to each."""
     choice: str = "visitor"
+    jobs: bool = True
+    """Whether there is a worker of jobs."""
+    looks: tuple[float, float] | None = None
+    """Seconds from one look at the servers to the next, if they are not to be as ever."""
+    max_lag: float = MAX_LAG
     planted: str = ""
     """A defect, by its name."""
 
@@ -49,7 +55,6 @@ class Stage:
     environment: dict[str, str]
     places: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Host and port of each server."""
-    worker: Child | None = None
     children: list[Child] = field(default_factory=list)
     _read_to: int = 0
 
@@ -60,7 +65,10 @@ class Stage:
 
     def jobs_done(self) -> Iterator[dict[str, Any]]:
         """Yield what jobs have found since this was asked last."""
-        with (self.home / "worker.log").open("rb") as log:
+        path = self.home / "worker.log"
+        if not path.exists():
+            return
+        with path.open("rb") as log:
             log.seek(self._read_to)
             for line in log:
                 if not line.endswith(b"\n"):
@@ -83,7 +91,8 @@ def facts_of(servers: Servers, home: Path, shape: Shape) -> dict[str, Any]:
         **{name: str(home / name) for name in ("cache", "queue", "control")},
         "max_age": MAX_AGE,
         "pin": PIN,
-        "max_lag": MAX_LAG,
+        "max_lag": shape.max_lag,
+        "looks": shape.looks,
         "shape": shape.aliases,
         "choice": shape.choice,
         "planted": shape.planted,
@@ -92,26 +101,29 @@ def facts_of(servers: Servers, home: Path, shape: Shape) -> dict[str, Any]:
 
 @contextmanager
 def staged(servers: Servers, shape: Shape, names: Sequence[str]) -> Iterator[Stage]:
-    """Serve the site for the length of a block, with a user of each name."""
+    """Serve the site for the length of a block, with a user of each name.
+
+    Without any, tables and users are taken to be there.
+    """
     home = Path(tempfile.mkdtemp(prefix="pkc-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home, ignore_errors=True)
         environment = {"CHECKER": json.dumps(facts_of(servers, home, shape))}
         stage = Stage(home, environment)
-        _prepare(environment, names)
+        if names:
+            _prepare(environment, names)
         for name in shape.servers:
             listener = stack.enter_context(listen())
             stage.places[name] = listener.getsockname()
             _serve(stage, stack, name, listener, shape)
-        stage.worker = _start(stage, stack, "worker", ["tests.checker.site.worker"])
+        if shape.jobs:
+            _start(stage, stack, "worker", ["tests.checker.site.worker"])
         for name in shape.servers:
             wait_until(lambda name=name: _answers(stage, name), PATIENCE, stage.children[0].tail)
         yield stage
 
 
 def _prepare(environment: dict[str, str], names: Sequence[str]) -> None:
-    import os
-
     done = subprocess.run(
         [sys.executable, "-m", "tests.checker.site.prepare", *names],
         cwd=ROOT,

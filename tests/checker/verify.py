@@ -99,7 +99,7 @@ def _missing(promise: str, op: Op, earlier: Op, who: str, losses: Losses) -> Ite
         for write in earlier.writes:
             if write.target != read.target or not write.element or read.has(write.element):
                 continue
-            if not losses.may_lack(write.target, write.element, op.ended):
+            if not losses.is_gone(earlier, op.ended):
                 yield Violation(
                     promise,
                     f"{read.target} on {read.node} is without {write.element}, which {who} wrote"

@@ -119,6 +119,10 @@ class Visitor:
         else:
             self.enqueue(own, chance)
 
+    def look(self, *targets: str) -> Op:
+        """Look at one place or at several."""
+        return self.do("look", {"look": list(targets)}, random.Random(0))
+
     def append(self, target: str, chance: random.Random) -> None:
         """Append to a list."""
         asked = [target, self._world.elements.take(), chance.random() < 0.7]

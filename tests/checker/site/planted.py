@@ -16,7 +16,7 @@ from django.conf import settings
 from django_poolkit.backends.postgresql import rerouting
 from django_poolkit.backends.postgresql.base import DatabaseWrapper
 from django_poolkit.pools.postgres.wal import Position
-from django_poolkit.routing import admission, carriers, jobs, positions, writes
+from django_poolkit.routing import admission, carriers, jobs, monitor, positions, writes
 from django_poolkit.routing.carriers import Carriage
 
 
@@ -103,6 +103,8 @@ DEFECTS: dict[str, Callable[[], None]] = {
 
 
 def plant() -> None:
-    """Plant the defect that is asked for, if one is."""
+    """Plant the defect that is asked for, if one is; and look as often as is asked for."""
+    if looks := settings.FACTS["looks"]:
+        monitor.CALM = monitor.ALERT = tuple(looks)  # type: ignore[misc]
     if name := settings.FACTS.get("planted"):
         DEFECTS[name]()

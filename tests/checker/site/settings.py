@@ -9,7 +9,8 @@ from typing import Any
 FACTS: dict[str, Any] = json.loads(os.environ["CHECKER"])
 """`name`, `user`, `password`; `ports` of the primary and of the replicas, by their hosts' keys;
 `cache`, `queue`, `control`: folders; `max_age`, `pin`, `max_lag`: seconds; `shape`: one alias
-with `hosts`, or `aliases`; `choice` of one of the replicas; `planted`: a defect, or nothing."""
+with `hosts`, or `aliases`; `choice` of one of the replicas; `looks`: seconds between two,
+or nothing; `planted`: a defect, or nothing."""
 
 MAX_AGE: float = FACTS["max_age"]
 SECRET_KEY = "of the checker's site"
