@@ -115,19 +115,16 @@ def undisturbed(scene: Scene) -> None:
 
 
 def broken(scene: Scene) -> None:
-    """Connections are cut under a read, again and again."""
-    reader = scene.one("stranger")
-    for _ in range(3):
-        reader.look("list shared0 0")
-        with scene.nemesis.struck("slow network", "a"), scene.nemesis.struck("slow network", "b"):
-            for gate in ("a", "b"):
-                scene.servers.gates[gate].latency = 0.3
-            looking = threading.Thread(target=reader.look, args=("list shared0 0",))
-            looking.start()
-            time.sleep(0.15)  # it is on its way to one of them
-            for node in scene.servers.replicas:
-                node.kill_backends()
-            looking.join()
+    """Connections to a replica are cut under the reads of one who is sent there each time."""
+    reader, servers = scene.one("api"), scene.servers
+    name = reader.look("list shared0 0").reads[0].node
+    slot = next(slot for slot in "ab" if servers.nodes[slot].name == name)
+    with scene.nemesis.struck("slow network", slot):
+        servers.gates[slot].latency = 0.3
+        looking = threading.Thread(target=reader.look, args=("list shared0 0",))
+        looking.start()
+        while looking.is_alive():
+            servers.nodes[slot].kill_backends()
 
 
 def usurped(scene: Scene) -> None:

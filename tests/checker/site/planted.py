@@ -13,6 +13,7 @@ from typing import Any
 
 from django.conf import settings
 
+from django_poolkit.backends import request as requests
 from django_poolkit.backends.postgresql import rerouting
 from django_poolkit.backends.postgresql.base import DatabaseWrapper
 from django_poolkit.pools.postgres.wal import Position
@@ -77,6 +78,9 @@ def write_lost() -> None:
     commit, turn = DatabaseWrapper._commit, itertools.count(1)
 
     def committed(self: Any) -> Any:
+        request = requests.current()
+        if request is None or "work" not in request.path:
+            return commit(self)  # who is logged in stays so
         return self._rollback() if next(turn) % 5 == 0 else commit(self)
 
     DatabaseWrapper._commit = committed
