@@ -193,7 +193,12 @@ def load(path: Path) -> History:
 
 
 def _list_of(history: History, kind: str) -> list[Any]:
-    return {"op": history.ops, "fault": history.faults, "promotion": history.promotions}[kind]
+    lists: dict[str, list[Any]] = {
+        "op": history.ops,
+        "fault": history.faults,
+        "promotion": history.promotions,
+    }
+    return lists[kind]
 
 
 def _made(kind: str, value: dict[str, Any]) -> Any:

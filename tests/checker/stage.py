@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def staged(servers: Servers, shape: Shape, names: Sequence[str]) -> Iterator[Sta
         if shape.jobs:
             _start(stage, stack, "worker", ["tests.checker.site.worker"])
         for name in shape.servers:
-            wait_until(lambda name=name: _answers(stage, name), PATIENCE, stage.children[0].tail)
+            wait_until(partial(_answers, stage, name), PATIENCE, stage.children[0].tail)
         yield stage
 
 

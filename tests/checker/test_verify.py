@@ -19,7 +19,7 @@ _numbers = itertools.count(2, 2)
 
 def op(at: float, name: str = "look", visitor: str = "browser0", **more: Any) -> Op:
     """Return an operation that took a tenth of a second."""
-    kind = visitor.rstrip("0123456789")
+    kind: Any = visitor.rstrip("0123456789")
     facts: dict[str, Any] = {"number": next(_numbers), "who": visitor, "outcome": "ok"}
     facts |= {"route": FROM_REPLICA, "status": 200, "server": "wsgi"}
     return Op(visitor=visitor, kind=kind, name=name, invoked=at, ended=at + 0.1, **facts | more)
@@ -79,7 +79,7 @@ def test_the_promise_ends_with_the_token() -> None:
 
 
 def test_a_request_sees_what_it_has_written_itself() -> None:
-    both = {"writes": [Write("list x", 7)], "reads": [Read("list x", [], "p")]}
+    both: dict[str, Any] = {"writes": [Write("list x", 7)], "reads": [Read("list x", [], "p")]}
     assert promises(op(1, "both", told=[1, 7000], **both)) == ["own writes"]
 
 

@@ -25,7 +25,7 @@ def bump(target: str) -> int:
     with transaction.atomic():
         counter = Counter.objects.select_for_update().get(target=target)
         Counter.objects.filter(pk=counter.pk).update(value=F("value") + 1)
-        return counter.value + 1
+        return int(counter.value) + 1
 
 
 def look(targets: list[str]) -> list[dict[str, Any]]:

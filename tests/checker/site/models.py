@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from django.db import models
 
 
 class Entry(models.Model):
     """An element of a list, which only ever grows."""
+
+    objects: ClassVar[models.Manager[Entry]] = models.Manager()
 
     target = models.CharField(max_length=60, db_index=True)
     element = models.BigIntegerField()
@@ -21,6 +25,8 @@ class Entry(models.Model):
 class Counter(models.Model):
     """A number, which only ever grows."""
 
+    objects: ClassVar[models.Manager[Counter]] = models.Manager()
+
     target = models.CharField(max_length=60, unique=True)
     value = models.BigIntegerField(default=0)
 
@@ -33,6 +39,8 @@ class Counter(models.Model):
 
 class Mirror(models.Model):
     """A table of one row, in which whoever reads it shows which server it was."""
+
+    objects: ClassVar[models.Manager[Mirror]] = models.Manager()
 
     class Meta:
         app_label = "site"

@@ -11,14 +11,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from django.conf import settings
-
 from django_poolkit.backends import request as requests
 from django_poolkit.backends.postgresql import rerouting
 from django_poolkit.backends.postgresql.base import DatabaseWrapper
 from django_poolkit.pools.postgres.wal import Position
 from django_poolkit.routing import admission, carriers, jobs, monitor, positions, writes
 from django_poolkit.routing.carriers import Carriage
+from tests.checker.site.settings import FACTS
 
 
 def token_dropped() -> None:
@@ -83,12 +82,12 @@ def write_lost() -> None:
             return commit(self)  # who is logged in stays so
         return self._rollback() if next(turn) % 5 == 0 else commit(self)
 
-    DatabaseWrapper._commit = committed
+    DatabaseWrapper._commit = committed  # type: ignore[method-assign]
 
 
 def read_not_repeated() -> None:
     """Raise what a replica's end does to a read."""
-    rerouting._failure = lambda *ignored: None  # type: ignore[assignment]
+    rerouting._failure = lambda *ignored: None
 
 
 DEFECTS: dict[str, Callable[[], None]] = {
@@ -108,7 +107,7 @@ DEFECTS: dict[str, Callable[[], None]] = {
 
 def plant() -> None:
     """Plant the defect that is asked for, if one is; and look as often as is asked for."""
-    if looks := settings.FACTS["looks"]:
+    if looks := FACTS["looks"]:
         monitor.CALM = monitor.ALERT = tuple(looks)  # type: ignore[misc]
-    if name := settings.FACTS.get("planted"):
+    if name := FACTS.get("planted"):
         DEFECTS[name]()

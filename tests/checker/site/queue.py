@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
+from tests.checker.site.settings import FACTS
 
 
 def put(job: dict[str, Any], token: str | None) -> None:
     """Enqueue a job, with the token of what enqueues it."""
-    folder = Path(settings.FACTS["queue"])
+    folder = Path(FACTS["queue"])
     path = folder / f"{job['number']}.new"
     path.write_text(json.dumps({**job, "token": token}))
     path.rename(folder / f"{job['number']}.job")
@@ -21,7 +21,7 @@ def put(job: dict[str, Any], token: str | None) -> None:
 
 def take() -> Iterator[dict[str, Any]]:
     """Yield jobs as they come, for ever."""
-    folder = Path(settings.FACTS["queue"])
+    folder = Path(FACTS["queue"])
     while True:
         for path in sorted(folder.glob("*.job"), key=lambda each: int(each.stem)):
             job: dict[str, Any] = json.loads(path.read_text())
