@@ -74,8 +74,8 @@ def names_of(cookie: str) -> re.Pattern[str]:
 class Carriage:
     """What a request has brought, and what its answer takes back."""
 
-    __slots__ = ("_by_cookie", "_by_header", "_config", "_cookies", "_linked", "_request",
-                 "_user", "_visitor", "scope")  # fmt: skip
+    __slots__ = ("_by_cookie", "_by_header", "_config", "_cookies", "_entry", "_linked",
+                 "_request", "_user", "_visitor", "scope")  # fmt: skip
 
     def __init__(self, request: HttpRequest, scope: Scope, config: RoutingConfig) -> None:
         self.scope = scope
@@ -84,6 +84,7 @@ class Carriage:
         self._cookies: list[str] = []
         self._by_cookie: dict[str, Floor] = {}
         self._by_header: dict[str, Floor] = {}
+        self._entry: dict[str, Floor] = {}  # what the cache has said last
         self._visitor: bytes | None = None
         self._user: str | None = None
         self._linked: str | None = None  # whom the cache says the visitor to be
@@ -146,6 +147,7 @@ class Carriage:
         found, self._user = entries.read(self._config.cache, self._visitor, user)
         if user is None:
             self._linked = self._user
+        self._entry = found
         self._enter(found)
         return bool(found)
 
@@ -237,7 +239,7 @@ class Carriage:
         linked = self._linked if visitor == self._visitor else None
         user = user or linked
         if floors and self.scope.wrote:
-            entries.write(alias, floors, visitor, user)
+            entries.write(alias, floors, visitor, user, self._entry)
         if user is not None and visitor is not None and user != linked:
             seconds = visitors.seconds_of_session(self._request)
             entries.link(alias, visitor, user, seconds)

@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Final
 
 from django.core.cache import caches
@@ -26,6 +27,8 @@ logger = logging.getLogger("django_poolkit.routing")
 
 LINK: Final = 86_400.0
 """Seconds that a link lasts, where no session says for how long its visitor is known."""
+
+_NOTHING: Final[Mapping[str, Floor]] = MappingProxyType({})
 
 # Whether the cache failed when it was last asked: said once, not with every request.
 _failing = False
@@ -51,10 +54,17 @@ def read(
     return found, user
 
 
-def write(alias: str, floors: Mapping[str, Floor], visitor: bytes | None, user: str | None) -> None:
+def write(
+    alias: str,
+    floors: Mapping[str, Floor],
+    visitor: bytes | None,
+    user: str | None,
+    known: Mapping[str, Floor] = _NOTHING,
+) -> None:
     """Enter what a user, or else a visitor, must see, beside what is entered already.
 
-    Blocks as the cache does. Never raises.
+    `known` is what had been entered when the request came: the floors stand for it. Blocks as the
+    cache does. Never raises.
     """
     if user is None and visitor is None:
         return
@@ -63,6 +73,11 @@ def write(alias: str, floors: Mapping[str, Floor], visitor: bytes | None, user: 
         key = _own(visitor) if user is None and visitor is not None else _of(user or "")
         # Two that write at the same moment may undo each other here; each has its cookie.
         together = _unsealed(cache.get(key))
+        for name in floors:
+            # Else a time pin, or a position of a timeline that is over, would last for as long as
+            # the user writes: with a position it makes a pin, and that lasts as long as both.
+            if name in known and together.get(name) == known[name]:
+                del together[name]
         merge(together, floors)
         cache.set(key, seal(together), math.ceil(routing_config().max_age))
 

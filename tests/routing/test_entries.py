@@ -251,6 +251,20 @@ def test_one_that_comes_late_undoes_nothing(site):
     assert found.position == newer.position
 
 
+def test_what_a_request_has_known_is_no_part_of_what_it_enters(site):
+    until = time.time() + 20
+    over, now = Floor(Position(1, 1, 200), until), Floor(Position(1, 2, 100), until)
+    for before in (over, Floor(None, until)):
+        caches["default"].clear()
+        entries.write("default", {"default": before}, b"visitor", None)
+        known, _ = entries.read("default", b"visitor", None)
+        entries.write("default", {"default": now}, b"visitor", None, known)
+        assert entries.read("default", b"visitor", None)[0]["default"].position == now.position
+        # What another one has entered meanwhile is.
+        entries.write("default", {"default": over}, b"visitor", None, known)
+        assert entries.read("default", b"visitor", None)[0]["default"].position is None
+
+
 def tokens() -> list[Any]:
     cache: Any = caches["default"]
     return [value for key, value in cache._cache.items() if ":floor:user:" in key]
