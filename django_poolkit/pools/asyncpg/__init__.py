@@ -1,0 +1,1 @@
+"""Pools of asyncpg connections. This package loads asyncpg where its modules are imported."""

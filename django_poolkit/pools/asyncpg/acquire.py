@@ -1,0 +1,208 @@
+"""Acquire: the way out of the pool, through the queue if need be, to a connection that lives."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import Any, Final, cast
+
+from django_poolkit.pools.asyncpg.errors import PoolPaused, PoolTimeout, TooManyWaiters
+from django_poolkit.pools.asyncpg.growing import Growing
+from django_poolkit.pools.asyncpg.lease import AsyncpgLease
+from django_poolkit.pools.asyncpg.physical import Physical
+from django_poolkit.pools.asyncpg.state import Waiter
+from django_poolkit.pools.lease import STACK_DEPTH, capture_stack
+
+logger = logging.getLogger("django_poolkit.pool")
+
+# Seconds between two leases that remember their stack, where not all of them do.
+_STACK_INTERVAL: Final = 0.001
+_REFUSALS: Final[dict[type[BaseException], str]] = {
+    PoolTimeout: "timeout",
+    PoolPaused: "paused",
+    TooManyWaiters: "too_many_waiters",
+}
+
+
+class Acquire(Growing):
+    """Gives connections out. `Line` is the whole."""
+
+    async def acquire(self, timeout: float | None) -> AsyncpgLease:
+        """Acquire a connection and return its lease. As `AsyncpgPool.acquire()`."""
+        pool, started = self.pool, monotonic()
+        stack = ()
+        if started >= pool.stack_due:
+            stack = capture_stack(STACK_DEPTH)  # type: ignore[assignment]
+            if pool.samples:
+                pool.stack_due = started + _STACK_INTERVAL
+        lease = AsyncpgLease(pool, cast(Any, self), self.ledger.new_key(), stack)
+        physical = None
+        try:
+            with self.lock:
+                if self.idle and not self.waiters and not self.closing and not pool.paused_until:
+                    physical = self.idle.pop()
+                    self.lend_locked(lease, physical, started)
+            # Handed out as it is where it is quiet, and was heard of just now.
+            if (
+                physical is None
+                or started - physical.used_at > pool.config.bypass
+                or not physical.quiet
+            ):
+                allowed = pool.config.timeout if timeout is None else timeout
+                await self._find_living(lease, physical, started, allowed)
+            if pool.context is not None:
+                lease.context = pool.context()
+            if pool.config.setup is not None:
+                await pool.config.setup(lease.connection)
+                self._forget_setup(lease)
+            if pool.events.of_leases:
+                waited = monotonic() - started
+                pool.events.tell("lease_acquired", pool=pool.name, waited=waited)
+            return lease
+        except BaseException as error:
+            self._not_acquired(lease, error, started)
+            raise
+
+    @staticmethod
+    def _forget_setup(lease: AsyncpgLease) -> None:
+        # What it ran is the pool's doing, and is to be there for each lease: not to be reset
+        # for its sake. What nothing undoes is spoiled by it all the same.
+        lease.dirty, lease.ran, lease.statement = None, False, None
+
+    def _not_acquired(self, lease: AsyncpgLease, error: BaseException, started: float) -> None:
+        # Whatever went wrong between the hand-over and the end: a probe or `setup` that failed or
+        # was cancelled, where nobody knows what state the connection is in.
+        if lease.connection is not None and not lease.released:
+            self.end_and_terminate(lease, "discarded")
+        if (kind := _REFUSALS.get(type(error))) is not None:
+            waited = monotonic() - started
+            self.pool.events.tell("pool_timeout", pool=self.pool.name, kind=kind, waited=waited)
+
+    def end_and_terminate(self, lease: AsyncpgLease, reason: str) -> None:
+        """End a lease and close its connection. In `Release`."""
+        raise NotImplementedError
+
+    async def _find_living(
+        self, lease: AsyncpgLease, physical: Physical | None, started: float, allowed: float
+    ) -> None:
+        """Probe what has been lent, and go on, through the queue, until something lives."""
+        again = False
+        while True:
+            if physical is None:
+                physical = await self._queue(lease, started, allowed, again)
+            reason = await self._unusable(physical, started + allowed)
+            if reason is None:
+                return
+            self._evict(lease, physical, reason)
+            again, physical = True, None
+
+    async def _queue(
+        self, lease: AsyncpgLease, started: float, allowed: float, again: bool
+    ) -> Physical:
+        """Return an idle connection, or one that came while queued. Lent, but not yet probed."""
+        pool, loop = self.pool, self.loop
+        saturates = False
+        with self.lock:
+            if self.closing or pool.ended:
+                raise self.closed_error()
+            if self.idle and (again or not self.waiters) and not pool.paused_locked():
+                physical = self.idle.pop()
+                self.lend_locked(lease, physical, monotonic())
+                return physical
+            self._refuse_locked(started, allowed, again)
+            waiter = Waiter(loop.create_future(), lease, monotonic())
+            self.waiters[waiter] = None
+            if again:
+                self.waiters.move_to_end(waiter, last=False)
+            self._told_full = self._told_full and len(self.waiters) > 1
+            if len(self.out) >= pool.max_size and not self._told_full:
+                self._told_full = saturates = True
+            starts, paused = self.plan_locked(urged=True), pool.paused_locked()
+            waiters = len(self.waiters)
+        left = started + allowed - monotonic()
+        timer = loop.call_later(max(left, 0.0), self._expire, waiter, started, allowed)
+        try:
+            if saturates:
+                pool.events.tell("pool_saturated", pool=pool.name, waiters=waiters)
+            if paused:
+                loop.call_later(max(0.0, pool.paused_until - monotonic()), pool.end_pause)
+            self.start_connects(starts)
+            await waiter.future
+        except BaseException:
+            self._leave(waiter)
+            raise
+        finally:
+            timer.cancel()
+        assert waiter.physical is not None
+        pool.events.tell("lease_waited", pool=pool.name, seconds=monotonic() - waiter.since)
+        return waiter.physical
+
+    def _refuse_locked(self, started: float, allowed: float, again: bool) -> None:
+        """Raise for who must not queue."""
+        if again:
+            return
+        if allowed <= 0:
+            raise self.timed_out_locked(started, allowed)
+        limit = self.pool.config.max_waiting
+        if limit and len(self.waiters) >= limit:
+            self.ledger.too_many_waiters += 1
+            stats = self.pool.stats_locked(monotonic())
+            raise TooManyWaiters(
+                f"pool {self.pool.name!r}: {len(self.waiters)} are waiting already, which is its "
+                f"MAX_WAITING ({stats.summary()})",
+                pool=self.pool.name,
+                stats=stats,
+            )
+
+    def _expire(self, waiter: Waiter, started: float, allowed: float) -> None:
+        """Tell a waiter that its time is up."""
+        with self.lock:
+            if self.waiters.pop(waiter, False) is False or waiter.future.done():
+                return
+            error = self.timed_out_locked(started, allowed)
+        waiter.future.set_exception(error)
+
+    def _leave(self, waiter: Waiter) -> None:
+        """Leave the queue; pass on what was handed over just as its task was cancelled."""
+        with self.lock:
+            self.waiters.pop(waiter, None)
+            if (physical := waiter.physical) is not None:
+                self.ledger.revoke_locked(waiter.lease)
+        if physical is not None:
+            # It has not been touched: there is nothing to clear away.
+            waiter.lease.physical = None
+            physical.connection._proxy = None
+            self.come_home(physical, physical.used_at)
+
+    async def _unusable(self, physical: Physical, deadline: float) -> str | None:
+        """Return None for a connection that can be handed out, else the reason to close it."""
+        config, now = self.pool.config, monotonic()
+        if physical.connection.is_closed():
+            return "broken"
+        if now - physical.used_at <= config.bypass and physical.quiet:
+            return None
+        if await physical.answers(min(config.probe_timeout, max(deadline - now, 0.01))):
+            return None
+        return "broken" if physical.connection.is_closed() else "silent"
+
+    def _evict(self, lease: AsyncpgLease, physical: Physical, reason: str) -> None:
+        """Drop a connection found dead before its first use, and its like among the idle."""
+        gone = [(physical, reason)]
+        with self.lock:
+            self.ledger.revoke_locked(lease)
+            lease.physical = None
+            self.out.discard(physical)
+            for other in list(self.idle):
+                # Silence is the network's: what was last heard of before it began is as silent.
+                dead = other.used_at <= physical.used_at if reason == "silent" else not other.quiet
+                if dead:
+                    self.idle.remove(other)
+                    gone.append((other, reason))
+            self.ledger.closed[reason] += len(gone)
+            starts = self.plan_locked()
+        logger.warning(
+            "pool=%s event=evicted count=%d reason=%s", self.pool.name, len(gone), reason
+        )
+        for each, why in gone:
+            self.terminate(each, why)
+        self.start_connects(starts)

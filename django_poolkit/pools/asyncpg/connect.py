@@ -1,0 +1,244 @@
+"""Physical connects: what is sent with them, what is looked at after, and the values' types."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+import os
+import re
+import socket
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone, tzinfo
+from typing import Any, Final
+
+import asyncpg
+
+from django_poolkit.pools.asyncpg.config import AsyncpgConfig
+from django_poolkit.pools.asyncpg.physical import Physical
+from django_poolkit.pools.errors import PoolConfigError, PoolWarning
+
+logger = logging.getLogger("django_poolkit.pool")
+
+_LONGEST: Final = 200
+# Seconds. A connect that takes longer has no caller left who would wait for it.
+_LONGEST_CONNECT: Final = 30.0
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 - Django's own spelling
+_INFINITY: Final = 2**63 - 1
+_TCP: Final = {
+    "keepalives_idle": "TCP_KEEPIDLE",
+    "keepalives_interval": "TCP_KEEPINTVL",
+    "keepalives_count": "TCP_KEEPCNT",
+    "tcp_user_timeout": "TCP_USER_TIMEOUT",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a pool leads to, and what its connections begin with."""
+
+    connect: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Arguments of `asyncpg.connect()`. A password may be a function, and may be awaitable."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Server settings that each lease begins with, `TimeZone` and `role` among them."""
+    sockets: Mapping[str, int] = field(default_factory=dict)
+    """libpq's `keepalives`, and its kin."""
+    zone: tzinfo | None = timezone.utc  # noqa: UP017
+    """In which times are read; None for naive ones, in `naive_zone`."""
+    naive_zone: tzinfo | None = None
+    application_name: Callable[[], str] | None = None
+    """What connections are named, where nobody names them otherwise."""
+
+
+class Connector:
+    """Makes the connections of one pool, on whichever event loop runs."""
+
+    def __init__(self, target: Target, config: AsyncpgConfig) -> None:
+        self._target = target
+        self._config = config
+        # Set by whichever connect meets such a server first; a race costs a second warning.
+        self._refuses_settings = False
+        self._warned = False
+        self.made: dict[asyncpg.Connection[Any], str] = {}
+        """Connections under way, with what is to be run after each of their resets."""
+
+    async def connect(self, *args: Any, **given: Any) -> asyncpg.Connection[Any]:
+        """Return a new connection whose settings and codecs are in force.
+
+        The signature is that of asyncpg's pools, which call it. Raises what asyncpg does.
+        """
+        target, options = self._target, dict(self._config.connection)
+        wanted = {**target.settings, **(options.get("server_settings") or {})}
+        init = options.pop("init", None)
+        connect = options.pop("connect", None) or asyncpg.connect
+        patience = min(_LONGEST_CONNECT, max(2.0, self._config.timeout))
+        arguments = {"timeout": patience, **target.connect, **options, **given}
+        if callable(arguments.get("password")):
+            arguments["password"] = await _resolved(arguments["password"])
+        plain = {} if target.application_name is None else {
+            "application_name": target.application_name()
+        }  # fmt: skip
+        plain.update({key: wanted[key] for key in wanted.keys() & _ALWAYS_TAKEN})
+        connection: asyncpg.Connection[Any] | None = None
+        if not self._refuses_settings:
+            try:
+                arguments["server_settings"] = plain | wanted
+                connection = await connect(**arguments)
+            except asyncpg.PostgresError as error:
+                if "unsupported startup parameter" not in str(error):
+                    raise
+                self._refuses_settings = True
+        if connection is None:
+            arguments["server_settings"] = plain
+            connection = await connect(**arguments)
+        try:
+            restore = await self._complete(connection, wanted)
+            _tune(connection, target.sockets)
+            if self._config.codecs == "django":
+                await agree_with_django(connection, target.zone, target.naive_zone)
+            if init is not None:
+                await init(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        if restore:
+            self.made[connection] = restore
+        return connection
+
+    def describe(self, proxy: Any) -> Physical:
+        """Return what the pool is to know of a connection that asyncpg's pool has given out."""
+        connection, holder = proxy._con, proxy._holder
+        proxy._detach()
+        physical = Physical(connection, holder)
+        physical.restore = self.made.pop(connection, "")
+        return physical
+
+    async def _complete(
+        self, connection: asyncpg.Connection[Any], wanted: Mapping[str, str]
+    ) -> str:
+        """Set by statement what a pooler refused or dropped; return that statement."""
+        dropped = "TimeZone" in wanted and not _same(
+            str(getattr(connection.get_settings(), "TimeZone", "")), wanted["TimeZone"]
+        )
+        if not (self._refuses_settings or dropped):
+            return ""
+        lacking = {key: wanted[key] for key in wanted if key not in _ALWAYS_TAKEN}
+        if not lacking or "options" in lacking:
+            raise (
+                PoolConfigError(
+                    "a pooler in front of the server drops start-up options, and those of "
+                    "OPTIONS['options'] cannot be set otherwise; write them as server_settings"
+                )
+                if lacking
+                else PoolConfigError("the server did not take the time zone")
+            )
+        names = ", ".join(sorted(lacking))
+        statement = "; ".join(
+            f"SELECT pg_catalog.set_config({_quoted(name)}, {_quoted(value)}, false)"
+            for name, value in lacking.items()
+        )
+        await connection.execute(statement)
+        if not self._warned:
+            self._warned = True
+            text = (
+                f"pool {self._config.name!r}: {names} did not reach the server with the connection "
+                "(a pooler in between drops start-up parameters), so it is set by statement."
+            )
+            try:
+                warnings.warn(text, PoolWarning, stacklevel=2)
+            except PoolWarning:
+                logger.warning("event=options_dropped %s", text)
+        return statement
+
+
+_ALWAYS_TAKEN: Final = frozenset({"application_name"})
+
+
+async def _resolved(password: Callable[[], Any]) -> str:
+    """Return what a function of the settings says: in a thread, unless it is a coroutine's."""
+    if inspect.iscoroutinefunction(password):
+        return str(await password())
+    found = await asyncio.to_thread(password)
+    return str(await found) if inspect.isawaitable(found) else str(found)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'" if "\\" not in text else (
+        " E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+    )  # fmt: skip
+
+
+def _same(reported: str, wanted: str) -> bool:
+    return reported.lower() == wanted.lower()
+
+
+def _tune(connection: Any, options: Mapping[str, int]) -> None:
+    """Have the kernel look after the socket, as libpq does unless it is told not to."""
+    sock = connection._transport.get_extra_info("socket")
+    if sock is None or getattr(sock, "family", None) == socket.AF_UNIX:
+        return
+    with suppress(OSError, AttributeError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(options.get("keepalives", 1)))
+        for key, name in _TCP.items():
+            if key in options:
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), int(options[key]))
+
+
+async def agree_with_django(
+    connection: asyncpg.Connection[Any], zone: tzinfo | None, naive_zone: tzinfo | None = None
+) -> None:
+    """Have a connection give the values that Django's fields give.
+
+    JSON as Python values, addresses as texts, times in `zone`, and naive, as they are in
+    `naive_zone`, where that is None. Costs no round trip.
+    """
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(
+            name, schema="pg_catalog", encoder=json.dumps, decoder=json.loads
+        )
+    for name in ("inet", "cidr"):
+        await connection.set_type_codec(name, schema="pg_catalog", encoder=str, decoder=str)
+    if zone is timezone.utc:  # noqa: UP017
+        return  # which is asyncpg's own way
+    read_in = zone or naive_zone
+
+    def decode(value: tuple[int]) -> datetime:
+        if value[0] == _INFINITY:
+            return datetime.max if zone is None else datetime.max.replace(tzinfo=zone)
+        if value[0] == -_INFINITY - 1:
+            return datetime.min if zone is None else datetime.min.replace(tzinfo=zone)
+        found = (_EPOCH + timedelta(microseconds=value[0])).astimezone(read_in)
+        return found if zone is not None else found.replace(tzinfo=None)
+
+    def encode(value: datetime) -> tuple[int]:
+        if value.tzinfo is None:
+            value = value.replace(tzinfo=read_in)
+        return ((value - _EPOCH) // timedelta(microseconds=1),)
+
+    await connection.set_type_codec(
+        "timestamptz", schema="pg_catalog", format="tuple", encoder=encode, decoder=decode
+    )
+
+
+_HOST: Final = re.compile(r"""(host|user|role|database) (name )?("[^"]*"|'[^']*')""")
+
+
+def summarise(error: BaseException, *secrets: str) -> str:
+    """Return class, SQLSTATE and first line of a failed connect, without address and secrets."""
+    kind = type(error).__name__
+    state = getattr(error, "sqlstate", None)
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+        # Its own text names the address; what the number means does not.
+        return f"{kind}: {os.strerror(error.errno) if error.errno else 'no connection'}"
+    if not isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)):
+        return kind  # of what a function of the settings raised, nothing may be repeated
+    lines = str(error).strip().splitlines()
+    text = _HOST.sub(r"the \1", lines[0] if lines else "no answer in time")
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    return f"{kind}{f' [{state}]' if state else ''}: {text[:_LONGEST]}"

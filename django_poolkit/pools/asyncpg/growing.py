@@ -1,0 +1,133 @@
+"""Connects: made in the background for those who wait, and for nobody who could cancel them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from time import monotonic
+from typing import Any
+
+import asyncpg
+
+from django_poolkit.pools.asyncpg.connect import summarise
+from django_poolkit.pools.asyncpg.physical import Physical
+from django_poolkit.pools.asyncpg.state import Attempt, State
+
+logger = logging.getLogger("django_poolkit.pool")
+
+
+class Growing(State):
+    """Makes connections. `Line` is the whole."""
+
+    def start_connects(self, count: int, replaces: Physical | None = None) -> None:
+        """Begin so many connects, as `plan_locked()` has said."""
+        for _ in range(count):
+            attempt = Attempt(replaces)
+            with self.lock:
+                self.connecting.add(attempt)
+            attempt.task = self.spawn(self._attempt(attempt))
+
+    def grow(self) -> None:
+        """Make what is wanted now. A timer's callback, too."""
+        with self.lock:
+            count = self.plan_locked()
+        self.start_connects(count)
+
+    async def _attempt(self, attempt: Attempt) -> None:
+        # Read first: what is recycled meanwhile is old at birth.
+        generation = self.pool.generation
+        try:
+            engine = await self._engine()
+            physical = self.pool.connector.describe(await engine.acquire())
+        except asyncio.CancelledError:
+            with self.lock:
+                self.connecting.discard(attempt)
+            raise
+        except Exception as error:
+            self._failed(attempt, error)
+        else:
+            physical.generation = generation
+            self._succeeded(attempt, physical)
+
+    async def _engine(self) -> asyncpg.Pool[Any]:
+        """Return asyncpg's own pool, which makes the connections and keeps their type caches."""
+        # It cannot be resized: a larger one is put beside it. Twice as many places as connections,
+        # since one keeps its place until it has said goodbye.
+        wanted = 2 * self.pool.max_size + 8
+        if not self.engines or self.engines[-1].get_max_size() < wanted:
+            engine = self.pool.make_engine(wanted)
+            self.engines.append(engine)
+            await engine
+        engine = self.engines[-1]
+        if not engine._initialized:  # another task is at it; it has nothing to wait for
+            await asyncio.sleep(0)
+        return engine
+
+    def _succeeded(self, attempt: Attempt, physical: Physical) -> None:
+        now = monotonic()
+        seconds = now - attempt.since
+        physical.expires_at = now + self.lifetime()
+        gone: list[tuple[Physical, str]] = []
+        with self.lock:
+            self.connecting.discard(attempt)
+            self._failures = 0
+            ledger = self.ledger
+            ledger.connects += 1
+            ledger.connect.observe(seconds)
+            ledger.last_connect_error = None
+            if (old := attempt.replaces) is not None and old in self.idle:
+                self.idle.remove(old)
+                gone.append((old, "max_lifetime"))
+            if reason := self.stale_locked(physical, now):
+                gone.append((physical, reason))
+            else:
+                self.give_locked(physical, now)
+            ledger.closed.update(reason for _, reason in gone)
+            more = self.plan_locked()
+        logger.info("pool=%s event=open seconds=%.4f", self.pool.name, seconds)
+        self.pool.events.tell("connection_opened", pool=self.pool.name, seconds=seconds)
+        self.close_soon(gone)
+        self.start_connects(more)
+
+    def _failed(self, attempt: Attempt, error: BaseException) -> None:
+        text = summarise(error, *self.pool.secrets())
+        with self.lock:
+            self.connecting.discard(attempt)
+            if attempt.replaces is not None:
+                attempt.replaces.replacing = False
+            self.ledger.connect_errors += 1
+            self.ledger.last_connect_error = text
+            self._failures += 1
+            self._failed_at = monotonic()
+            pause = self.pause()
+        logger.warning("pool=%s event=connect_failed error=%s", self.pool.name, text)
+        # Somewhat later than the pause, so that many processes do not come all at once.
+        self.loop.call_later(pause * random.uniform(1.0, 1.25), self.grow)
+
+    # -- coming home
+
+    def come_home(self, physical: Physical, used_at: float) -> None:
+        """Lend a connection to the next, or close it where it is not to be kept."""
+        physical.used_at, now = used_at, monotonic()
+        gone: list[tuple[Physical, str]] = []
+        with self.lock:
+            if reason := self.stale_locked(physical, now):
+                self.out.discard(physical)
+                self.ledger.closed[reason] += 1
+                gone.append((physical, reason))
+                starts = self.plan_locked()
+            else:
+                self.give_locked(physical, now)
+                starts = 0
+        if gone:
+            self.close_soon(gone)
+            self.start_connects(starts)
+
+    def drop(self, physical: Physical, reason: str) -> None:
+        """Give its place to another."""
+        with self.lock:
+            self.out.discard(physical)
+            self.ledger.closed[reason] += 1
+            starts = self.plan_locked()
+        self.start_connects(starts)

@@ -1,0 +1,86 @@
+"""What the pool knows of one connection, beside what asyncpg does; and looks that cost nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Final
+
+import asyncpg
+
+PROBE: Final = "SELECT"
+"""The shortest statement that asyncpg 0.32 bears: it fails on the answer to an empty one."""
+
+
+class Physical:
+    """One connection. Its fields are guarded by the lock of the pool."""
+
+    __slots__ = (
+        "_poller", "connection", "created_at", "expires_at", "generation", "holder", "pid",
+        "probed_at", "replacing", "restore", "used_at",
+    )  # fmt: skip
+
+    def __init__(self, connection: Any, holder: Any) -> None:
+        self.connection: asyncpg.Connection[Any] = connection
+        self.holder = holder
+        """asyncpg's own place for it in its pool."""
+        self.pid: int = connection.get_server_pid()
+        self.created_at = self.used_at = self.probed_at = monotonic()
+        """The latter: when it was given back last."""
+        self.expires_at = float("inf")
+        self.generation = 0
+        self.replacing = False
+        """Whether another is being connected, which is to take its place."""
+        self.restore = ""
+        """What has to be run after each reset, because the start-up packet did not bring it."""
+        self._poller: select.poll | None = None
+        with suppress(OSError, ValueError, AttributeError):
+            number = connection._transport.get_extra_info("socket").fileno()
+            poller = select.poll()
+            poller.register(number, select.POLLIN | select.POLLRDHUP)
+            self._poller = poller
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it is connected, and its socket says nothing: no end of it, and no news."""
+        if self.connection.is_closed():
+            return False
+        return self._poller is None or not self._poller.poll(0)
+
+    async def answers(self, timeout: float) -> bool:
+        """Return whether the server answers within `timeout` seconds: one round trip."""
+        try:
+            await self.connection.execute(PROBE, timeout=max(timeout, 0.001))
+        except Exception:  # also asyncpg's own, of a protocol that is in the middle of its end
+            return False
+        return not self.connection.is_closed()
+
+    def abandon(self) -> None:
+        """Close the socket of a connection whose loop is closed: nothing else can be done there.
+
+        Closing it properly would need the loop, and so would asyncio's complaint.
+        """
+        connection: Any = self.connection
+        connection._pool_holder = None
+        connection._aborted = True
+        transport = connection._transport
+        inner: Any = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+        for each in filter(None, (inner, transport)):
+            sock = getattr(each, "_sock", None)
+            if sock is not None:  # asyncio/selector_events.py
+                sock.close()
+                each._sock = None
+            if hasattr(each, "_closed"):  # asyncio/sslproto.py
+                with suppress(AttributeError):
+                    each._closed = True
+
+    async def cancel_running(self, timeout: float) -> None:
+        """Ask the server to stop what runs on it. Waits for `timeout` seconds at most."""
+        connection: Any = self.connection
+        sent = asyncio.get_running_loop().create_future()
+        connection._cancel_current_command(sent)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await sent
