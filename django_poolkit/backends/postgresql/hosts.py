@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from django.db.utils import OperationalError
 
 from django_poolkit.backends import ports, request
+from django_poolkit.backends.postgresql.binding import bind_on_the_server
 from django_poolkit.backends.postgresql.errors import EXHAUSTED
 from django_poolkit.backends.postgresql.pooling import PoolChoiceMixin, Twins
 from django_poolkit.backends.rota import rota
@@ -65,6 +66,10 @@ class HostChoiceMixin(PoolChoiceMixin):
     _search: Search | None
     """The read for which a lease is to be acquired, where it has failed elsewhere."""
     _reroutes: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        bind_on_the_server(self.settings_dict)  # before anybody asks the features
 
     def _choose(self, hosts: Mapping[str, float]) -> str:
         """Choose one of these hosts, and remember it."""

@@ -20,7 +20,6 @@ from psycopg.pq import Format
 
 from django_poolkit.backends import ports, request, request_end
 from django_poolkit.backends.postgresql import observing, replaced
-from django_poolkit.backends.postgresql.binding import bind_on_the_server
 from django_poolkit.backends.postgresql.client import DatabaseClient
 from django_poolkit.backends.postgresql.errors import ErrorWrapper
 from django_poolkit.backends.postgresql.hosts import HostChoiceMixin
@@ -58,7 +57,6 @@ class LeasingMixin(HostChoiceMixin):
         self._hand: Callable[[], object | None] = no_lease  # leads to who is in pinned()
         self._watch: Watch | None = None  # of the present lease, where it is observed
         super().__init__(*args, **kwargs)
-        bind_on_the_server(self.settings_dict)
 
     @property
     def _by_hand(self) -> bool:
@@ -83,10 +81,6 @@ class LeasingMixin(HostChoiceMixin):
         Django's pool.
         """
         connect = super().get_new_connection
-
-        def through_all(pool: ConnectionPool | None) -> Any:
-            return connect(resolved(conn_params) if pool is None else conn_params)
-
         found = self._found() if self._handed is None else None
         if isinstance(found, Twins) or (
             found is not None and (self._search is not None or self._reroutes)
@@ -99,7 +93,9 @@ class LeasingMixin(HostChoiceMixin):
             finally:
                 self._handed = None
         else:
-            connection = self._acquired(through_all)
+            connection = self._acquired(
+                lambda pool: connect(resolved(conn_params) if pool is None else conn_params)
+            )
         if isinstance(connection, PoolConnection) and connection._owned_lease is not None:
             # getconn() left it there: from now on it is the wrapper's.
             lease, connection._owned_lease = connection._owned_lease, None

@@ -30,6 +30,7 @@ from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.fence import Fence
 from django_poolkit.pools.postgres.leased_cursor import check_factory
 from django_poolkit.pools.postgres.plans import Plans
+from django_poolkit.pools.postgres.spelled import same
 
 # The states of a server that say so only in words: a failed connect carries no SQLSTATE
 # (libpq 18, PQconnectPoll). The words are those of lc_messages = C or English.
@@ -236,7 +237,7 @@ class Connector:
         if set(wanted) == {"TimeZone"}:
             # The server reports it unasked, so the common case costs no round trip.
             reported = connection.pgconn.parameter_status(b"TimeZone") or b""
-            return [] if _same("TimeZone", reported.decode(), wanted["TimeZone"]) else ["TimeZone"]
+            return [] if same("TimeZone", reported.decode(), wanted["TimeZone"]) else ["TimeZone"]
         names = list(wanted)
         # Compared as the server spells it: '30s' and '30000ms' are one value to it.
         row = _run(
@@ -250,7 +251,7 @@ class Connector:
         lacking = []
         for index, name in enumerate(names):
             value = (row[0].get_value(0, index) or b"").decode()
-            if not _same(name, value, wanted[name]):
+            if not same(name, value, wanted[name]):
                 lacking.append(name)
         return lacking
 
@@ -269,20 +270,6 @@ class Connector:
             except PoolWarning:
                 # A filter made it an error, which in this thread could only fail the connect.
                 logger.warning("event=options_dropped %s", text)
-
-
-_UNITS: Final = {"us": 1e-3, "ms": 1.0, "s": 1e3, "min": 6e4, "h": 3.6e6, "d": 8.64e7}
-
-
-def _same(name: str, value: str, wanted: str) -> bool:
-    if name == "TimeZone":
-        return value.lower() == wanted.lower()
-    return value == wanted or _milliseconds(value) == _milliseconds(wanted) is not None
-
-
-def _milliseconds(text: str) -> float | None:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d)?", text.strip())
-    return float(match[1]) * _UNITS[match[2] or "ms"] if match else None
 
 
 def _run(connection: PoolConnection, statement: bytes) -> list[Any]:

@@ -186,6 +186,18 @@ def test_a_vault_that_is_late_is_asked_again(
     assert_adds_up(pool, primary, app)
 
 
+def test_what_is_to_be_kept_out_of_errors_is_told(
+    supplied: Callable[..., ConnectionPool], vault: Vault
+) -> None:
+    secrets: list[str] = []
+    pool = supplied()
+    pool._connect(secrets).close()
+    vault.rotate()
+    pool._connect(secrets).close()
+    # The second connect was refused with the first, and tried with the new one.
+    assert [secret for secret in secrets if secret] == [FIRST, FIRST, SECOND]
+
+
 def test_a_user_may_come_with_it(supplied: Callable[..., ConnectionPool], vault: Vault) -> None:
     vault.answer = {"user": vault.role, "password": FIRST, "ttl": 60}
     pool = supplied(kwargs={"user": "nobody_at_all"})
