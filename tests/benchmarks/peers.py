@@ -39,8 +39,8 @@ contestants:
   ours, session                django_poolkit, and with CONN_HEALTH_CHECKS
   ours, transaction            gives back after each statement
 
-All pools have {SIZE} connections. The two packages are fetched with pip into .envs/ of the checkout,
-with the Django and the psycopg that this program runs on; who cannot be had is left out.
+All pools have {SIZE} connections. The two packages are fetched with pip into .envs/ of the
+checkout, with the Django and the psycopg that this program runs on; who cannot be had is left out.
 
 how to read the table:
   The contestants take turns in short rounds, in an order that is drawn anew each time. A row shows
@@ -203,7 +203,7 @@ def measures(scale: float) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def run(workers: list[Worker], rounds: int, scale: float) -> Iterator[Row]:
     """Let the contestants take turns; the first round of each measure is a warm-up."""
-    for title, order in measures(scale):
+    for title, order in measures(scale) if rounds else ():
         found: dict[str, list[Row]] = {worker.contestant.name: [] for worker in workers}
         for number in range(rounds + 1):
             for worker in random.sample(workers, len(workers)):
@@ -304,7 +304,9 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--rounds", type=int, default=25, help="rounds of each contestant (25)")
+    parser.add_argument(
+        "--rounds", type=int, default=25, help="rounds of each (25); 0: kills alone"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="length of a round (1.0)")
     parser.add_argument("--kills", type=int, default=5, help="how often all is killed (5)")
     parser.add_argument("--bound", type=float, default=30.0, help="patience of the pools, s (30)")
@@ -314,8 +316,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.scale, options.kills, options.bound = 1, 0.01, 1, 2.0
-    if options.rounds < 1 or options.scale <= 0 or options.kills < 0:
-        parser.error("--rounds and --scale have to be above 0, --kills not below")
+    if options.rounds < 0 or options.scale <= 0 or options.kills < 0:
+        parser.error("--scale has to be above 0, --rounds and --kills not below")
     return options
 
 

@@ -52,7 +52,7 @@ def test_its_help_says_how_to_read_the_table() -> None:
 
 def test_options_that_make_no_sense_are_refused() -> None:
     with pytest.raises(SystemExit):
-        peers.parsed(["--rounds", "0"])
+        peers.parsed(["--scale", "0"])
 
 
 def test_a_contestant_that_cannot_start_is_named_with_the_reason(primary: Node) -> None:

@@ -108,8 +108,10 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
                 self.connection = None  # also where nothing was leased
 
     def close_if_unusable_or_obsolete(self) -> None:
-        if self._opened:
-            self.close()  # a pool allows no CONN_MAX_AGE: a request's end is the end
+        if self._opened or (self._lease is not None and not self.in_atomic_block):
+            # A pool allows no CONN_MAX_AGE: a request's end is the end, and whether the connection
+            # is any good is found out by whom it is leased to next.
+            self.close()
         else:
             super().close_if_unusable_or_obsolete()
 

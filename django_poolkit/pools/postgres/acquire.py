@@ -31,7 +31,7 @@ from django_poolkit.pools.postgres.waiters import ThreadWaiter
 
 logger = logging.getLogger("django_poolkit.pool")
 
-_IDLE: Final = TransactionStatus.IDLE
+_IDLE: Final = int(TransactionStatus.IDLE)  # to compare with an enumeration's member is dearer
 # A waiter looks this often, in seconds, whether a finalizer left something for it.
 _ORPHAN_ROUND: Final = 0.25
 

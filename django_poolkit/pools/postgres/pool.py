@@ -110,7 +110,7 @@ class ConnectionPool(Steering):
         self.config = config
         self.events = Events()
         """Tells of what happens in the pool; shared by all pools of the process's table."""
-        self._choose_stacks()
+        self._read_options()
         self._ledger = Ledger()
         self._orphans = deque()
         self.greeting = object()
@@ -154,7 +154,10 @@ class ConnectionPool(Steering):
             config.credentials, config.credentials_ttl, defaults.origins, self.name
         )
 
-    def _choose_stacks(self) -> None:
+    def _read_options(self) -> None:
+        config = self.config
+        asks = config.reset_callback or config.verify_state or config.observe
+        self._plain_home = not asks and config.reset != "always"
         stacks = self.config.stacks or ("all" if self.config.leak_after else "sampled")
         self._samples = stacks == "sampled"
         self._stack_due = math.inf if stacks == "none" else 0.0

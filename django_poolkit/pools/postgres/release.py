@@ -8,6 +8,8 @@ from collections import deque
 from time import monotonic
 from typing import Any, Final
 
+from psycopg.pq import TransactionStatus
+
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import reset, verify
 from django_poolkit.pools.postgres.cleaning import Cleaning
@@ -19,10 +21,14 @@ from django_poolkit.pools.postgres.shell import Job, critical
 logger = logging.getLogger("django_poolkit.pool")
 
 _NONE: Final[deque[Any]] = deque()
+_IDLE: Final = int(TransactionStatus.IDLE)  # to compare with an enumeration's member is dearer
 
 
 class Release(Cleaning):
     """Takes connections home. `ConnectionPool` is the whole."""
+
+    _plain_home: bool
+    """Whether the options ask for nothing at a release that leaves nothing behind."""
 
     def release(self, lease: Lease) -> None:
         """Give a connection back.
@@ -31,6 +37,26 @@ class Release(Cleaning):
         that round trip only. Raises LeaseReleased where it has been given back already, and
         SessionStateLeft as `verify_state` asks for it.
         """
+        # Nearly always nothing is open, nothing was left, and nobody asks for more: what the long
+        # way finds out by several functions is spelled out here.
+        raw = lease._connection
+        if (
+            lease.dirty is None
+            and isinstance(raw, PoolConnection)
+            and self._plain_home
+            and not (lease.foreign and self.config.reset == "request")
+            and not lease.holds
+            and not (raw._pipeline or raw._num_transactions or raw._tpc)
+            and raw.pgconn.transaction_status == _IDLE
+            and not lease.released
+            and not (lease.ran and raw._baseline.reported_change(raw))
+            and self._inside != get_ident()
+        ):
+            self._home(lease, raw)
+        else:
+            self._release_by_the_long_way(lease)
+
+    def _release_by_the_long_way(self, lease: Lease) -> None:
         if self._inside == get_ident():
             self._orphans.append((lease, "release"))
             return
@@ -65,19 +91,21 @@ class Release(Cleaning):
 
         The short way home, for a lease of one statement. Raises as `release()`.
         """
-        config = self.config
         if (
             lease.dirty is not None
             or lease.holds
-            or config.reset != "dirty"
-            or config.reset_callback is not None
-            or config.verify_state
+            or not self._plain_home
+            or self.config.reset != "dirty"
             or self._closed
             or self._inside == get_ident()
             or (connection := lease._connection) is None
         ):
             self.release(lease)
             return
+        self._home(lease, connection)
+
+    def _home(self, lease: Lease, connection: PoolConnection) -> None:
+        """End a lease whose connection is at rest, and needs no reset and no question."""
         baseline, ledger = connection._baseline, self._ledger
         if attributes(connection) != baseline.attributes or connection._notifies_backlog != _NONE:
             baseline.restore(connection)

@@ -72,7 +72,7 @@ class TestTimeout:
 
     def test_it_is_counted(self, make_pool):
         pool = make_pool(max_size=1, timeout=0.05)
-        with pool.acquire():
+        with pool.acquire(timeout=10.0):
             for _ in range(3):
                 with pytest.raises(PoolTimeout):
                     pool.acquire()

@@ -12,6 +12,7 @@ import pytest
 
 from django_poolkit.pools.errors import PoolWarning
 from django_poolkit.pools.postgres.errors import LeaseReleased, PoolTimeout
+from django_poolkit.pools.stats import Histogram
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import (
     Call,
@@ -252,13 +253,13 @@ class TestDropped:
     ):
         pool = make_pool(max_size=1, kwargs={"application_name": app})
         lease = pool.acquire()
-        real = pool._ledger.settle_locked
 
-        def interrupted(*args):
-            real(*args)
-            raise KeyboardInterrupt
+        class Interrupted(Histogram):
+            def observe(self, seconds):
+                raise KeyboardInterrupt
 
-        monkeypatch.setattr(pool._ledger, "settle_locked", interrupted)
+        # The lease has been struck out by then, by whichever way it is released.
+        monkeypatch.setattr(pool._ledger, "use", Interrupted())
         with pytest.raises(KeyboardInterrupt):
             lease.release()
         monkeypatch.undo()
@@ -311,17 +312,17 @@ class Inside:
                 outer.ran += 1
                 act()
 
-        real = pool._ledger.settle_locked
+        class Half(Histogram):
+            def observe(self, seconds):
+                if not outer.ran:
+                    circle: list[Any] = [Trap()]
+                    circle.append(circle)
+                    del circle
+                    gc.collect()
+                super().observe(seconds)
 
-        def settle(*args):
-            if not self.ran:
-                circle: list[Any] = [Trap()]
-                circle.append(circle)
-                del circle
-                gc.collect()
-            return real(*args)
-
-        monkeypatch.setattr(pool._ledger, "settle_locked", settle)
+        # Every way home passes here, with the lease struck out and its connection not yet idle.
+        monkeypatch.setattr(pool._ledger, "use", Half())
 
 
 class TestFinalizersInside:
