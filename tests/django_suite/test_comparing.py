@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import pytest
@@ -12,6 +13,7 @@ from tests.django_suite.known import KIND, KNOWN, Known
 from tests.django_suite.outcomes import Outcome, Outcomes, Status
 from tests.django_suite.report import Ran, Report
 from tests.django_suite.variants import STOCK, Variant
+from tests.docs_support import DOCS
 
 LISTED = Known("cats.tests.CatTests.test_purrs", "that a cat purrs at once", django=("6.1",))
 
@@ -115,6 +117,13 @@ def test_the_list_gives_one_kind_of_reason() -> None:
         assert each.reason.startswith(f"{KIND}: ")
         assert len(each.detail) > 20
         assert set(each.django) <= {"5.2", "6.0", "6.1"}
+
+
+def test_the_page_has_the_list() -> None:
+    text = (DOCS / "reference/django-suite.md").read_text()
+    section = text.split("\n## The list\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(.*?)` \| (.*?) \|$", section, re.MULTILINE)
+    assert rows == [(each.test, each.detail) for each in KNOWN]
 
 
 # -- a second look
