@@ -151,9 +151,9 @@ def test_what_is_different_in_one_run_alone_is_named_and_does_not_fail() -> None
 
 @pytest.mark.parametrize("different", [0, judging.MOST + 1])
 def test_no_second_look_at_none_and_at_many(different: int) -> None:
-    names = [f"n{number}" for number in range(different)]
-    stock = outcomes(purrs="passed", **dict.fromkeys(names, "passed"))
-    ours = outcomes(purrs="passed", **dict.fromkeys(names, "failed"))
+    names = [f"cats.tests.CatTests.test_{number}" for number in range(different)]
+    stock = Outcomes(tests=dict.fromkeys(names, Outcome("passed")))
+    ours = Outcomes(tests=dict.fromkeys(names, Outcome("failed")))
     ran, times = judged(ours, stock=stock)
     assert times == 1
     assert ran.comparison is not None
