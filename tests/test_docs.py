@@ -144,7 +144,8 @@ def test_settings_that_cannot_be_honoured_are_found(tmp_path: Path, primary: Nod
 @pytest.mark.parametrize(
     "command",
     ["manage.py nonsense", "manage.py migrate --nonsense", "python -m nonsense",
-     "python3 -m example_project --nonsense", "pip install django-poolkit[nonsense]", "nonsense"],
+     "python3 -m example_project --nonsense", "python3 -m tests.django_suite --nonsense",
+     "pip install django-poolkit[nonsense]", "nonsense"],
 )  # fmt: skip
 def test_a_command_that_does_not_exist_is_found(command: str) -> None:
     with pytest.raises(AssertionError):
@@ -199,6 +200,8 @@ def verify_module(name: str, arguments: list[str]) -> None:
     assert importlib.util.find_spec(name) is not None, f"there is no module {name!r}"
     if name == "example_project" and arguments[:1] == ["manage"]:
         verify_management(arguments[1], arguments[2:])
+    elif name == "tests.django_suite":
+        verify_options(importlib.import_module(f"{name}.__main__").parser(), arguments)
     elif name in ("example_project", "tests"):
         package = ROOT / name
         text = "".join(path.read_text() for path in [*package.glob("*.py")])

@@ -35,6 +35,7 @@ sets of tests:
 how to read the table:
   "leases" is how often a connection was acquired of the pools of the test databases. In transaction
   mode it grows with the statements; with --autocommit each of them gives its connection back.
+  It is not known with --parallel.
   What fails with stock says nothing about ours: the server may lack an extension or ICU, or the
   tests want another user than root. Up to three new differences have to show in a second run.
 

@@ -115,8 +115,9 @@ class Recorder(DiscoverRunner):
 
     def teardown_databases(self, old_config: Any, **kwargs: Any) -> None:
         """Say what the pools did while they are there."""
-        # Not loaded where the engine is Django's own.
-        if registry := sys.modules.get("django_poolkit.registry"):
+        # Not loaded where the engine is Django's own. Forked processes have pools of their own.
+        registry = sys.modules.get("django_poolkit.registry")
+        if registry is not None and self.parallel == 1:
             note(leases=sum(pool.stats().acquired for pool in registry.pools))
         _wiper.close()
         super().teardown_databases(old_config, **kwargs)

@@ -22,8 +22,8 @@ from tests.django_suite.source import Source, SuiteError
 from tests.django_suite.variants import Variant
 
 ROOT = Path(__file__).resolve().parents[2]
-STALLED = 300.0
-"""Seconds without any test beginning or ending after which a run has hung."""
+STALLED = 600.0
+"""Seconds without a test beginning or ending, or a line of output, after which a run has hung."""
 _LOOK = 0.5
 
 Say = Callable[[Outcomes, float], None]
@@ -92,7 +92,7 @@ def run(task: Task, variant: Variant, node: Node, log: Path, say: Say) -> Outcom
             )
             reader = Reader(notes)
             try:
-                hung = _follow(process, reader, lambda done: say(done, _since(started)))
+                hung = _follow(process, reader, log, lambda done: say(done, _since(started)))
             finally:
                 _end(process)
     outcomes = reader.outcomes
@@ -118,14 +118,15 @@ def _since(started: float) -> float:
 
 
 def _follow(
-    process: subprocess.Popen[bytes], reader: Reader, say: Callable[[Outcomes], None]
+    process: subprocess.Popen[bytes], reader: Reader, log: Path, say: Callable[[Outcomes], None]
 ) -> bool:
     """Read until the run has ended, or has hung: then return True."""
-    heard = time.monotonic()
+    heard, length = time.monotonic(), 0
     while True:
         ended = process.poll() is not None
-        if reader.read():
-            heard = time.monotonic()
+        # The databases of many modules are long in the making, and no test is under way.
+        if reader.read() or log.stat().st_size != length:
+            heard, length = time.monotonic(), log.stat().st_size
         say(reader.outcomes)
         if ended:
             return False

@@ -1,10 +1,15 @@
-"""Settings that Django's `runtests.py` is given: one variant of the two databases it asks for."""
+"""Settings that Django's `runtests.py` is given: Django's own for its tests, on one variant."""
 
 from __future__ import annotations
 
 import json
 import os
+from importlib import import_module
 from typing import Any
+
+# It lies beside `runtests.py`, and differs from one Django to the next.
+_theirs = vars(import_module("test_sqlite"))
+globals().update({name: value for name, value in _theirs.items() if name.isupper()})
 
 _variant: dict[str, Any] = json.loads(os.environ["POOLKIT_DJANGO_SUITE"])
 
@@ -15,9 +20,3 @@ def _database(name: str) -> dict[str, Any]:
 
 DATABASES = {"default": _database("django"), "other": _database("django2")}
 TEST_RUNNER = "tests.django_suite.recorder.Recorder"
-
-# As Django's own settings for its tests have it.
-SECRET_KEY = "tests only"
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
-USE_TZ = False

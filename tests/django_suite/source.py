@@ -52,6 +52,7 @@ def fetch(version: str, home: Path) -> Source:
     if (folder / _DIGEST).exists():
         return Source(folder, (folder / _DIGEST).read_text().strip())
     home.mkdir(parents=True, exist_ok=True)
+    print(f"fetching the source of Django {version}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=home) as scratch:
         archive = _download(version, Path(scratch))
         with tarfile.open(archive) as packed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import pytest
@@ -12,6 +13,7 @@ from tests.django_suite.known import KIND, KNOWN, Known
 from tests.django_suite.outcomes import Outcome, Outcomes, Status
 from tests.django_suite.report import Ran, Report
 from tests.django_suite.variants import STOCK, Variant
+from tests.docs_support import DOCS
 
 LISTED = Known("cats.tests.CatTests.test_purrs", "that a cat purrs at once", django=("6.1",))
 
@@ -117,6 +119,13 @@ def test_the_list_gives_one_kind_of_reason() -> None:
         assert set(each.django) <= {"5.2", "6.0", "6.1"}
 
 
+def test_the_page_has_the_list() -> None:
+    text = (DOCS / "reference/django-suite.md").read_text()
+    section = text.split("\n## The list\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(.*?)` \| (.*?) \|$", section, re.MULTILINE)
+    assert rows == [(each.test, each.detail) for each in KNOWN]
+
+
 # -- a second look
 
 
@@ -142,9 +151,9 @@ def test_what_is_different_in_one_run_alone_is_named_and_does_not_fail() -> None
 
 @pytest.mark.parametrize("different", [0, judging.MOST + 1])
 def test_no_second_look_at_none_and_at_many(different: int) -> None:
-    names = [f"n{number}" for number in range(different)]
-    stock = outcomes(purrs="passed", **dict.fromkeys(names, "passed"))
-    ours = outcomes(purrs="passed", **dict.fromkeys(names, "failed"))
+    names = [f"cats.tests.CatTests.test_{number}" for number in range(different)]
+    stock = Outcomes(tests=dict.fromkeys(names, Outcome("passed")))
+    ours = Outcomes(tests=dict.fromkeys(names, Outcome("failed")))
     ran, times = judged(ours, stock=stock)
     assert times == 1
     assert ran.comparison is not None
