@@ -86,7 +86,9 @@ def enqueued(scene: Scene) -> None:
 
 def one_behind(scene: Scene) -> None:
     """One replica is late, and one who has written nothing looks at what others write."""
-    writer, reader = scene.one("browser"), scene.one("member")
+    # Whoever has logged in has something to see already, and perhaps knows of one replica alone
+    # that it is there.
+    writer, reader = scene.one("browser"), scene.one("api")
     with scene.nemesis.struck("pause replay", "b"):
         writer.append("list shared0 0", random.Random(1))
         scene.servers.primary.wait_caught_up(scene.servers.nodes["a"])

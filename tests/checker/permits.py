@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tests.checker.history import Fault, History, Op
 
 # Faults in which a replica answers as ever, and is only late.
-_LATE = frozenset({"pause replay", "slow network"})
+_LATE = frozenset({"pause replay", "cut streaming", "slow network"})
 
 
 class Permits:

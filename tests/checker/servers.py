@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -110,10 +111,11 @@ class Servers:
         # Whoever has more than the new primary cannot follow it, so it is made anew.
         if lossy:
             other.stop("immediate")
-            self._copy(other, heir)
+            with ThreadPoolExecutor(2) as threads:
+                list(threads.map(self._copy, (other, old), (heir, heir)))
         else:
             other.follow(heir)
-        self._copy(old, heir)
+            self._copy(old, heir)
         self.nodes = {"primary": heir, slot: old, other_slot: other}
         self.gates[slot].lead(old)
 
