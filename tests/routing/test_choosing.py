@@ -249,7 +249,7 @@ def test_no_replica_is_a_visitors_own_that_would_be_waited_for(choose, routed, s
     assert arrive("random") == "fast"
 
 
-@pytest.mark.parametrize("by", ["visitor", "round_robin", "random", "least_used"])
+@pytest.mark.parametrize("by", ["visitor", "round_robin", "random"])
 def test_aliases_have_shares_by_their_weights(choose_alias, settings, by):
     # Scenario 31.
     sections = {"default": {"replicas": {"replica": 3, "second": 1}, "choice": by}}

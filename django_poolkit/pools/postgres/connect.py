@@ -26,7 +26,6 @@ from django_poolkit.pools.config import SERVER_GUARDS, Prepare
 from django_poolkit.pools.credentials import Credentials
 from django_poolkit.pools.errors import CredentialsError, PoolConfigError, PoolWarning
 from django_poolkit.pools.postgres import poolers
-from django_poolkit.pools.postgres.alike import same
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.fence import Fence
 from django_poolkit.pools.postgres.leased_cursor import check_factory
