@@ -383,6 +383,7 @@ def test_python_api_md_has_every_public_name() -> None:
     inner |= {"adrift", "count_pin", "greeting", "release_idle"}
     # Told by those who look after a cluster, and read by them.
     inner |= {"note_lag", "count_eviction", "count_retry", "load"}
+    inner |= {"note_lost", "note_found", "demand", "fenced"}
     # Told by cursors whose write was refused.
     inner |= {"demoted"}
     assert pool - inner <= named

@@ -37,6 +37,10 @@ reroutes: Callable[[str], bool] | None = None
 """Called with an alias as a wrapper is opened: whether reads that fail there may be made again on
 another alias. On another host of the same alias they may in any case."""
 
+repeats: Callable[[str], bool] | None = None
+"""Called with an alias as a cursor is opened: whether a write that is refused there, since the
+server is a replica, may be made once more on a new connection."""
+
 another_alias: Callable[[str, Collection[str], object], str | None] | None = None
 """Called with an alias on which a read has failed, all those where it has been by now, and Django's
 cursor that runs it; the database wrapper where it got no connection, and so no cursor.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_poolkit.conf.choosing import CHOICE, Choice, choice_at
 from django_poolkit.conf.databases import ENGINES
-from django_poolkit.conf.hosts import hosts_of
+from django_poolkit.conf.hosts import hosts_of, weight_at
 from django_poolkit.conf.limits import (
     ALL_DOWN,
     MAX_LAG,
@@ -77,6 +77,8 @@ class Cluster:
     """What is read where no replica may be."""
     old_primary: OldPrimary = OLD_PRIMARY
     """What becomes of a server in the primary's place that another one has replaced."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """The share of each of its replicas beside the others, 1.0 where nothing is said."""
     choice: Choice = CHOICE
     """By what one of several replicas is chosen."""
 
@@ -151,7 +153,11 @@ def _cluster(name: str, entry: object) -> Cluster:
     if not isinstance(primary, str) or not primary:
         raise bad_value_at(f"{path}['primary']", primary, "must be an alias of DATABASES")
     replicas = values.get("replicas", ())
-    what = "must be a list of aliases of DATABASES, each of them once; it may be empty"
+    what = "must be a list of aliases of DATABASES, each of them once, or a dict of their weights"
+    weights: dict[str, float] = {}
+    if isinstance(replicas, Mapping):
+        weights = {a: weight_at(f"{path}['replicas'][{a!r}]", w) for a, w in replicas.items()}
+        replicas = list(replicas)
     if not isinstance(replicas, (list, tuple)):
         raise bad_value_at(f"{path}['replicas']", replicas, what)
     for index, alias in enumerate(replicas):
@@ -174,6 +180,7 @@ def _cluster(name: str, entry: object) -> Cluster:
             f"{path}['max_lag_bytes']", values.get("max_lag_bytes", MAX_LAG_BYTES)
         ),
         all_down=all_down_at(f"{path}['all_down']", values.get("all_down", ALL_DOWN)),
+        weights=MappingProxyType(weights),
         choice=choice_at(f"{path}['choice']", values.get("choice", CHOICE)),
         old_primary=old_primary_at(
             f"{path}['old_primary']", values.get("old_primary", OLD_PRIMARY)

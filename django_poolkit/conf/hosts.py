@@ -95,12 +95,17 @@ def _host(key: str, entry: object, path: str) -> Host:
         raise bad_value_at(f"{path}['PORT']", port, "must be a port, as 5432")
     if not host and not port:
         raise bad_value_at(path, entry, "must have a HOST or a PORT, or it leads nowhere")
-    weight = values.get("weight", 1)
-    number = weight if isinstance(weight, (int, float)) and not isinstance(weight, bool) else 0
-    if not 0 < number < math.inf:
-        raise bad_value_at(f"{path}['weight']", weight, "must be a number above 0")
+    weight = weight_at(f"{path}['weight']", values.get("weight", 1))
     settings = {name: values[name] for name in _DJANGOS if name in values}
-    return Host(key=key, weight=float(number), settings=MappingProxyType(settings))
+    return Host(key=key, weight=weight, settings=MappingProxyType(settings))
+
+
+def weight_at(path: str, value: object) -> float:
+    """Return the weight at a path of the settings. Raises ImproperlyConfigured for what is none."""
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
+    if not 0 < number < math.inf:
+        raise bad_value_at(path, value, "must be a number above 0")
+    return float(number)
 
 
 def _place(database: Mapping[str, Any], host: Host) -> tuple[Any, str]:

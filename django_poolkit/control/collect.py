@@ -24,6 +24,8 @@ _SUMS: Final = (
     "min_size", "max_size", "size", "idle", "used", "connecting", "waiters", "acquired", "waited",
     "timeouts", "too_many_waiters", "connects", "connect_errors", "resets", "leaks", "overdue",
 )  # fmt: skip
+# Counts by reason, each added up by itself.
+_COUNTS: Final = ("pins", "errors", "evictions", "read_retries")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,7 @@ class Report:
     totals: tuple[Mapping[str, Any], ...]
     """One for each pool name: the sums over the processes, `utilization`, the longest
     `oldest_waiter` and `oldest_lease`, `state` and `mode` (all that there are, where they
-    differ), `pins`, `errors`, and `recent`."""
+    differ), `pins`, `errors`, `evictions`, `read_retries`, and `recent`."""
     servers: tuple[Server, ...]
     verdicts: tuple[Verdict, ...]
     """One for each pool name, where they were asked for."""
@@ -211,11 +213,10 @@ def _totals(processes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _total(name: str, pools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     total: dict[str, Any] = {"name": name, "processes": len(pools)}
     total |= {key: sum(pool[key] for pool in pools) for key in _SUMS}
-    pins: Counter[str] = Counter()
-    errors: Counter[str] = Counter()
+    counts: dict[str, Counter[str]] = {key: Counter() for key in _COUNTS}
     for pool in pools:
-        pins.update(pool["pins"])
-        errors.update(pool["errors"])
+        for key, count in counts.items():
+            count.update(pool[key])
     recent = [pool["recent"] for pool in pools]
     return total | {
         "utilization": total["used"] / total["max_size"],
@@ -223,8 +224,7 @@ def _total(name: str, pools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "oldest_lease": max(pool["oldest_lease"] for pool in pools),
         "state": " and ".join(sorted({pool["state"] for pool in pools})),
         "mode": " and ".join(sorted({pool["mode"] for pool in pools})),
-        "pins": dict(pins),
-        "errors": dict(errors),
+        **{key: dict(count) for key, count in counts.items()},
         "recent": {
             key: sum(part[key] for part in recent)
             for key in ("acquires_per_second", "timeouts_per_second")

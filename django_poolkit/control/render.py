@@ -23,7 +23,7 @@ _LATELY: Final = (
 )  # fmt: skip
 _SINCE: Final = (
     "PID", ">AGE", "POOL", ">ACQUIRED", ">QUEUED", ">TIMEOUTS", ">REFUSED", ">LEAKS", "~PINS",
-    "~ERRORS",
+    "~ERRORS", "~EVICTED", "~READ AGAIN",
 )  # fmt: skip
 _SERVER: Final = ("~CONNECTIONS OF", ">MAY OPEN", ">OPEN", ">SERVER", "IDLE IN TRANSACTION")
 _LEASES: Final = (
@@ -147,7 +147,7 @@ def _history(pool: Mapping[str, Any]) -> list[Cell]:
         *(_count(pool[key]) for key in ("acquired", "waited")),
         *(_count(pool[key], "warn") for key in ("timeouts", "too_many_waiters", "leaks")),
         _text(_counts(pool["pins"])),
-        _text(_counts(pool["errors"])),
+        *(_text(_counts(pool[key])) for key in ("errors", "evictions", "read_retries")),
     ]
 
 

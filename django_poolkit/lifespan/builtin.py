@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from django.db import connections
 
@@ -20,8 +20,13 @@ from django_poolkit.http.sessions import resource as client_session
 from django_poolkit.lifespan.base import Resource
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.registry import connection_pools
+from django_poolkit.routing import topology
+from django_poolkit.routing.monitor import monitor
 
 logger = logging.getLogger("django_poolkit.lifespan")
+
+# Seconds: what a look takes where neither the primary nor any replica answers.
+_FIRST_LOOK: Final = 3.0
 
 
 def builtin(config: LifespanConfig) -> list[Resource[Any]]:
@@ -29,7 +34,25 @@ def builtin(config: LifespanConfig) -> list[Resource[Any]]:
     sessions = [
         Resource(name=f"http:{name}", enter=partial(client_session, name)) for name in http_names()
     ]
-    return [*_pools(config), *sessions]
+    return [*_pools(config), *_routing(), *sessions]
+
+
+def _routing() -> list[Resource[Any]]:
+    """Return what begins to look at the servers of clusters, if there are any to be looked at."""
+    watched = any(each.watch and each.replicas for each in topology.clusters().values())
+    return [Resource(name="routing:watch", enter=_watching, required=False)] if watched else []
+
+
+@asynccontextmanager
+async def _watching() -> AsyncIterator[None]:
+    """Look at the servers once, so that the first request knows how they are.
+
+    None of them has to be well, and one that does not answer is not waited for long.
+    """
+    monitor.start()
+    await asyncio.to_thread(monitor.looked.wait, _FIRST_LOOK)
+    yield
+    monitor.close(0.0)
 
 
 def _pools(config: LifespanConfig) -> list[Resource[Any]]:

@@ -13,6 +13,7 @@ from django_poolkit.routing.errors import (
     StaleWrite,
     StaleWriteWarning,
 )
+from django_poolkit.routing.idempotent import idempotent
 from django_poolkit.routing.jobs import acarry, carry, scope
 from django_poolkit.routing.outage import is_read_only
 from django_poolkit.routing.overrides import use_primary, use_replica
@@ -30,6 +31,7 @@ __all__ = [
     "StaleWriteWarning",
     "acarry",
     "carry",
+    "idempotent",
     "is_read_only",
     "scope",
     "use_primary",

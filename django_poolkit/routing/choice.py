@@ -208,7 +208,7 @@ def one_of(cluster: Cluster, here: Scope | None, replicas: Sequence[str]) -> str
     if here is None:
         # Django may ask two times for one query, and uses the second answer: taking turns
         # would give one replica all of them.
-        return random.choice(replicas)
+        return strategies.drawn(members.shares_of(cluster, replicas))
     if (settled := here.settled.get(cluster.name)) is not None and (found := _readable(settled)):
         replicas = tuple(alias for alias in replicas if alias in found)
     chosen = here.replicas.get(cluster.name)
@@ -220,7 +220,7 @@ def one_of(cluster: Cluster, here: Scope | None, replicas: Sequence[str]) -> str
 
 
 def _chosen(cluster: Cluster, here: Scope, replicas: Sequence[str]) -> str:
-    weights = dict.fromkeys(replicas, 1.0)
+    weights = members.shares_of(cluster, replicas)
     place = f"cluster {cluster.name}"  # as an alias may be called like one
     if cluster.choice != "visitor":
         chosen = strategies.pick(cluster.choice, place, weights, loads.of_alias)
@@ -231,7 +231,7 @@ def _chosen(cluster: Cluster, here: Scope, replicas: Sequence[str]) -> str:
     if here.visitor is None:
         return rota.pick(place, weights)
     chosen = members.chosen_by(here.visitor, weights)
-    own = members.chosen_by(here.visitor, dict.fromkeys(cluster.replicas, 1.0))
+    own = members.chosen_by(here.visitor, members.shares_of(cluster, cluster.replicas))
     if chosen != own and members.weights_of(chosen) is None:
         here.strays.add((chosen, None))
     elif chosen != own:

@@ -18,6 +18,7 @@ from django_poolkit.routing import (
     writes,
 )
 from django_poolkit.routing.errors import LockOnReplica
+from django_poolkit.routing.monitor import monitor
 
 
 def install() -> None:
@@ -54,6 +55,8 @@ def note_write(alias: str) -> None:
         watcher.writing(cluster, alias)
     if alias == cluster.primary:
         scopes.mark_written(cluster.name)
+        if not monitor.started:
+            outage.begin_to_look(cluster)
 
 
 def note_lock(alias: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -82,10 +82,15 @@ def weights_of(alias: str) -> Mapping[str, float] | None:
     return None if hosts is None else {key: host.weight for key, host in hosts.items()}
 
 
+def shares_of(cluster: Cluster, aliases: Iterable[str]) -> Mapping[str, float]:
+    """Return the weights of some of the replicas of a cluster, by alias."""
+    return {alias: cluster.weights.get(alias, 1.0) for alias in aliases}
+
+
 def own_of(visitor: bytes, cluster: Cluster) -> tuple[str, str | None]:
     """Return the alias, and its host if it has several, that a visitor reads where nothing else
     is said: the same each time and in each process."""
-    alias = chosen_by(visitor, dict.fromkeys(cluster.replicas, 1.0))
+    alias = chosen_by(visitor, shares_of(cluster, cluster.replicas))
     weights = weights_of(alias)
     return alias, None if weights is None else chosen_by(visitor, weights)
 

@@ -54,6 +54,8 @@ class Monitor:
     def _begin(self) -> None:
         self.started = False
         """Whether it has a thread. Read by every query."""
+        self.looked = threading.Event()
+        """Set once all servers have been looked at, or have not answered in time."""
         self._turn = threading.Lock()  # held for the length of a round, by who makes it
         self._lock = threading.Lock()  # guards the start of the thread, and the four below
         self._circuits: dict[str, Circuit] = {}
@@ -173,6 +175,7 @@ class Monitor:
                     leading.lead(cluster, course)
         for piece in news:
             piece.tell()
+        self.looked.set()
 
     def seen(self) -> list[Seen]:
         """Return what is known of the servers of all clusters by the last look. Asks nobody."""

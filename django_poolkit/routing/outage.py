@@ -7,7 +7,7 @@ from typing import Final
 
 from django_poolkit.pools.errors import PoolError, PoolTimeout
 from django_poolkit.pools.postgres import ConnectionPool
-from django_poolkit.routing import topology, watching
+from django_poolkit.routing import scopes, topology, watching
 from django_poolkit.routing.errors import PrimaryUnavailable
 from django_poolkit.routing.lag import Refusal, is_lost
 from django_poolkit.routing.monitor import monitor
@@ -49,6 +49,15 @@ def refusal_of(alias: str) -> Refusal | None:
     if cluster is None or alias != cluster.primary:
         return None
     return monitor.refusal(cluster)
+
+
+def begin_to_look(cluster: Cluster) -> None:
+    """Begin to look at the servers of a cluster that is written to, but not in a command."""
+    here = scopes.current()
+    if here is not None and here.command:
+        return
+    if cluster.watch and cluster.replicas and not watching.on_one_database():
+        monitor.start()
 
 
 def explain(alias: str, error: PoolError, pool: ConnectionPool) -> PrimaryUnavailable | None:

@@ -39,6 +39,7 @@ def rows(table: Table) -> list[dict[str, str]]:
 BUSY = pool(
     size=8, used=7, idle=1, waiters=2, oldest_waiter=1.25, acquired=500, waited=40, timeouts=3,
     too_many_waiters=1, leaks=2, pins={"set": 3, "raw": 1}, per_second=12.345,
+    evictions={"lag": 2}, read_retries={"conflict": 3},
     wait=histogram(ms5=40), use=histogram(ms25=90, ms2500=9, beyond=1),
 )  # fmt: skip
 
@@ -77,7 +78,7 @@ def test_the_last_minute_and_the_life_of_each() -> None:
     assert since[0] == {
         "PID": "101", "AGE": "2 h", "POOL": "default", "ACQUIRED": "500", "QUEUED": "40",
         "TIMEOUTS": "3", "REFUSED": "1", "LEAKS": "2", "PINS": "raw 1, set 3",
-        "ERRORS": "-",
+        "ERRORS": "-", "EVICTED": "lag 2", "READ AGAIN": "conflict 3",
     }  # fmt: skip
     assert since[1]["PINS"] == "-"
     assert (since[2]["PID"], since[2]["ACQUIRED"]) == ("total", "500")

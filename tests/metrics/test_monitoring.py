@@ -28,7 +28,7 @@ NOT_DRAWN = {
     "poolkit_floors_total", "poolkit_routing_decisions_total",
     # Those of replicas, which most projects have none of.
     "poolkit_replica_lag_seconds", "poolkit_replica_lag_bytes", "poolkit_evictions_total",
-    "poolkit_read_retries_total", "poolkit_read_only",
+    "poolkit_read_retries_total", "poolkit_read_only", "poolkit_primary_losses_total",
 }  # fmt: skip
 
 

@@ -51,7 +51,9 @@ def test_processes_are_summed() -> None:
     assert value(samples, "poolkit_wait_seconds_sum") == pytest.approx(80.4008)
 
 
-OF_THE_PROCESS = "poolkit_((collect_errors|floors|routing_decisions)_total|read_only)"
+OF_THE_PROCESS = (
+    "poolkit_((collect_errors|floors|primary_losses|routing_decisions)_total|read_only)"
+)
 
 
 def test_it_says_what_prometheus_client_says_of_the_same_pool() -> None:

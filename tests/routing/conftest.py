@@ -129,7 +129,7 @@ def routed(
     monkeypatch.setattr(ports, "keeps_host", None)
     for name in ("note_refusal", "reroutes", "another_alias", "note_broken"):
         monkeypatch.setattr(ports, name, None)
-    for name in ("explain", "note_standby", "note_pool"):
+    for name in ("explain", "note_standby", "note_pool", "repeats"):
         monkeypatch.setattr(ports, name, None)
     monkeypatch.setattr(BaseCommand, "execute", BaseCommand.execute)
     # What is seen of servers must not depend on when somebody looks, as a thread may that a test

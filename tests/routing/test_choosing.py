@@ -247,3 +247,25 @@ def test_no_replica_is_a_visitors_own_that_would_be_waited_for(choose, routed, s
     assert arrive("visitor") == "waited"
     assert arrive("visitor") == "waited"  # for what its own says each time
     assert arrive("random") == "fast"
+
+
+@pytest.mark.parametrize("by", ["visitor", "round_robin", "random"])
+def test_aliases_have_shares_by_their_weights(choose_alias, settings, by):
+    # Scenario 31.
+    sections = {"default": {"replicas": {"replica": 3, "second": 1}, "choice": by}}
+    settings.POOLKIT = {**settings.POOLKIT, "CLUSTERS": sections}
+    rota._turns.clear()
+    found: Counter[str] = Counter()
+    for number in range(1000):
+        with scope() as here:
+            # Half of them are known, and have a share of their own each.
+            here.visitor = number.to_bytes(8) if number % 2 else None
+            found[alias_of()] += 1
+    assert abs(found["replica"] - 750) <= 50
+
+
+def test_outside_of_a_scope_too(choose_alias, settings):
+    sections = {"default": {"replicas": {"replica": 3, "second": 1}}}
+    settings.POOLKIT = {**settings.POOLKIT, "CLUSTERS": sections}
+    found = Counter(alias_of() for _ in range(2000))
+    assert abs(found["replica"] - 1500) <= 100

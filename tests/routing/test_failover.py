@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from django.core.cache import caches
 from django.db import connections
+from django.test import Client
 
 from django_poolkit.pools.postgres.wal import lsn_of
-from django_poolkit.routing import outgoing, writes
+from django_poolkit.routing import carry, joining, outgoing, scope, writes
+from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.positions import servers
+from django_poolkit.routing.token import unseal
 from django_poolkit.testing import Cluster
 from django_poolkit.testing.waiting import wait_until
-from tests.routing.conftest import LedTo, entry
+from tests.app.models import Item
+from tests.routing.conftest import LedTo, alias_of, entry
 from tests.routing.test_settling import be_patient, read, write
 
 
@@ -62,6 +67,61 @@ def test_what_was_lost_is_never_taken_to_be_there(failing, user):
         for floor in taken.values():
             assert floor.position is not None
             assert floor.position.timeline == 2
+
+
+def test_nothing_that_was_carried_leads_to_a_replica_without_it(failing, settings, monkeypatch):
+    """The same through the site: by cookie, by cache, and by a job's token."""
+    # Scenario 20.
+    joining.install()  # what the fixture `routed` takes back
+    monitor.forget()
+    settings.ROOT_URLCONF = "tests.routing.test_carriers"
+    settings.MIDDLEWARE = ["django_poolkit.middleware.PoolkitMiddleware"]
+    memory = "django.core.cache.backends.locmem.LocMemCache"
+    settings.CACHES = {"default": {"BACKEND": memory, "LOCATION": "lost"}}
+    settings.POOLKIT = {**settings.POOLKIT, "ROUTING": {"WAIT": 5.0, "CACHE": "default"}}
+    first, second = failing.replicas
+    with LedTo(default=entry(failing.primary), replica=entry(second)):
+        monitor.look()
+        for node in failing.replicas:
+            failing.primary.wait_caught_up(node)
+            node.cut_streaming()
+        keeper, known = Client(), Client(headers={"Authorization": "Bearer one"})
+        assert keeper.get("/write/").content == b"written"
+        assert known.get("/write/").content == b"written"
+        with scope():
+            Item.objects.create(name="lost")
+            job = carry()
+        failing.primary.stop("immediate")
+        first.promote()
+        first.execute(
+            "INSERT INTO app_item (name, created) "
+            "SELECT 'more', now() FROM generate_series(1, 3000)"
+        )
+        second.follow(first)
+        first.wait_caught_up(second)
+        # The alias leads on, as a name does that is moved; what is known of the servers stays.
+        for alias in ("default", "replica"):
+            connections[alias].close()
+            del connections[alias]
+        connections.settings["default"] = entry(first)
+        monkeypatch.setattr(monitor, "_hosts", type(monitor._hosts)())
+        monitor.look()
+        assert keeper.get("/where/").content == b"default"
+        known.cookies.clear()  # it is known by the cache alone
+        assert known.get("/where/").content == b"default"
+        for _ in range(2):
+            with scope(job):
+                assert alias_of() == "default"
+                assert not Item.objects.filter(name="lost").exists()
+        # What goes on, if anything, is of the new timeline, and a replica that has that is read.
+        for morsel in filter(None, (each.value for each in keeper.cookies.values())):
+            position = unseal(morsel)["default"].position
+            assert position is not None
+            assert position.timeline == 2
+        assert keeper.get("/where/").content == b"replica"
+        assert Client().get("/where/").content == b"replica"
+        caches["default"].clear()
+    monitor.forget()
 
 
 def test_a_role_that_may_not_know_the_timeline_reads_replicas(failing, settings):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import psycopg_pool
@@ -14,14 +16,16 @@ from django_poolkit import PoolTimeout, exhaustion, registry
 from django_poolkit.backends import ports
 from django_poolkit.metrics.families import READ_ONLY
 from django_poolkit.metrics.readings import readings
-from django_poolkit.routing import PrimaryUnavailable, is_read_only, outage, scope
+from django_poolkit.pools.postgres import patience
+from django_poolkit.routing import PrimaryUnavailable, idempotent, is_read_only, outage, scope
 from django_poolkit.routing import monitor as module
 from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.topology import clusters
 from django_poolkit.testing import Cluster
 from django_poolkit.testing.faults import TCPProxy
+from django_poolkit.testing.waiting import wait_until
 from tests.app.models import Item
-from tests.routing.conftest import entry
+from tests.routing.conftest import entry, in_thread
 
 MODES = pytest.mark.parametrize("mode", ["session", "transaction"])
 
@@ -169,6 +173,7 @@ def test_where_nobody_looks_it_is_not_known(stopped, settings, monkeypatch):
     with pytest.raises(PrimaryUnavailable):
         Item.objects.create(name="new")
     assert not is_read_only()
+    assert not registry.connection_pools["default"].server_lost
     monkeypatch.setattr(monitor, "started", True)
     assert (begun, shown()) == ([], {})
 
@@ -180,6 +185,79 @@ def test_to_ask_begins_to_look(routed, monkeypatch):
     assert begun == [None]
     with pytest.raises(KeyError):
         is_read_only("nothing")
+
+
+# -- known to be down
+
+
+def refused() -> PrimaryUnavailable:
+    with pytest.raises(PrimaryUnavailable) as caught:
+        Item.objects.create(name="new")
+    return caught.value
+
+
+@MODES
+def test_while_it_is_known_to_be_down_who_writes_is_told_at_once(stopped, mode):
+    cluster = stopped(mode)
+    monitor.look()
+    assert refused().waited < 0.5 * 3  # what is left of the timeout since the look
+    pool = registry.connection_pools["default"]
+    assert is_read_only()
+    wait_until(lambda: not pool.stats().connecting, message="it goes on connecting")
+    tried = pool.stats().connect_errors
+    for _ in range(20):
+        error = refused()
+        assert error.waited < 0.5  # no timeout
+        assert error.reason == "refuses"
+        assert "lost for" in str(error)
+    assert pool.stats().connect_errors == tried  # and no connect
+    cluster.primary.start()
+    refused()  # nobody has seen it yet
+    monitor.look()
+    assert Item.objects.create(name="new").pk
+
+
+def test_the_word_that_it_is_down_does_not_outlive_those_who_look(stopped, monkeypatch):
+    monkeypatch.setattr(patience, "_WORD", 0.0)
+    stopped("transaction")
+    monitor.look()
+    assert not registry.connection_pools["default"].server_lost
+    assert refused().waited >= 0.5
+
+
+def test_a_restart_is_waited_out(led):
+    cluster = led("transaction", timeout=60.0)
+    cluster.primary.stop()
+    pool = registry.connection_pools["default"]
+    with ThreadPoolExecutor(1) as executor:
+        try:
+            monitor.look()
+            assert is_read_only()
+            writing = executor.submit(in_thread, lambda: Item.objects.create(name="new").pk)
+            wait_until(lambda: pool.stats().waiters == 1, message="nobody waits")
+        finally:
+            cluster.primary.start()
+            for node in cluster.replicas:
+                node.wait_streaming()
+        monitor.look()
+        assert writing.result(60.0)
+
+
+def test_a_primary_that_is_silent_is_known_to_be_down_at_the_second_look(led, monkeypatch):
+    monkeypatch.setattr(module, "BUDGET", 0.3)
+    cluster = led("transaction")
+    monitor.look()
+    cluster.primary.pause()
+    try:
+        monitor.look()
+        assert not is_read_only()
+        assert monitor._alert  # the next look comes soon
+        monitor.look()
+        assert is_read_only()
+    finally:
+        cluster.primary.resume()
+    monitor.look()
+    assert not is_read_only()
 
 
 # -- a replica in the primary's place
@@ -245,3 +323,53 @@ def test_a_write_to_a_replica_by_its_own_alias_says_nothing_of_the_primary(led, 
     with pytest.raises(InternalError):
         Item.objects.using("replica").create(name="new")
     assert not is_read_only()
+
+
+@MODES
+def test_a_write_that_may_be_made_again_is_made_again_once(moving, routed, mode):
+    name = moving(mode)
+    # Nothing has changed: it is tried once more, and raised.
+    with idempotent(), pytest.raises(InternalError, match="read-only transaction"):
+        Item.objects.create(name="new")
+    connections["default"].close()
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT 1")  # a connection to the replica that goes on
+    name._target = routed.primary.host, routed.primary.port
+    with idempotent():
+        Item.objects.create(name="new")
+    assert routed.primary.execute("SELECT count(*) FROM app_item WHERE name = 'new'") == [(1,)]
+
+
+@MODES
+@pytest.mark.parametrize("way", ["atomic", "pinned", "unflagged"])
+def test_nothing_else_is_made_again(moving, routed, mode, way):
+    name = moving(mode)
+    wrapper: Any = connections["default"]
+    with wrapper.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    name._target = routed.primary.host, routed.primary.port
+    around = {"atomic": transaction.atomic, "pinned": wrapper.pinned, "unflagged": nullcontext}[way]
+    flagged = nullcontext() if way == "unflagged" else idempotent()
+    with flagged, pytest.raises(InternalError, match="read-only"), around():
+        if way == "pinned":
+            with wrapper.cursor() as cursor:
+                cursor.execute("SET lock_timeout = '5s'")
+        Item.objects.create(name="new")
+    assert routed.primary.execute("SELECT count(*) FROM app_item WHERE name = 'new'") == [(0,)]
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01"])
+def test_what_the_primary_cannot_serialize_is_raised_as_it_is(led, code):
+    led("transaction")
+    statement = f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"
+    pool = registry.connection_pools["default"]
+    for flagged in (nullcontext(), idempotent()):
+        connections["default"].close()
+        tries = pool.stats().acquired
+        raised = pytest.raises(OperationalError)
+        with flagged, raised as caught, connections["default"].cursor() as cursor:
+            cursor.execute(statement)
+        assert caught.value.__cause__.sqlstate == code  # type: ignore[union-attr]
+        assert pool.stats().acquired == tries + 1
+    assert not is_read_only()
+    assert not dict(pool.stats().read_retries)

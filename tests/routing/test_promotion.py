@@ -15,7 +15,7 @@ from django_poolkit import registry, signals
 from django_poolkit.health.database import DatabaseCheck
 from django_poolkit.metrics.families import LOSSES
 from django_poolkit.metrics.readings import readings
-from django_poolkit.routing import PrimaryUnavailable, is_read_only, joining, scope
+from django_poolkit.routing import PrimaryUnavailable, commands, is_read_only, joining, scope
 from django_poolkit.routing import monitor as module
 from django_poolkit.routing.monitor import Monitor, monitor
 from django_poolkit.routing.topology import clusters
@@ -72,11 +72,16 @@ def write(name: str) -> None:
     Item.objects.create(name=name)
 
 
-@pytest.fixture
-def site(routed: Cluster) -> Iterator[Site]:
-    """Servers of its own, which a test may end, with everything connected as in a project."""
-    joining.install()
+def connected_as_in_a_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "install", lambda: None)
+    joining.install()  # what the fixture `routed` takes back
     monitor.forget()
+
+
+@pytest.fixture
+def site(routed: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """Servers of its own, which a test may end, with everything connected as in a project."""
+    connected_as_in_a_project(monkeypatch)
     with Cluster(replicas=2) as cluster:
         cluster.primary.execute(TABLE)
         for node in cluster.replicas:
@@ -89,16 +94,18 @@ def site(routed: Cluster) -> Iterator[Site]:
             monitor.forget()
 
 
-@pytest.mark.parametrize("way", ["name", "list"])
-def test_writes_follow_though_the_old_primary_goes_on(site, way):
+@pytest.mark.parametrize(("way", "mode"), [("name", "transaction"), ("list", "session")])
+def test_writes_follow_though_the_old_primary_goes_on(site, way, mode):
     # Scenario 19: nobody has stopped it, so its connections live, and it takes what is written.
-    site.lead(hosts=() if way == "name" else (site.old, site.new))
-    write("before")
+    site.lead(mode=mode, hosts=() if way == "name" else (site.old, site.new))
     monitor.look()
+    write("before")  # in session mode this lease is held from here on
     site.old.wait_caught_up(site.new)
-    site.promote()
-    site.move(site.new)
-    monitor.look()  # the one that finds it
+    with pytest.raises(OperationalError, match="nothing is committed there"), transaction.atomic():
+        write("lost")
+        site.promote()
+        site.move(site.new)
+        monitor.look()  # the one that finds it
     write("after")
     assert names(site.new) == {"before", "after"}
     assert names(site.old) == {"before"}
@@ -106,11 +113,20 @@ def test_writes_follow_though_the_old_primary_goes_on(site, way):
     assert not is_read_only()
     with scope():
         assert Item.objects.using("replica").filter(name="before").exists()
+    # A pool that is made later knows it, too.
+    connections["default"].close()
+    connections["default"].close_pool()  # type: ignore[attr-defined]
+    site.move(site.old)
+    if way == "name":
+        with pytest.raises(PrimaryUnavailable):
+            write("lost")
+    else:
+        write("again")
+    assert names(site.old) == {"before"}
 
 
-@pytest.mark.parametrize("way", ["name", "list"])
-def test_writes_follow_when_the_old_primary_has_died(site, way):
-    site.lead(hosts=() if way == "name" else (site.old, site.new))
+def test_writes_follow_when_the_old_primary_has_died(site):
+    site.lead(hosts=(site.old, site.new))
     write("before")
     monitor.look()
     site.old.wait_caught_up(site.new)
@@ -120,16 +136,22 @@ def test_writes_follow_when_the_old_primary_has_died(site, way):
     monitor.look()
     assert is_read_only()
     site.new.promote()
-    site.move(site.new)
     monitor.look()
     assert not is_read_only()
     write("after")
     assert names(site.new) == {"before", "after"}
 
 
-def test_sessions_to_the_one_that_is_promoted_go_on_and_can_write(site):
-    # The server tells its role unasked, on the session that is there.
+def test_sessions_to_the_one_that_is_promoted_go_on_and_only_tell_of_it_may_be_wanted(
+    site, settings
+):
+    clusters = {"default": {"replicas": ["replica"], "old_primary": "warn"}}
+    settings.POOLKIT = {**settings.POOLKIT, "CLUSTERS": clusters}
+    monitor.look()
     site.move(site.new)
+    site.name.drop()
+    connections["default"].close()
+    # The server tells its role unasked, on the session that is there.
     with connections["default"].pinned(), connections["default"].cursor() as cursor:  # type: ignore[attr-defined]
         cursor.execute("SELECT pg_backend_pid()")
         [pid] = cursor.fetchone()
@@ -141,6 +163,16 @@ def test_sessions_to_the_one_that_is_promoted_go_on_and_can_write(site):
         assert cursor.fetchone() == (pid,)
         assert status(b"in_hot_standby") == b"off"
     assert names(site.new) == {"after"}
+    # The settings do not want that the old one is refused.
+    site.move(site.old)
+    site.name.drop()
+    connections["default"].close()
+    monitor.look()
+    monitor.look()
+    assert is_read_only()
+    write("there")
+    assert names(site.old) == {"there"}
+    assert monitor._circuits["replica/one"].reason == "not_a_replica"
 
 
 def test_an_old_primary_that_comes_back_is_refused_and_told_of(site, caplog):
@@ -177,7 +209,8 @@ def test_an_old_primary_that_comes_back_is_refused_and_told_of(site, caplog):
         assert caught.value.reason == "timeline"
         with pytest.raises(PrimaryUnavailable):
             Item.objects.using("default").count()
-        assert caplog.messages == ["event=primary_lost cluster=default reason=timeline"]
+        alarms = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+        assert alarms == ["event=primary_lost cluster=default reason=timeline"]
         assert readings.take()[LOSSES]["default", "timeline"] == (before[0] + 1,)
         found = DatabaseCheck(alias="default").look(5.0)
         assert (found.status, found.reason) == ("fail", "replaced")
@@ -192,6 +225,19 @@ def test_an_old_primary_that_comes_back_is_refused_and_told_of(site, caplog):
         signals.primary_found.disconnect(hear)
     assert names(site.old) == {"before"}
     assert names(site.new) == {"before", "after", "again"}
+    # Nor is it read where it comes back as a replica, by its settings.
+    places = connections.settings["replica"]["OPTIONS"]["hosts"]
+    places["one"].update(HOST=site.old.host, PORT=site.old.port)
+    connections["replica"].close()
+    del connections["replica"]
+    monitor._hosts = type(monitor._hosts)()
+    monitor.look()
+    eviction = monitor._circuits["replica/one"]
+    assert (eviction.state, eviction.reason) == ("evicted", "not_a_replica")
+    for _ in range(4):
+        with scope(), connections["replica"].cursor() as cursor:
+            cursor.execute("SHOW port")
+            assert cursor.fetchone() == (str(site.third.port),)
     facts = {"pool": "default", "cluster": "default"}
     assert heard[-2:] == [
         (True, {**facts, "reason": "timeline"}),
@@ -199,93 +245,43 @@ def test_an_old_primary_that_comes_back_is_refused_and_told_of(site, caplog):
     ]
 
 
-def test_an_old_primary_that_comes_back_is_not_read_as_a_replica(site):
-    site.old.stop("fast")
-    site.promote()
-    site.move(site.new)
-    places = connections.settings["replica"]["OPTIONS"]["hosts"]
-    places["one"].update(HOST=site.old.host, PORT=site.old.port)
-    connections["replica"].close()
-    del connections["replica"]
-    site.old.start()
-    monitor.look()
-    eviction = monitor._circuits["replica/one"]
-    assert (eviction.state, eviction.reason) == ("evicted", "not_a_replica")
-    third = str(site.third.port)
-    for _ in range(4):
-        with scope(), connections["replica"].cursor() as cursor:
-            cursor.execute("SHOW port")
-            assert cursor.fetchone() == (third,)
-
-
-@pytest.mark.parametrize("mode", ["session", "transaction"])
-def test_what_is_under_way_there_is_not_committed(site, mode):
-    site.lead(mode=mode, hosts=(site.old, site.new))
-    monitor.look()
-    with pytest.raises(OperationalError, match="nothing is committed there"), transaction.atomic():
-        write("lost")
-        site.promote()
-        monitor.look()
-    write("after")
-    assert names(site.old) == set()
-    assert names(site.new) == {"after"}
-
-
-def test_a_lease_that_is_held_from_before_is_changed_at_its_next_statement(site):
-    site.lead(mode="session", hosts=(site.old, site.new))
-    monitor.look()
-    write("before")
-    site.old.wait_caught_up(site.new)
-    site.promote()
-    monitor.look()
-    write("after")
-    assert names(site.old) == {"before"}
-    assert names(site.new) == {"before", "after"}
-
-
-def test_a_pool_that_is_made_later_knows_it_too(site):
-    monitor.look()
-    site.new.promote()
-    monitor.look()
-    connections["default"].close_pool()  # type: ignore[attr-defined]
-    with pytest.raises(PrimaryUnavailable):
-        write("lost")
-    assert names(site.old) == set()
-
-
-def test_it_is_only_told_of_where_that_is_wanted(site, settings):
-    clusters = {"default": {"replicas": ["replica"], "old_primary": "warn"}}
-    settings.POOLKIT = {**settings.POOLKIT, "CLUSTERS": clusters}
-    monitor.look()
-    site.new.promote()
-    monitor.look()
-    assert is_read_only()
-    write("there")
-    assert names(site.old) == {"there"}
-    assert monitor._circuits["replica/one"].reason == "not_a_replica"
-
-
-def test_a_server_of_another_cluster_is_refused_while_replicas_are_of_the_old(site, servers):
-    write("before")
-    monitor.look()
-    servers.primary.execute(f"ALTER ROLE postgres PASSWORD '{site.old.password}'")
-    try:
-        site.move(servers.primary)
-        site.name.drop()
-        registry.connection_pools["default"].recycle()
-        monitor.look()
-        assert monitor.refusal(clusters()["default"]) == "system"
-        with pytest.raises(PrimaryUnavailable, match="another cluster of servers"):
-            write("lost")
-        # As a whole, it is taken for a new one.
-        for node in site.cluster.replicas:
-            node.stop("immediate")
-        monitor.look()
-        assert monitor.refusal(clusters()["default"]) is None
-        write("there")
-        assert "there" in names(servers.primary)
-    finally:
-        servers.primary.execute(f"ALTER ROLE postgres PASSWORD '{servers.primary.password}'")
+def test_a_server_of_another_cluster_is_refused_while_replicas_are_of_the_old(
+    routed, settings, monkeypatch
+):
+    connected_as_in_a_project(monkeypatch)
+    with Cluster() as other, TCPProxy(routed.primary.host, routed.primary.port) as name:
+        other.primary.execute(TABLE)
+        other.primary.execute(f"ALTER ROLE postgres PASSWORD '{routed.primary.password}'")
+        with LedTo(
+            default=entry(
+                routed.primary, HOST=name.host, PORT=name.port,
+                OPTIONS={**PLAIN, "pool": {"mode": "transaction", "timeout": 2.0}},
+            ),
+            replica=entry(routed.replicas[0]),
+        ):  # fmt: skip
+            write("before")
+            monitor.look()
+            name._target = other.primary.host, other.primary.port
+            name.drop()
+            connections["default"].close()
+            registry.connection_pools["default"].recycle()
+            monitor.look()
+            assert monitor.refusal(clusters()["default"]) == "system"
+            with pytest.raises(PrimaryUnavailable, match="another cluster of servers") as caught:
+                write("lost")
+            assert caught.value.reason == "system"
+            # As a whole, it is taken for a new one.
+            connections.settings["replica"].update(HOST=name.host, PORT=name.port)
+            connections["replica"].close()
+            del connections["replica"]
+            monitor._hosts = type(monitor._hosts)()
+            monitor.look()
+            assert monitor.refusal(clusters()["default"]) is None
+            connections["default"].close()
+            write("there")
+            assert Item.objects.using("default").get().name == "there"
+            registry.pools.close_all()
+        monitor.forget()
 
 
 def test_under_load_only_writes_fail_and_only_while_there_is_no_primary(site, monkeypatch):

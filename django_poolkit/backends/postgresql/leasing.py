@@ -6,12 +6,10 @@ Django calls at the end of a request. Everything else here is for those who neve
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, cast
-from weakref import WeakSet
 
 from django.db.backends.postgresql.base import TIMESTAMPTZ_OID, DatabaseWrapper, ServerSideCursor
 from django.db.backends.postgresql.psycopg_any import register_tzloader
@@ -23,6 +21,7 @@ from django_poolkit.backends.postgresql import observing, replaced
 from django_poolkit.backends.postgresql.client import DatabaseClient
 from django_poolkit.backends.postgresql.errors import ErrorWrapper
 from django_poolkit.backends.postgresql.hosts import HostChoiceMixin
+from django_poolkit.backends.postgresql.nets import net
 from django_poolkit.backends.postgresql.pooling import Handed, Twins
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.pools.credentials import resolved
@@ -111,7 +110,7 @@ class LeasingMixin(HostChoiceMixin):
             lease.shared = True
         if not self._on_net:
             self._on_net = True
-            _net().wrappers.add(self)
+            net().wrappers.add(self)
         self._scope = None
         if (scope := request.current()) is not None:
             lease.context = weakref.ref(scope)  # which knows its leases: no cycle
@@ -290,30 +289,3 @@ class LeasingMixin(HostChoiceMixin):
             self._forget_lease()
         elif here is not scope and not self.in_atomic_block:
             self.close()
-
-
-class _ThreadNet:
-    """Takes back the leases of a thread that ends without closing its connections."""
-
-    def __init__(self) -> None:
-        self.wrappers: WeakSet[LeasingMixin] = WeakSet()
-
-    def __del__(self) -> None:
-        for wrapper in list(self.wrappers):
-            lease = wrapper._lease
-            # A wrapper shared between threads, as a live test server's, lives on elsewhere.
-            if lease is None or lease.released or wrapper.allow_thread_sharing:
-                continue
-            # What a request has taken, the end of the request takes back.
-            if wrapper._scope is None or lease not in wrapper._scope.leases:
-                wrapper._forget_lease()
-                lease.pool.lost(lease)
-
-
-_local = threading.local()
-
-
-def _net() -> _ThreadNet:
-    if not hasattr(_local, "net"):
-        _local.net = _ThreadNet()
-    return cast(_ThreadNet, _local.net)

@@ -14,7 +14,8 @@ def is_old(lease: Lease) -> bool:
     """Return whether a lease is from before it was known that its server may be replaced."""
     connection: PoolConnection | None = lease._connection
     pool = cast(ConnectionPool, lease.pool)
-    return connection is not None and connection._generation < pool.fenced
+    # Below 0 is what was given up for another reason.
+    return connection is not None and 0 <= connection._generation < pool.fenced
 
 
 def refuse(lease: Lease) -> None:

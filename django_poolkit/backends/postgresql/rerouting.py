@@ -163,14 +163,14 @@ def _alike(wrapper: LeasingMixin, other: Any) -> bool:
 
 
 def _entered(cursor: Any, wrapper: Any, trip: _Trip) -> bool:
-    raw = _opened(wrapper, None, trip.search)
+    raw = opened(wrapper, None, trip.search)
     if raw is None:
         return False
     cursor.cursor, trip.wrapper = raw, wrapper
     return True
 
 
-def _opened(wrapper: Any, name: str | None, search: Search) -> Any:
+def opened(wrapper: Any, name: str | None, search: Search | None) -> Any:
     """Return a psycopg cursor of a wrapper, None where it gives none."""
     wrapper._search, wrapper._steady = search, None
     try:
@@ -193,7 +193,7 @@ def cursor_elsewhere(wrapper: Any, alias: str | None, name: str | None) -> Any:
     while alias is not None and search.left():
         been.add(alias)
         other: Any = connections[alias]
-        raw = _opened(other, name, search) if _alike(wrapper, other) else None
+        raw = opened(other, name, search) if _alike(wrapper, other) else None
         if raw is not None:
             _note_retry(pool, "refused", raw)
             kind = ReroutingDebugCursor if wrapper.queries_logged else ReroutingCursor

@@ -20,6 +20,7 @@ from django_poolkit.backends import ports
 from django_poolkit.backends.postgresql.holding import HoldingMixin
 from django_poolkit.backends.postgresql.hosts import GoesElsewhere
 from django_poolkit.backends.postgresql.pooling import Twins
+from django_poolkit.backends.postgresql.repeating import RepeatingCursor, RepeatingDebugCursor
 from django_poolkit.backends.postgresql.rerouting import (
     ReroutingCursor,
     ReroutingDebugCursor,
@@ -160,10 +161,14 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
 
     def make_cursor(self, cursor: Any) -> Any:
         """Return Django's cursor; one that may go elsewhere where this alias's reads may."""
+        if ports.repeats is not None and ports.repeats(self.alias):
+            return RepeatingCursor(cursor, self)
         return ReroutingCursor(cursor, self) if self._reroutes else super().make_cursor(cursor)
 
     def make_debug_cursor(self, cursor: Any) -> Any:
         """Return the same where queries are logged."""
+        if ports.repeats is not None and ports.repeats(self.alias):
+            return RepeatingDebugCursor(cursor, self)
         if self._reroutes:
             return ReroutingDebugCursor(cursor, self)
         return super().make_debug_cursor(cursor)
