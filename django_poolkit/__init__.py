@@ -23,6 +23,7 @@ from django_poolkit.pools.errors import (
     TooManyWaiters,
     WrongLoop,
 )
+from django_poolkit.pools.share import share
 from django_poolkit.pools.stats import PoolStats
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ __all__ = [
     "client_sessions",
     "connection_pools",
     "deadline",
+    "share",
 ]
 
 

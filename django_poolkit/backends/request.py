@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
 
-from django.urls import resolve
+from django.urls import get_urlconf, resolve
 
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import Lease
@@ -51,7 +51,7 @@ class RequestScope:
 
     __slots__ = (
         "__weakref__", "answered", "committed", "exhausted", "hosts", "leases", "method", "over",
-        "owned", "path", "routing", "wrappers",
+        "owned", "path", "routing", "viewed", "wrappers",
     )  # fmt: skip
 
     def __init__(self, *, owned: bool = False, method: str = "", path: str = "") -> None:
@@ -74,6 +74,8 @@ class RequestScope:
         """The database wrappers that were used in it."""
         self.routing: dict[str, Any] = {}
         """What the router keeps account of. A dict, since threads can fill it without a lock."""
+        self.viewed: tuple[str | None, str | None] | None = None
+        """The URL configuration that was asked for the view, and its name; None: none yet."""
         self.leases: dict[Lease, Held] = {}
         """The leases taken in it that have not ended. Who removes one has to release it."""
 
@@ -102,6 +104,20 @@ class RequestScope:
         except Exception:  # a path that leads nowhere, or a configuration that cannot be loaded
             return f"{self.method} (no view)".strip()
         return f"{self.method} {match.view_name}".strip()
+
+    def view(self) -> str | None:
+        """Return the name of the view, None where the path leads to none that has a name.
+
+        Asks the URL configuration in force, and only once.
+        """
+        configuration, known = get_urlconf(), self.viewed
+        if known is None or known[0] != configuration:
+            try:
+                name = resolve(self.path, configuration).view_name or None
+            except Exception:  # as in `where()`
+                name = None
+            known = self.viewed = configuration, name
+        return known[1]
 
     def may_have_committed(self) -> bool:
         """Return whether this request may have committed something, so must not be repeated."""

@@ -1,5 +1,7 @@
 """Celery: a task sees what had been written where it was sent, and has a scope of its own.
 
+Its name is that of the share of a pool that its connections count against.
+
     from django_poolkit.contrib import celery as poolkit_celery
 
     poolkit_celery.install()
@@ -9,10 +11,12 @@ in the module of the app, which those that send tasks load as well as the worker
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any, Final
 
 from celery import signals
 
+from django_poolkit.pools.share import share
 from django_poolkit.routing.jobs import carry, scope
 
 HEADER: Final = "poolkit_floor"
@@ -38,9 +42,10 @@ def _send(headers: Any = None, **kwargs: Any) -> None:
 def _begin(task: Any = None, **kwargs: Any) -> None:
     request = task.request
     token = getattr(request, HEADER, None)
-    block = scope(token if isinstance(token, str) else None)
     # With the execution: one task may run several times at once.
-    block.__enter__()
+    block = ExitStack()
+    block.enter_context(share(task.name))
+    block.enter_context(scope(token if isinstance(token, str) else None))
     setattr(request, _BLOCK, block)
 
 
@@ -49,4 +54,4 @@ def _end(task: Any = None, **kwargs: Any) -> None:
     block = getattr(request, _BLOCK, None)
     if block is not None:
         delattr(request, _BLOCK)
-        block.__exit__(None, None, None)
+        block.close()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from django.tasks import Task
 from django.tasks.backends.base import BaseTaskBackend
 
+from django_poolkit.pools.share import share
 from django_poolkit.routing.jobs import acarry, carry, scope
 
 KEYWORD: Final = "poolkit_floor"
@@ -29,19 +30,23 @@ else:
 
 
 class CarryingTask(_Task):
-    """A task that runs in a scope of its own, which begins with what it was enqueued with."""
+    """A task that runs in a scope of its own, which begins with what it was enqueued with.
+
+    Its path, as `shop.tasks.report`, names the share of a pool that its connections count against.
+    """
 
     __slots__ = ()
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task's function."""
-        with scope(kwargs.pop(KEYWORD, None)):
+        with share(self.module_path), scope(kwargs.pop(KEYWORD, None)):
             return super().call(*args, **kwargs)
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task's function."""
-        async with scope(kwargs.pop(KEYWORD, None)):
-            return await super().acall(*args, **kwargs)
+        with share(self.module_path):
+            async with scope(kwargs.pop(KEYWORD, None)):
+                return await super().acall(*args, **kwargs)
 
 
 class CarriesFloors(BaseTaskBackend):

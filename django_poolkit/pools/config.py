@@ -113,6 +113,9 @@ class PoolConfig:
     """SQL functions of the project that leave no session state behind."""
     trusted_modules: tuple[str, ...] = ()
     """Python packages whose statements count as the ORM's own."""
+    shares: Mapping[str, float] | None = None
+    """By the name of a view, task or command, or of a `share()`: the part of `max_size`, above 0
+    and up to 1, that it may hold at once; at least one connection."""
     name: str | None = None
     close_returns: bool = False
     """Whether closing a psycopg connection gives it back, as SQLAlchemy's NullPool needs."""
@@ -227,7 +230,22 @@ def _check(config: PoolConfig) -> None:
         raise PoolConfigError("['observe'] needs ['mode'] 'session': it tells what a change brings")
     if config.name is not None and not (isinstance(config.name, str) and config.name):
         raise PoolConfigError(_bad("name", config.name, "must be a name, or absent"))
+    _check_shares(config.shares)
     _check_guards(config.guards or {})
+
+
+def _check_shares(shares: object) -> None:
+    if shares is None:
+        return
+    if not isinstance(shares, Mapping):
+        raise PoolConfigError(_bad("shares", shares, "must be a dict of names and numbers"))
+    for name, part in shares.items():
+        if not isinstance(name, str) or not name:
+            raise PoolConfigError(_bad("shares", name, "must have names for keys"))
+        number = isinstance(part, (int, float)) and not isinstance(part, bool)
+        if not number or not 0 < part <= 1:  # nan neither
+            what = "must be a number above 0, and 1 at most"
+            raise PoolConfigError(_bad(name, part, what, "['shares']"))
 
 
 def _check_seconds(key: str, value: object, *, zero: bool) -> None:

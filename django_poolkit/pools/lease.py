@@ -152,6 +152,8 @@ class Lease:
     """Whether a `with pool.lease()` block ends it, in the thread that began it."""
     shared = False
     """Whether it was acquired for a database wrapper that threads share."""
+    share: str | None = None
+    """The share of its pool that it counts against, None where against none."""
     alias: str | None = None
     """For which alias of `DATABASES` it was acquired, None where for none."""
 

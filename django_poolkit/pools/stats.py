@@ -91,6 +91,18 @@ class LeaseStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShareStats:
+    """One share of a pool at one moment."""
+
+    used: int
+    """Connections leased by it."""
+    max_used: int
+    """Connections that it may hold at once."""
+    waiters: int
+    """Who waits for one, for want of a connection or because the share is used up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStats:
     """A pool at one moment, taken in one critical section.
 
@@ -148,6 +160,8 @@ class PoolStats:
     with `observe`, those that would have to be."""
     leaks: int
     """Leases that were lost and taken back."""
+    shares: Mapping[str, ShareStats] = field(default_factory=dict)
+    """The shares of the pool, by name; empty where none are set."""
     overdue: int
     """Leases that were held for longer than `leak_after`, whether they came home or not."""
     evictions: Mapping[str, int] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
 from django_poolkit import registry
-from django_poolkit.backends import origin, ports
+from django_poolkit.backends import labels, origin, ports
 from django_poolkit.backends.postgresql.binding import bind_on_the_server
 from django_poolkit.conf.control import control_config
 from django_poolkit.conf.databases import credentials_of, place_of_credentials, pool_config
@@ -147,10 +147,9 @@ class PoolChoiceMixin(_Base):
                 bool(self.timezone),
             )
         )
-        make = partial(self._make_pool, config)
         return registry.pools.get(
             key,
-            make,
+            partial(self._make_pool, config),
             alias=self.alias if host is None else f"{self.alias}/{host.key}",
             also=() if host is None else (self.alias,),
             place=self._place(),
@@ -175,6 +174,7 @@ class PoolChoiceMixin(_Base):
         if self.settings_dict["CONN_HEALTH_CHECKS"] and pool._check is None:
             # The probe at each acquire is the health check; who asks the pool finds it named.
             pool._check = probe.looked_at
+        pool.label_leases(labels.of_caller)
         pool.statements.foreign = origin.foreign_statement(config.trusted_modules)
         pool.statements.outside = origin.outsider(config.trusted_modules)
         pool.statements.writing = _tell_of_write

@@ -62,22 +62,23 @@ class Acquire(Patience):
         PoolPaused, TooManyWaiters or PoolClosed; ServerRefuses for who has `patience`, where the
         server refuses, or is silent for so many seconds.
         """
-        me = get_ident()
+        me, started = get_ident(), monotonic()
         if self._inside == me:
             raise self._no_finalizer()
-        started = monotonic()
         stack = self._take_stack(depth, skip + 1) if started >= self._stack_due else ()
         ledger, config = self._ledger, self.config
         lease = Lease(self, ledger.new_key(), stack)
-        connection = None
+        connection, shares = None, self._shares
         try:
+            if shares is not None:
+                lease.share = shares.of_caller()
             # Nearly always one is idle. What other methods do is spelled out here: who has waited
             # for a server finds the caches cold, where each function costs half a microsecond.
             with self._lock:
                 before, self._inside = self._inside, me
                 try:
                     not_now = self._waiting.queue or self._paused_until or self._orphans
-                    if self._pool and not not_now:
+                    if self._pool and not not_now and (shares is None or lease.share is None):
                         connection = self._pool.pop()
                         connection._parked, connection._pool = False, self
                         lease._connection, lease.since = connection, started
@@ -208,7 +209,8 @@ class Acquire(Patience):
     ) -> tuple[PoolConnection, None, list[Attempt]] | tuple[None, ThreadWaiter, list[Attempt]]:
         if self._closed:
             self._check_open_getconn()
-        if self._pool and (again or not self._waiting) and not self._paused():
+        free = again or not self._wanting_locked()
+        if self._pool and free and not self._paused() and self._admits_locked(lease):
             connection: PoolConnection = self._pool.pop()
             self._lend_locked(lease, connection, monotonic())
             return connection, None, []
@@ -221,7 +223,7 @@ class Acquire(Patience):
     def _leave_queue(self, waiter: ThreadWaiter, started: float, allowed: float) -> None:
         self._waiting.remove(waiter)
         if not waiter.settled:
-            waiter.error = self._timed_out_locked(started, allowed)
+            waiter.error = self._timed_out_locked(waiter.lease, started, allowed)
 
     def _queue_locked(
         self, lease: Lease, started: float, allowed: float, again: bool
@@ -231,9 +233,9 @@ class Acquire(Patience):
             self._waiting.append_first(waiter)
             return waiter
         if allowed <= 0 or (self._ends(started, allowed) <= monotonic() and not self._paused()):
-            raise self._timed_out_locked(started, allowed)
-        if self.max_waiting and len(self._waiting) >= self.max_waiting:
-            raise self._crowded_locked()
+            raise self._timed_out_locked(lease, started, allowed)
+        if self.max_waiting and (crowd := self._crowd_locked(lease)) >= self.max_waiting:
+            raise self._crowded_locked(crowd)
         deadlock.look_locked(self, lease)
         self._told_full = self._told_full and len(self._waiting) > 0
         if len(self._ledger.live) >= self._max_size and not self._told_full:

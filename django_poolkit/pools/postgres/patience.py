@@ -7,6 +7,7 @@ patience lasts; but not where all connections are leased, which is no fault of t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
@@ -134,7 +135,31 @@ class Patience(Adoption):
     def _refusal(self, reason: str) -> ServerRefuses:
         return ServerRefuses(f"pool {self.name!r}: {reason}", pool=self.name, reason=reason)
 
-    def _timed_out_locked(self, started: float, allowed: float) -> PoolError:
+    def label_leases(self, label: Callable[[], str | None]) -> None:
+        """Have `label` asked, at each acquire, which share it counts against.
+
+        Called outside every lock, where nobody has named one by hand; it may not use the pool.
+        A pool without `shares` never asks.
+        """
+        if self._shares is not None:
+            self._shares.label = label
+
+    def _admits_locked(self, lease: Lease) -> bool:
+        """Return whether the lease's share, if it has one, is not used up."""
+        if (shares := self._shares) is None or lease.share is None:
+            return True
+        return shares.free(self._ledger, self._max_size)[lease.share] > 0
+
+    def _crowd_locked(self, lease: Lease) -> int:
+        """Return how many are before one who is about to queue.
+
+        Those of a share that is used up are in nobody's way but their own.
+        """
+        if self._shares is None or self._admits_locked(lease):
+            return self._wanting_locked()
+        return len(self._lanes.lanes.get(lease.share, ()))
+
+    def _timed_out_locked(self, lease: Lease, started: float, allowed: float) -> PoolError:
         now = monotonic()
         self._ledger.timeouts += 1
         stats = self._stats_locked(now)
@@ -149,20 +174,24 @@ class Patience(Adoption):
         late = deadline is not None and deadline.at <= started + allowed + _SAME
         if deadline is not None and late:
             why += f", which its deadline of {deadline.seconds:.2f} s had left"
+        if used_up := lease.share is not None and not self._admits_locked(lease):
+            held = stats.shares[lease.share]
+            why += f": share {lease.share!r} holds {held.used} of its {held.max_used}"
         text = f"pool {self.name!r}: {why} ({stats.summary()})"
         if (pending := self._growth.pending(now)) >= _LONG_CONNECT:
             text += f"; a connect has had no answer for {pending:.1f} s"
         error = kind(text, pool=self.name, stats=stats)
         if isinstance(error, PoolTimeout):
             error.waited = now - started
+            error.share = lease.share if used_up else None
             error.deadline = deadline.seconds if deadline is not None and late else None
         return error
 
-    def _crowded_locked(self) -> TooManyWaiters:
+    def _crowded_locked(self, crowd: int) -> TooManyWaiters:
         self._ledger.too_many_waiters += 1
         stats = self._stats_locked(monotonic())
         return TooManyWaiters(
-            f"pool {self.name!r}: {len(self._waiting)} are waiting already, which is its "
+            f"pool {self.name!r}: {crowd} are waiting already, which is its "
             f"max_waiting ({stats.summary()})",
             pool=self.name,
             stats=stats,

@@ -31,10 +31,11 @@ from django_poolkit.pools.postgres.growth import Growth
 from django_poolkit.pools.postgres.plans import Plans
 from django_poolkit.pools.postgres.positions import PositionReader
 from django_poolkit.pools.postgres.prober import Parameters, Prober
+from django_poolkit.pools.postgres.shares import Shares
 from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.statements import Statements
 from django_poolkit.pools.postgres.steering import Steering
-from django_poolkit.pools.postgres.waiters import Waiters
+from django_poolkit.pools.postgres.waiters import Lanes, Waiters
 from django_poolkit.pools.stats import LeaseStats, PoolStats
 
 contract.verify()
@@ -129,7 +130,8 @@ class ConnectionPool(Steering):
             close_returns=config.close_returns,
             **{key: getattr(config, key) for key in _SHELL_OPTIONS},
         )
-        self._waiting = Waiters()
+        self._shares = Shares(config.shares) if config.shares else None
+        self._waiting = Lanes() if config.shares else Waiters()
         self._make_connector(pool_class, defaults or SessionDefaults())
         # Weakly: a pool that is dropped must be collected, and closed, at once.
         beside = _parameters_of(weakref.WeakMethod(self._parameters))
@@ -304,7 +306,7 @@ class ConnectionPool(Steering):
         self._pool = deque()
         self._orphans = deque()
         self._adopting = False
-        self._waiting = Waiters()
+        self._waiting = Lanes() if self._shares else Waiters()
         self._growth = Growth(workers=self.num_workers, cap=self.config.reconnect_cap)
         self._inside = 0
         self._workers, self._sched_runner, self._pool_full_event = [], None, None

@@ -163,6 +163,8 @@ class Release(Cleaning):
                     starts = []
                 else:
                     self._ledger.closed[reason] += 1
+                    if lease.share is not None:
+                        self._serve_locked(now)  # idle ones may be there for who waits for it
                     starts = self._plan_locked()
             finally:
                 self._inside = before

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from time import monotonic
-from typing import Final, Literal
+from typing import Final, Literal, cast
 from weakref import ref
 
 from django_poolkit.pools.config import PoolConfig
@@ -28,9 +28,10 @@ from django_poolkit.pools.postgres.fence import Fence
 from django_poolkit.pools.postgres.growth import Attempt, Growth
 from django_poolkit.pools.postgres.positions import PositionReader
 from django_poolkit.pools.postgres.prober import Prober
+from django_poolkit.pools.postgres.shares import Shares
 from django_poolkit.pools.postgres.shell import Shell, critical
 from django_poolkit.pools.postgres.statements import Statements
-from django_poolkit.pools.postgres.waiters import Waiters
+from django_poolkit.pools.postgres.waiters import Lanes, Waiter, Waiters
 from django_poolkit.pools.stats import PoolStats
 
 _DOOMED: Final = {KILLED: "killed", DEMOTED: "read_only", late.DOUBTFUL: "cancelled"}
@@ -56,6 +57,8 @@ class State(Shell):
     statements: Statements
     """What is taken note of as a statement begins."""
     _waiting: Waiters  # type: ignore[assignment]
+    _shares: Shares | None
+    """How much of the pool one kind of work may have, None where that is not limited."""
     _growth: Growth
     _orphans: deque[Orphan]
     _adopting = False
@@ -85,8 +88,7 @@ class State(Shell):
 
     def _give_locked(self, connection: PoolConnection, now: float) -> None:
         """Hand the connection to the first waiter; where there is none, it becomes idle."""
-        while self._waiting and not self._paused():
-            waiter = self._waiting.popleft()
+        while self._waiting and not self._paused() and (waiter := self._pop_locked()):
             # Lent first: the waiter may run the moment it has been set.
             self._lend_locked(waiter.lease, connection, now)
             if waiter.set(connection):
@@ -98,6 +100,27 @@ class State(Shell):
         self._pool.append(connection)
         if self._pool_full_event is not None and len(self._pool) >= self._min_size:
             self._pool_full_event.set()
+
+    def _pop_locked(self) -> Waiter | None:
+        """Take out of the queue whoever is to have the next connection."""
+        if self._shares is None:
+            return self._waiting.popleft()
+        return self._shares.pop(self._lanes, self._ledger, self._max_size)
+
+    def _wanting_locked(self) -> int:
+        """Return how many of the queue could use a connection: not those of a share used up."""
+        if self._shares is None or not self._waiting:
+            return len(self._waiting)
+        return self._shares.wanting(self._lanes, self._ledger, self._max_size)
+
+    def _serve_locked(self, now: float) -> None:
+        """Hand idle connections to those who may have them: a share, or a pause, has ended."""
+        while self._pool and not self._paused() and self._wanting_locked():
+            self._give_locked(self._pool.pop(), now)
+
+    @property
+    def _lanes(self) -> Lanes:
+        return cast(Lanes, self._waiting)
 
     def _stale_locked(self, connection: PoolConnection, now: float) -> str | None:
         if self._closed:
@@ -126,9 +149,9 @@ class State(Shell):
         if self._closed or self._paused():
             return []
         starts = self._growth.add(max(0, self._min_size - self._size_locked()))
-        if self._waiting:
+        if wanting := self._wanting_locked():
             room = self._max_size - self._size_locked()
-            starts += self._growth.plan(waiters=len(self._waiting), room=room)
+            starts += self._growth.plan(waiters=wanting, room=room)
         return starts
 
     @critical
@@ -140,12 +163,10 @@ class State(Shell):
         """
         if self._closed or self._paused():
             return []
-        now = monotonic()
-        while self._pool and self._waiting:
-            self._give_locked(self._pool.pop(), now)
         self._ledger.purge_locked()
+        self._serve_locked(monotonic())
         room = self._max_size - self._size_locked()
-        new = self._growth.plan_new(waiters=len(self._waiting), room=room)
+        new = self._growth.plan_new(waiters=self._wanting_locked(), room=room)
         return new + self._growth.stranded()
 
     def observations(self) -> Observations:
@@ -216,6 +237,9 @@ class State(Shell):
             pins=dict(ledger.pins),
             leaks=ledger.leaks,
             overdue=ledger.overdue,
+            shares=(
+                self._shares.stats(self._lanes, ledger, self._max_size) if self._shares else {}
+            ),
             evictions=dict(ledger.evictions),
             read_retries=dict(ledger.read_retries),
             last_connect_error=ledger.last_connect_error or ledger.last_check_error,

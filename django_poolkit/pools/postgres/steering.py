@@ -87,9 +87,7 @@ class Steering(Upkeep):
     @critical
     def _resume(self) -> list[Attempt]:
         self._paused_until = 0.0
-        now = monotonic()
-        while self._pool and self._waiting:
-            self._give_locked(self._pool.pop(), now)
+        self._serve_locked(monotonic())
         return self._plan_locked()
 
     def note_found(self) -> None:
@@ -179,6 +177,7 @@ class Steering(Upkeep):
         while self._pool and self._size_locked() > max_size:
             gone.append(self._pool.popleft())
         self._ledger.closed["resized"] += len(gone)
+        self._serve_locked(monotonic())  # shares are parts of what it was before
         return gone, self._plan_locked(), "resized"
 
     def _carry_out(self, decided: tuple[list[PoolConnection], list[Attempt], str]) -> None:

@@ -67,7 +67,7 @@ class Upkeep(Acquire):
             return False
         # The attempt itself is part of the size: without it the pool may be short.
         short = self._size_locked() <= self._min_size
-        return self._growth.admit(attempt, waiters=len(self._waiting), short=short)
+        return self._growth.admit(attempt, waiters=self._wanting_locked(), short=short)
 
     def _connect(self, secrets: list[str]) -> PoolConnection:  # type: ignore[override]
         """Return a new connection, configured and idle. Raises psycopg.Error.
@@ -164,7 +164,7 @@ class Upkeep(Acquire):
             self._failing_since = math.inf  # once an outage: until a connect succeeds
         short = self._size_locked() <= self._min_size
         idle = self._closed or self._paused()
-        wanted = not idle and (short or len(self._waiting) > 0)
+        wanted = not idle and (short or self._wanting_locked() > 0)
         return self._growth.failed(attempt, wanted=wanted), attempt.nap, tired
 
     def wake_attempt(self, attempt: Attempt, nap: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from time import monotonic
 from typing import Any, Protocol
 
@@ -110,3 +111,57 @@ class Waiters:
     def oldest(self, now: float) -> float:
         """Return how long the first has waited, in seconds; 0.0 where nobody waits."""
         return now - next(iter(self.queue)).since if self.queue else 0.0
+
+
+class Lanes(Waiters):
+    """A queue with a lane for each share, so that one that is used up is passed by at no cost.
+
+    Each waiter keeps its place among all: the first of the lanes that may go is the first.
+    """
+
+    __slots__ = ("_first", "_last", "lanes")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first = self._last = 0
+        self.lanes: dict[str | None, OrderedDict[Waiter, int]] = {None: OrderedDict()}
+        """The waiters by their share, None for none, each with its place."""
+
+    def append(self, waiter: Waiter) -> None:
+        super().append(waiter)
+        self._last += 1
+        self.lanes.setdefault(waiter.lease.share, OrderedDict())[waiter] = self._last
+
+    def append_first(self, waiter: Waiter) -> None:
+        super().append_first(waiter)
+        self._first -= 1
+        lane = self.lanes.setdefault(waiter.lease.share, OrderedDict())
+        lane[waiter] = self._first
+        lane.move_to_end(waiter, last=False)
+
+    def remove(self, waiter: Waiter) -> None:
+        super().remove(waiter)
+        if (lane := self.lanes.get(waiter.lease.share)) is not None:
+            lane.pop(waiter, None)
+
+    def popleft(self) -> Waiter:
+        waiter = super().popleft()
+        self.lanes[waiter.lease.share].pop(waiter, None)
+        return waiter
+
+    def take_all(self) -> list[Waiter]:
+        self.lanes = {None: OrderedDict()}
+        return super().take_all()
+
+    def pop_first(self, open_lanes: Iterable[str | None]) -> Waiter | None:
+        """Take the first of these lanes out of the queue; None where nobody is in them."""
+        firsts = [
+            (lane[first], first)
+            for lane in map(self.lanes.__getitem__, open_lanes)
+            if (first := next(iter(lane), None)) is not None
+        ]
+        if not firsts:
+            return None
+        _, waiter = min(firsts, key=lambda found: found[0])
+        self.remove(waiter)
+        return waiter
