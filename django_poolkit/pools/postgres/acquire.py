@@ -57,10 +57,9 @@ class Acquire(Patience):
     ) -> Lease:  # fmt: skip
         """Acquire a connection and return its lease.
 
-        Blocks for `timeout` seconds at most, the pool's own where it is None. A stack that the
-        lease remembers has `depth` frames, without the `skip` innermost. Raises PoolTimeout,
-        PoolPaused, TooManyWaiters or PoolClosed; ServerRefuses for who has `patience`, where the
-        server refuses, or is silent for so many seconds.
+        Blocks for `timeout` seconds at most, the pool's own where it is None. A stack that it
+        remembers has `depth` frames, without the `skip` innermost. Raises PoolTimeout, PoolPaused,
+        TooManyWaiters or PoolClosed; ServerRefuses with `patience`, where the server is mute.
         """
         me, started = get_ident(), monotonic()
         if self._inside == me:

@@ -20,12 +20,12 @@ from psycopg_pool import pool as shell
 METHODS: Final = (
     "_start_workers", "_start_initial_tasks", "_check_open", "_check_open_getconn",
     "_get_measures", "getconn", "putconn", "connection", "drain", "resize", "check", "close",
-    "run_task", "get_stats", "pop_stats",
+    "run_task", "schedule_task", "get_stats", "pop_stats",
 )  # fmt: skip
 # Called as they are.
 INHERITED: Final = (
-    "open", "_open", "wait", "worker", "_resolve_conninfo", "_resolve_kwargs", "reconnect_failed",
-    "schedule_task", "_signal_stop_worker", "_check_pool_putconn", "_check_size",
+    "open", "_open", "wait", "_resolve_conninfo", "_resolve_kwargs", "reconnect_failed",
+    "_signal_stop_worker", "_check_pool_putconn", "_check_size",
 )  # fmt: skip
 MODULE: Final = ("MaintenanceTask", "StopWorker", "gather", "spawn")  # the latter two from _acompat
 CONNECTION: Final = (
@@ -51,7 +51,7 @@ def missing() -> list[str]:
         psycopg.Connection: ("_connect_gen", "_commit_gen", *CONNECTION_METHODS),
         psycopg.pq.PGconn: ("_encoding",),
         base.BasePool: ("_jitter", "_set_connection_expiry_date"),
-        sched.Scheduler: ("enter", "run"),
+        sched.Scheduler: ("enter",),
         _cursor_base.BaseCursor: (
             "_start_query", "_start_copy_gen", "_check_result_for_fetch", "_raise_for_result",
             "_reset", "_close", "_execute_gen", "_maybe_prepare_gen", "_loaders_changed", "_conn",

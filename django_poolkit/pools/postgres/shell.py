@@ -1,7 +1,8 @@
 """psycopg_pool's pool as a shell: its threads, its scheduler, its statistics' names.
 
-Threads are started when there is work for them: a command that asks one question needs one
-worker, not three.
+Threads are started when there is work for them, and end when there is none: a command that asks
+one question needs one worker, not three, and a pool that is idle none. One thread waits, for all
+pools of the process, for what is to be done later.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from queue import Empty, SimpleQueue
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
+from weakref import ref
 
 import psycopg_pool
 from psycopg_pool._acompat import spawn
 from psycopg_pool.pool import MaintenanceTask, StopWorker
 
 from django_poolkit.pools.ledger import Ledger
+from django_poolkit.pools.postgres.clock import clock
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import PoolClosed
+
+# Seconds after which a worker without a job ends.
+WORKER_IDLE: Final = 10.0
 
 _S = TypeVar("_S", bound="Shell")
 _P = ParamSpec("_P")
@@ -65,7 +71,7 @@ class Job(MaintenanceTask):
         try:
             super().run()
         except Exception:
-            raise  # psycopg_pool's worker logs it, and goes on
+            raise  # the worker logs it, and goes on
         except BaseException as error:
             # SystemExit of a user's callable would end the worker, and nobody would notice.
             logger.warning("event=job_failed error=%s", type(error).__name__)
@@ -75,6 +81,26 @@ class Job(MaintenanceTask):
 
     def _run(self, pool: Any) -> None:
         getattr(pool, self._method)(*self._args)
+
+
+def _work(pool_of: ref[Shell], tasks: SimpleQueue[MaintenanceTask]) -> None:
+    """Do jobs until told to stop, or until there has been none for a while."""
+    while True:
+        try:
+            task = tasks.get(timeout=WORKER_IDLE)
+        except Empty:
+            pool = pool_of()
+            if pool is not None and pool.retire_worker():
+                return
+            del pool  # it may be the last to know it
+            continue
+        if isinstance(task, StopWorker):
+            return
+        try:
+            task.run()
+        except Exception as error:
+            logger.warning("event=job_failed error=%s", type(error).__name__, exc_info=True)
+        del task
 
 
 class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
@@ -97,7 +123,10 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
         # The standard Queue cannot be entered twice by one thread, which a finalizer that
         # gives a connection back may do; this one can.
         self._tasks = SimpleQueue()  # type: ignore[assignment]
-        self._sched_runner = spawn(self._sched.run, name=f"{self.name}-scheduler")
+
+    def schedule_task(self, task: MaintenanceTask, delay: float) -> None:
+        """Queue a job in `delay` seconds, if the pool is still open by then. Does not block."""
+        clock.enter(delay, task)
 
     def run_task(self, task: MaintenanceTask) -> None:
         """Queue a job, and start a worker for it if all of them are busy.
@@ -118,7 +147,7 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
         name = f"{self.name}-worker-{len(self._workers)}"
         self._born += 1  # first: an interrupt may leave one that runs, and is in no list
         try:
-            self._workers.append(spawn(self.worker, args=(self._tasks,), name=name))
+            self._workers.append(spawn(_work, args=(ref(self), self._tasks), name=name))
         except RuntimeError:  # the system gives no more threads: those there are will come to it
             self._born -= 1
             if not self._workers:
@@ -129,7 +158,19 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
         with self._jobs_lock:
             self._outstanding -= 1
 
+    def retire_worker(self) -> bool:
+        """Strike out the calling worker if there is no job; return False where there is one."""
+        with self._jobs_lock:  # nobody can queue one meanwhile
+            if not self._tasks.empty():
+                return False
+            self._born -= 1
+            me = threading.current_thread()
+            if me in self._workers:  # or an interrupt hit whoever started it
+                self._workers.remove(me)
+            return True
+
     def _signal_stop_worker(self) -> list[Any]:
+        clock.look()
         with self._jobs_lock:  # no worker may be born between the count and the farewells
             for _ in range(self._born - len(self._workers)):
                 self.run_task(StopWorker(self))

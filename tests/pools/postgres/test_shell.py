@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 import warnings
+from unittest.mock import Mock
 
 import psycopg_pool
 import pytest
 from psycopg_pool._acompat import spawn
 
-from django_poolkit.pools.postgres import shell
+from django_poolkit.pools.postgres import clock, shell
 from django_poolkit.pools.postgres.errors import PoolClosed, PoolTimeout, TooManyWaiters
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import fill, queue_up
@@ -65,9 +67,54 @@ class TestThreads:
         pool = make_pool(max_size=4, num_workers=3)
         assert threads_of(pool) == []
         fill(pool, 1)
-        assert sorted(t.name for t in threads_of(pool)) == [
-            f"{pool.name}-scheduler", f"{pool.name}-worker-0",
-        ]  # fmt: skip
+        assert [t.name for t in threads_of(pool)] == [f"{pool.name}-worker-0"]
+
+    def test_an_idle_pool_has_none(self, make_pool, monkeypatch):
+        monkeypatch.setattr(shell, "WORKER_IDLE", 0.05)
+        pool = make_pool(max_size=4)
+        fill(pool, 4)
+        wait_until(lambda: threads_of(pool) == [], message="a worker stays")
+        assert pool._workers == []
+        pool.recycle()
+        fill(pool, 2)  # they come back when there is work
+        wait_until(lambda: threads_of(pool) == [], message="a worker stays")
+
+    def test_workers_that_come_and_go_leave_no_job_undone(self, make_pool, monkeypatch):
+        monkeypatch.setattr(shell, "WORKER_IDLE", 0.0005)
+        pool = make_pool(max_size=2, num_workers=2)
+        pool.open()
+        done: list[int] = []
+        pool.note = done.append
+        for number in range(500):
+            pool.run_task(shell.Job(pool, "note", number))
+            time.sleep(0.0005 * (number % 3))
+        wait_until(lambda: len(done) == 500, message=lambda: f"{len(done)} of 500 jobs")
+        wait_until(lambda: (pool._born, pool._workers) == (0, []))
+
+    def test_all_pools_of_a_process_share_the_one_that_waits(self, make_pool):
+        pools = [make_pool(max_size=1) for _ in range(5)]
+        for pool in pools:
+            fill(pool, 1)
+        assert len([t for t in threading.enumerate() if t.name == clock.NAME]) == 1
+
+    def test_the_one_that_waits_ends_with_the_last_pool(self):
+        mine = clock.Clock()
+        pool = Mock(ended=False)
+        jobs = [Mock(**{"pool.return_value": pool}) for _ in range(3)]
+        for job, delay in zip(jobs, (0.02, 600.0, 0.01), strict=True):
+            mine.enter(delay, job)
+        thread = mine._thread
+        assert thread is not None
+        wait_until(lambda: jobs[0].tick.called and jobs[2].tick.called)
+        assert not jobs[1].tick.called
+        pool.ended = True
+        mine.look()
+        thread.join(10.0)
+        assert not thread.is_alive()
+        assert mine._thread is None
+        pool.ended = False
+        mine.enter(0.0, jobs[1])  # and is started again
+        wait_until(lambda: jobs[1].tick.called)
 
     def test_no_more_than_were_asked_for(self, make_pool):
         gate = threading.Event()
