@@ -375,6 +375,7 @@ def test_python_api_md_has_every_public_name() -> None:
     inner = {"run_attempt", "run_task", "job_done", "keep_house", "wake_attempt", "end_pause"}
     inner |= {"adopt_while_paused"}
     inner |= {"forget", "lost", "statements", "adopt_orphans", "look_after_waiters"}
+    inner |= {"schedule_task", "retire_worker"}
     # Called by leases of transaction mode, and told by its database wrappers.
     inner |= {"adrift", "count_pin", "greeting", "release_idle"}
     # Told by those who look after a cluster, and read by them.

@@ -136,7 +136,7 @@ def _cancel(connection: PoolConnection) -> bool:
         thread.start()
         return heard.wait(GRACE)
     except (psycopg.Error, OSError, RuntimeError) as error:
-        logger.warning("event=cancel_failed error=%s", type(error).__name__)
+        _say_failed(connection, error)
         return False
 
 
@@ -144,9 +144,15 @@ def _cancel_by_old_means(connection: PoolConnection, heard: threading.Event) -> 
     try:
         connection.cancel()
     except (psycopg.Error, OSError) as error:
-        logger.warning("event=cancel_failed error=%s", type(error).__name__)
+        _say_failed(connection, error)
     else:
         heard.set()
+
+
+def _say_failed(connection: PoolConnection, error: BaseException) -> None:
+    lease = connection._lease_ref()
+    name = None if lease is None else lease.pool.name
+    logger.warning("pool=%s event=cancel_failed error=%s", name, type(error).__name__)
 
 
 def _name_of(gen: Generator[Any, Any, Any]) -> str:
