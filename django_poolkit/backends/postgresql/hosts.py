@@ -228,6 +228,7 @@ class HostChoiceMixin(PoolChoiceMixin):
         combined = type(error)(f"{text} ({reasons})", pool=error.pool, stats=error.stats)
         if isinstance(combined, PoolTimeout):
             combined.waited = timeout
+            combined.deadline = error.deadline if isinstance(error, PoolTimeout) else None
         return combined
 
     def _acquired(self, acquire: Callable[[ConnectionPool | None], T]) -> T:
