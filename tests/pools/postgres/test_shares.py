@@ -16,9 +16,10 @@ import pytest
 from django_poolkit import PoolError, PoolTimeout, PoolWarning, TooManyWaiters, deadline, share
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.errors import PoolConfigError
+from django_poolkit.pools.postgres import acquire
 from django_poolkit.pools.stats import ShareStats
 from django_poolkit.testing.waiting import wait_until
-from tests.pools.support import Call, queue_up
+from tests.pools.support import Call, fill, queue_up
 
 
 def reporting(pool: Any, timeout: float | None = None) -> Any:
@@ -107,16 +108,23 @@ def kill(lease: Any) -> None:
     lease.release()
 
 
+@pytest.fixture
+def nobody_looks(monkeypatch):
+    """Have waiters not look by themselves: they are to be told."""
+    monkeypatch.setattr(acquire, "_ORPHAN_ROUND", 60.0)
+
+
+@pytest.mark.usefixtures("nobody_looks")
 @pytest.mark.parametrize("end", [discard, kill])
 def test_a_lease_that_ends_badly_frees_its_part(make_pool, end):
     pool = make_pool(max_size=3, shares={"reports": 0.1})
-    with pool.acquire():
-        pass  # one is idle: who waits for the share could have it
+    fill(pool, 2)
     report = reporting(pool)
     waiting = queue_up(pool, reporting, pool)
     end(report)
     waiting.result().release()
     assert used(pool) == 0
+    assert pool.stats().connects == 2  # it got the one that was idle
 
 
 def test_a_lease_that_is_dropped_frees_its_part(make_pool):
@@ -150,12 +158,15 @@ def test_who_gives_up_waiting_frees_its_place(make_pool):
     waiting.result().release()
 
 
+@pytest.mark.usefixtures("nobody_looks")
 def test_resize_changes_what_a_share_may_have(make_pool):
     pool = make_pool(max_size=2, shares={"reports": 0.5})
+    fill(pool, 2)
     first = reporting(pool)
     waiting = queue_up(pool, reporting, pool)
     pool.resize(0, 4)
     second = waiting.result()
+    assert pool.stats().connects == 2  # it got the one that was idle
     pool.resize(0, 2)
     assert pool.stats().shares["reports"] == ShareStats(used=2, max_used=1, waiters=0)
     waiting = queue_up(pool, reporting, pool)
