@@ -97,9 +97,9 @@ def test_a_pool_whose_first_users_wait_for_its_first_connects_passes(check, monk
     pool = connection_pools["default"]
     connects, gate = pool._connector.connect, threading.Event()
 
-    def connect(*args):
+    def connect(*args, **options):
         assert gate.wait(PATIENCE)
-        return connects(*args)
+        return connects(*args, **options)
 
     monkeypatch.setattr(pool._connector, "connect", connect)
     waiters = [queue_up(pool, pool.acquire) for _ in range(pool.num_workers)]

@@ -44,16 +44,9 @@ logger = logging.getLogger("django_poolkit.pool")
 
 # What psycopg_pool's constructor takes under the same name.
 _SHELL_OPTIONS: Final = (
-    "min_size",
-    "max_size",
-    "timeout",
-    "max_waiting",
-    "max_lifetime",
-    "max_idle",
-    "reconnect_timeout",
-    "reconnect_failed",
-    "num_workers",
-)
+    "min_size", "max_size", "timeout", "max_waiting", "max_lifetime", "max_idle",
+    "reconnect_timeout", "reconnect_failed", "num_workers",
+)  # fmt: skip
 
 
 def _of_the_pool(connection_class: type[psycopg.Connection[Any]]) -> type[PoolConnection]:
