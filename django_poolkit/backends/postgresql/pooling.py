@@ -101,7 +101,7 @@ class PoolChoiceMixin(_Base):
             found = self._find_pool(config)
         else:
             found = Twins({key: self._twin(host) for key, host in hosts.items()}, config.timeout)
-        self._seen = (_copy_settings(self.settings_dict), self.timezone_name), found
+        self._seen = (copy_settings(self.settings_dict), self.timezone_name), found
         return found
 
     def _only_pool(self) -> ConnectionPool | None:
@@ -110,7 +110,7 @@ class PoolChoiceMixin(_Base):
         return found if isinstance(found, ConnectionPool) else None
 
     def _twin(self, host: Host) -> Self:
-        twin = type(self)(_copy_settings(at_host(self.settings_dict, host)), alias=self.alias)
+        twin = type(self)(copy_settings(at_host(self.settings_dict, host)), alias=self.alias)
         twin._twin_of = host
         return twin
 
@@ -135,6 +135,7 @@ class PoolChoiceMixin(_Base):
         """
         for wrapper in self.at_hosts().values():
             registry.pools.close_place(wrapper._place())
+            registry.asyncpg.close_place(wrapper._place())
 
     def _find_pool(self, config: PoolConfig) -> ConnectionPool:
         host, name = self._twin_of, config.name
@@ -295,8 +296,8 @@ class Handed:
         return self._connection
 
 
-def _copy_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy an entry of `DATABASES` so far that no change to it reaches the copy."""
+def copy_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of an entry of `DATABASES` so deep that no change to it reaches the copy."""
     copied = dict(settings)
     options = dict(settings["OPTIONS"])
     if isinstance(options.get("pool"), Mapping):
