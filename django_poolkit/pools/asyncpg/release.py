@@ -80,10 +80,13 @@ class Release(Acquire):
         with self.lock:
             self.ledger.settle_locked(lease, now)
         pool = self.pool
+        if lease.overdue:
+            logger.info(
+                "pool=%s event=overdue_returned seconds=%.1f thread=%s lease=%d",
+                pool.name, now - lease.since, lease.thread, lease.key,
+            )  # fmt: skip
         if pool.events.of_leases:
             pool.events.tell("lease_released", pool=pool.name, seconds=now - lease.since)
-        if lease.overdue:
-            logger.info("pool=%s event=returned seconds=%.1f", pool.name, now - lease.since)
         return physical
 
     def _at_rest(self, lease: AsyncpgLease, physical: Physical) -> bool:
@@ -203,6 +206,5 @@ class Release(Acquire):
             f"pool {pool.name!r}: a lease was dropped after {seconds:.1f} s without being released,"
             f" and has been taken back. {acquired_at(stack)}"
         )
-        logger.warning("pool=%s event=lost %s", pool.name, text)
         with suppress(PoolWarning):  # of a filter's making, which on a loop could only disturb
             warnings.warn(text, PoolWarning, stacklevel=2)
