@@ -14,9 +14,9 @@ from django.db import connections
 from django_poolkit import registry
 from django_poolkit.backends import request
 from django_poolkit.backends.asyncpg.parameters import connect_parameters, session_settings
-from django_poolkit.backends.postgresql.pooling import copy_settings
 from django_poolkit.conf.asyncpg import asyncpg_aliases, asyncpg_config, asyncpg_options
 from django_poolkit.conf.control import control_config
+from django_poolkit.conf.databases import copy_settings
 from django_poolkit.pools.postgres import naming
 
 if TYPE_CHECKING:
