@@ -124,7 +124,7 @@ class Connector:
         connection: asyncpg.Connection[Any] | None = None
         if not self._refuses_settings:
             try:
-                arguments["server_settings"] = plain | wanted
+                arguments["server_settings"] = {**plain, **wanted}
                 connection = await connect(**arguments)
             except asyncpg.PostgresError as error:
                 if "unsupported startup parameter" not in str(error):

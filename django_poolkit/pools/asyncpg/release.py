@@ -100,6 +100,7 @@ class Release(Acquire):
             or lease.spoiled is not None
             or lease.running
             or lease.later
+            or lease.cut
             or (lease.ran and config.reset_policy == "always")
             or config.reset is not None
             or connection._top_xact is not None
@@ -114,7 +115,7 @@ class Release(Acquire):
         """Bring a connection to rest and home, or close it."""
         reason: str | None = "reset_failed"
         try:
-            if lease.running:
+            if lease.running or lease.cut:
                 reason = "active"
             elif lease.spoiled is not None:
                 reason = lease.spoiled
@@ -122,7 +123,7 @@ class Release(Acquire):
                 async with asyncio.timeout(_TIMEOUT):
                     reason = await self._reset(lease, physical)
         except Exception as error:
-            if lease.later and "operation is in progress" in str(error):
+            if lease.later and "another operation" in str(error):
                 reason = "active"
             name = type(error).__name__
             logger.warning("pool=%s event=reset_failed error=%s", self.pool.name, name)
@@ -134,8 +135,9 @@ class Release(Acquire):
                 self.drop(physical, reason)
                 self.terminate(physical, reason)
         if reason == "active":
-            logger.warning("pool=%s event=released_while_active", self.pool.name)
-            lease.running += 1
+            if not lease.cut:
+                logger.warning("pool=%s event=released_while_active", self.pool.name)
+            lease.cut = True
             await self._cut_off(lease, physical, reason)
 
     async def _reset(self, lease: AsyncpgLease, physical: Physical) -> str | None:
@@ -174,7 +176,7 @@ class Release(Acquire):
         """Close a connection, and have the server stop what runs on it."""
         try:
             connection: Any = physical.connection
-            if lease.running and not connection.is_closed():
+            if (lease.running or lease.cut) and not connection.is_closed():
                 await physical.cancel_running(_CANCEL_TIMEOUT)
         finally:
             self.drop(physical, reason)
