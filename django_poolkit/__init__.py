@@ -1,8 +1,9 @@
 """Connection pools for Django under high concurrency.
 
 `connection_pools["default"]` is the pool behind a database alias, usable outside requests and
-the ORM; `client_sessions["default"]` is an aiohttp client session that a process shares. The
-errors and `PoolStats` load neither Django nor a driver.
+the ORM; `asyncpg_pools["default"]` is one of asyncpg's connections to the same database;
+`client_sessions["default"]` is an aiohttp client session that a process shares. The errors and
+`PoolStats` load neither Django nor a driver.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from django_poolkit.pools.share import share
 from django_poolkit.pools.stats import PoolStats
 
 if TYPE_CHECKING:
+    from django_poolkit.backends.asyncpg.pools import asyncpg_pools
     from django_poolkit.http.sessions import client_sessions
     from django_poolkit.registry import connection_pools
 
@@ -47,6 +49,7 @@ __all__ = [
     "TooManyWaiters",
     "WrongLoop",
     "__version__",
+    "asyncpg_pools",
     "client_sessions",
     "connection_pools",
     "deadline",
@@ -60,6 +63,10 @@ def __getattr__(name: str) -> Any:
         from django_poolkit import registry
 
         return registry.connection_pools
+    if name == "asyncpg_pools":
+        from django_poolkit.backends.asyncpg import pools
+
+        return pools.asyncpg_pools
     if name == "client_sessions":
         from django_poolkit.http import sessions
 

@@ -9,6 +9,7 @@ from django_poolkit import metrics, registry
 from django_poolkit.checks.health import check_health
 from django_poolkit.checks.hidden_state import check_hidden_state
 from django_poolkit.checks.routing import check_routing
+from django_poolkit.conf.asyncpg import verify_asyncpg
 from django_poolkit.conf.clusters import verify_clusters
 from django_poolkit.conf.control import control_config
 from django_poolkit.conf.databases import verify_databases
@@ -29,6 +30,7 @@ class PoolkitConfig(AppConfig):
         """Refuse settings that cannot be honoured, with their path; connect what is to be."""
         verify_databases()
         verify_clusters()
+        verify_asyncpg()
         control_config()
         verify_client_sessions()
         lifespan_config()

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import PurePath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from django.db import connections
 
@@ -22,6 +22,9 @@ from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.events import Events
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.session_table import Measured, SessionTable
+
+if TYPE_CHECKING:
+    from django_poolkit.pools.asyncpg.pool import AsyncpgPool
 
 # Programs that say by their first argument what they do.
 _LAUNCHERS: Final = ("manage.py", "django-admin", "django")
@@ -46,28 +49,39 @@ def content_key(value: Any) -> Hashable:
     return (type(value), value)
 
 
-class PoolTable:
-    """The PostgreSQL pools of this process, by the content of their settings."""
+class Pooled(Measured, Protocol):
+    """A pool, as its table sees it."""
 
-    def __init__(self) -> None:
+    events: Events
+
+
+P = TypeVar("P", bound=Pooled)
+
+
+class Table(Generic[P]):
+    """The pools of one kind in this process, by the content of their settings."""
+
+    def __init__(self, close: Callable[[P, float], None], events: Events | None = None) -> None:
+        self._close = close
+        """Closes one for good, within so many seconds."""
         # Guards the three below. Nothing is opened or closed inside it.
         self._lock = threading.Lock()
-        self._pools: dict[Hashable, ConnectionPool] = {}
+        self._pools: dict[Hashable, P] = {}
         self._places: dict[Hashable, Hashable] = {}
         self._latched = False
-        self.events = Events()
+        self.events = events or Events()
         """What happens in any of them."""
 
     def get(
         self,
         key: Hashable,
-        make: Callable[[str], ConnectionPool],
+        make: Callable[[str], P],
         *,
         alias: str,
         also: tuple[str, ...] = (),
         place: Hashable,
         name: str | None = None,
-    ) -> ConnectionPool:
+    ) -> P:
         """Return the pool of these settings, made by `make(name)` if there is none.
 
         It is named `name`, or else by the alias, and serves those in `also` as well. `place`
@@ -106,7 +120,7 @@ class PoolTable:
             for key in keys:
                 del self._places[key]
         for pool in pools:
-            pool.close()
+            self._close(pool, 5.0)
 
     def shut_down(self, timeout: float = 5.0) -> None:
         """Close all pools, and refuse to open another in this process.
@@ -123,13 +137,13 @@ class PoolTable:
             self._pools.clear()
             self._places.clear()
         for pool in pools:
-            pool.close(timeout)
+            self._close(pool, timeout)
 
     def reopen(self) -> None:
         """Take back `shut_down()`: for servers that start again in one process, and tests."""
         self._latched = False
 
-    def __iter__(self) -> Iterator[ConnectionPool]:
+    def __iter__(self) -> Iterator[P]:
         with self._lock:
             return iter(list(self._pools.values()))
 
@@ -138,7 +152,7 @@ class PoolTable:
 
     def __repr__(self) -> str:
         # Keys hold passwords, so nothing but names is shown.
-        return f"<PoolTable {[pool.name for pool in self]}>"
+        return f"<{type(self).__name__} {[pool.name for pool in self]}>"
 
     def _free_name(self, wanted: str) -> str:
         taken = {pool.name for pool in self._pools.values()}
@@ -151,6 +165,13 @@ class PoolTable:
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
         self.events.after_fork()
+
+
+class PoolTable(Table[ConnectionPool]):
+    """The pools of psycopg connections in this process."""
+
+    def __init__(self) -> None:
+        super().__init__(ConnectionPool.close)
 
 
 class Process:
@@ -235,6 +256,10 @@ class ConnectionPools(Mapping[str, ConnectionPool]):
 
 
 pools = PoolTable()
+asyncpg: Table[AsyncpgPool] = Table(
+    lambda pool, seconds: pool.close_from_thread(seconds), pools.events
+)
+"""The pools of asyncpg connections. Who listens to the others hears of these, too."""
 sessions = SessionTable()
 process = Process()
 connection_pools = ConnectionPools()
@@ -243,13 +268,16 @@ connection_pools = ConnectionPools()
 def measured() -> Iterator[Measured]:
     """Return every pool and every client session of this process."""
     yield from pools
+    yield from asyncpg
     yield from sessions
 
 
 # The fork may have happened while another thread held the lock, which the child has not got.
 os.register_at_fork(after_in_child=pools._renew_lock)
+os.register_at_fork(after_in_child=asyncpg._renew_lock)
 os.register_at_fork(after_in_child=sessions.after_fork)
 os.register_at_fork(after_in_child=process.after_fork)
 # Threads of a pool that is still open at exit would be cut off in the middle of a statement.
 atexit.register(pools.shut_down, 1.0)
+atexit.register(asyncpg.shut_down, 1.0)
 atexit.register(sessions.shut_down, 1.0)

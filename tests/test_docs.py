@@ -314,7 +314,7 @@ def test_statistics_md_has_every_reason_to_close() -> None:
     text = page_named("reference/statistics.md").read_text()
     section = text.split("\n## Why connections were closed\n")[1].split("\n## ")[0]
     found = set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
-    code = sources("pools/postgres")
+    code = sources("pools/postgres", "pools/asyncpg")
     for reason in found:
         assert f'"{reason}"' in code, reason
     counted = set(re.findall(r'closed\["(\w+)"\]', code))

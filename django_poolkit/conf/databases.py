@@ -6,6 +6,7 @@ Reads the mapping that Django made of the setting, or one that a test changed; n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Final
 
@@ -102,6 +103,19 @@ def _with_credentials(path: str, config: PoolConfig, password: object) -> PoolCo
     except PoolConfigError as error:
         what = str(error).removeprefix("['credentials'] ")
         raise ImproperlyConfigured(f"{path}['PASSWORD'] {what}") from None
+
+
+def copy_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of an entry of `DATABASES` so deep that no change to it reaches the copy."""
+    copied = dict(settings)
+    options = dict(settings["OPTIONS"])
+    if isinstance(options.get("pool"), Mapping):
+        options["pool"] = {**options["pool"]}
+    if "hosts" in options:
+        options["hosts"] = deepcopy(options["hosts"])
+    copied["OPTIONS"] = options
+    copied["TEST"] = deepcopy(settings.get("TEST"))
+    return copied
 
 
 def verify_databases() -> None:

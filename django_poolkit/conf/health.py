@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from django_poolkit.conf.asyncpg import asyncpg_aliases
 from django_poolkit.conf.http import http_names
 from django_poolkit.conf.poolkit import bad_value, bad_value_at, mapping, refuse_unknown, section
 
@@ -24,9 +25,9 @@ Status = Literal["pass", "warn", "fail"]
 CODES: Final[Mapping[Status, int]] = MappingProxyType({"pass": 200, "warn": 200, "fail": 503})
 SHORTEST_TOKEN: Final = 16
 """Characters. A shorter one could be found by trying."""
-BUILT_IN: Final = ("live", "startup", "ready", "db", "http")
+BUILT_IN: Final = ("live", "startup", "ready", "db", "http", "asyncpg")
 """Groups that are there without being set. Of these `db` and `http` cannot be changed."""
-KIT: Final = ("process", "db", "http", "resource")
+KIT: Final = ("process", "db", "http", "asyncpg", "resource")
 """How the names of the kit's own checks begin, which no user's check may bear."""
 
 _GROUP: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
@@ -128,7 +129,7 @@ def _groups(key: str, value: object) -> dict[str, tuple[str, ...]]:
         if not is_group(name):
             what = "must be named by at most 40 small letters, digits, hyphens and underscores"
             raise ImproperlyConfigured(f"{own} {what}.")
-        if name in ("db", "http"):
+        if name in ("db", "http", "asyncpg"):
             raise ImproperlyConfigured(f"{own} cannot be set: it has all there are as members.")
         if not isinstance(members, (list, tuple)):
             raise bad_value_at(own, members, "must be a list of checks, as ['db:default', 'disk']")
@@ -143,11 +144,17 @@ def _refuse_member(path: str, member: object) -> None:
     if not isinstance(member, str) or not member:
         raise bad_value_at(path, member, "must be a list of checks, as ['db:default', 'disk']")
     kind, colon, name = member.partition(":")
-    known = {"db": list(settings.DATABASES), "http": list(http_names())}
+    known = {
+        "db": list(settings.DATABASES),
+        "http": list(http_names()),
+        "asyncpg": list(asyncpg_aliases()),
+    }
     if colon and kind not in known:
-        raise ImproperlyConfigured(f"{path}: there are no checks {kind!r}, only 'db' and 'http'.")
+        raise ImproperlyConfigured(
+            f"{path}: there are no checks {kind!r}, only 'db', 'http' and 'asyncpg'."
+        )
     if colon:
-        where = "DATABASES" if kind == "db" else "POOLKIT['HTTP']"
+        where = "DATABASES" if kind == "db" else f"POOLKIT[{kind.upper()!r}]"
         try:
             refuse_unknown({name: None}, known[kind], where)
         except ImproperlyConfigured:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-SECTIONS: Final = ("CLUSTERS", "CONTROL", "HEALTH", "HTTP", "LIFESPAN", "ROUTING")
+SECTIONS: Final = ("ASYNCPG", "CLUSTERS", "CONTROL", "HEALTH", "HTTP", "LIFESPAN", "ROUTING")
 
 
 def section(name: str, keys: Collection[str] | None) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import django
 
@@ -20,10 +20,14 @@ from django_poolkit.control.protocol import BadArguments
 from django_poolkit.control.recent import Recent
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.naming import host_mark
-from django_poolkit.registry import pools, process, sessions
+from django_poolkit.registry import asyncpg, pools, process, sessions
 from django_poolkit.routing.monitor import monitor
 from django_poolkit.session_table import Measured
 
+if TYPE_CHECKING:
+    from django_poolkit.pools.asyncpg.pool import AsyncpgPool
+
+Pool: TypeAlias = "ConnectionPool | AsyncpgPool"
 Arguments = Mapping[str, Any]
 Answer = dict[str, Any]
 
@@ -58,7 +62,9 @@ def status(arguments: Arguments) -> Answer:
         answer["leases"] = [lease for pool in chosen for lease in _leases(pool)]
     if _flag(arguments, "pins"):
         answer["observations"] = {
-            pool.name: pool.observations().as_dict() for pool in chosen if pool.config.observe
+            pool.name: pool.observations().as_dict()
+            for pool in chosen
+            if isinstance(pool, ConnectionPool) and pool.config.observe
         }
     return answer
 
@@ -112,7 +118,7 @@ def kill_lease(arguments: Arguments) -> Answer:
     name, key = arguments.get("pool"), arguments.get("key")
     if not isinstance(name, str) or not isinstance(key, int) or isinstance(key, bool):
         raise BadArguments("pool must be a pool's name, and key a whole number")
-    for pool in pools:
+    for pool in (*pools, *asyncpg):
         if pool.name == name and pool.kill(key):
             return _outcome([pool])
     raise BadArguments("there is no such lease: it has ended, or never was")
@@ -152,7 +158,7 @@ def _members(arguments: Arguments) -> list[Answer]:
     ]
 
 
-def _leases(pool: ConnectionPool) -> list[Answer]:
+def _leases(pool: Pool) -> list[Answer]:
     found = []
     for lease in pool.leases()[:MOST_LEASES]:
         words = asdict(lease)
@@ -162,14 +168,14 @@ def _leases(pool: ConnectionPool) -> list[Answer]:
     return found
 
 
-def _each(arguments: Arguments, act: Callable[[ConnectionPool], None]) -> Answer:
+def _each(arguments: Arguments, act: Callable[[Pool], None]) -> Answer:
     chosen = _chosen(arguments)
     for pool in chosen:
         act(pool)
     return _outcome(chosen)
 
 
-def _outcome(chosen: list[ConnectionPool]) -> Answer:
+def _outcome(chosen: list[Pool]) -> Answer:
     keys = ("name", "aliases", "state", "pause_left", "min_size", "max_size", "size", "used",
             "idle", "waiters")  # fmt: skip
     found = [pool.stats().as_dict() for pool in chosen]
@@ -180,15 +186,16 @@ def _outcome(chosen: list[ConnectionPool]) -> Answer:
     }
 
 
-def _chosen(arguments: Arguments) -> list[ConnectionPool]:
+def _chosen(arguments: Arguments) -> list[Pool]:
     """Return the pools that serve one of `databases`, all of them where none are named."""
     names = arguments.get("databases")
+    there = [pool for pool in (*pools, *asyncpg) if not pool.ended]
     if names is None:
-        return [pool for pool in pools if not pool.ended]
+        return there
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BadArguments("databases must be a list of aliases, or absent")
     wanted = set(names)
-    return [pool for pool in pools if not pool.ended and not wanted.isdisjoint(pool.aliases)]
+    return [pool for pool in there if not wanted.isdisjoint(pool.aliases)]
 
 
 def _sessions(arguments: Arguments) -> list[Measured]:
@@ -212,7 +219,7 @@ def _size(arguments: Arguments, name: str) -> int | None:
     return value
 
 
-def _sizes(pool: ConnectionPool, low: int | None, high: int | None) -> tuple[int, int]:
+def _sizes(pool: Pool, low: int | None, high: int | None) -> tuple[int, int]:
     sizes = pool.min_size if low is None else low, pool.max_size if high is None else high
     try:
         return pool._check_size(*sizes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from django_poolkit.conf.control import control_config
 from django_poolkit.control import answers, orders, server
-from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.session_table import Measured
 
 
@@ -22,5 +21,6 @@ def join(pool: Measured) -> None:
     )
     # So that what it does before the first tick is of the last minute, too.
     answers.recent.sample()
-    if isinstance(pool, ConnectionPool) and (left := orders.pause_left(config, pool.aliases)):
-        pool.open_paused(left)
+    open_paused = getattr(pool, "open_paused", None)  # a client session cannot be paused
+    if open_paused is not None and (left := orders.pause_left(config, pool.aliases)):
+        open_paused(left)

@@ -182,8 +182,10 @@ def _declare(
 def _refuse(name: str, groups: object, timeout: object, cache: object) -> None:
     if not isinstance(groups, (list, tuple)) or not all(map(is_group, groups)):
         raise ValueError(f"check {name!r}: groups must be a list of names of groups")
-    if {"db", "http"} & set(groups):
-        raise ValueError(f"check {name!r}: the groups 'db' and 'http' have no other members")
+    if {"db", "http", "asyncpg"} & set(groups):
+        raise ValueError(
+            f"check {name!r}: the groups 'db', 'http' and 'asyncpg' have no other members"
+        )
     if timeout is not None and not (_is_number(timeout) and 0 < timeout < math.inf):  # type: ignore[operator]
         raise ValueError(f"check {name!r}: timeout must be above 0; got {timeout!r}")
     if cache is not None and not (_is_number(cache) and 0 <= cache < math.inf):  # type: ignore[operator]

@@ -11,9 +11,11 @@ from typing import Final
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
+from django_poolkit.conf.asyncpg import asyncpg_aliases
 from django_poolkit.conf.health import HealthConfig
 from django_poolkit.conf.http import http_names
 from django_poolkit.health import process
+from django_poolkit.health.asyncpg import AsyncpgCheck
 from django_poolkit.health.base import Check
 from django_poolkit.health.database import DatabaseCheck
 from django_poolkit.health.declared import Declared, declared
@@ -31,6 +33,7 @@ _TOLD: Final[Mapping[str, Callable[[], list[Result]]]] = {
     "startup": process.startup,
     "ready": process.readiness,
 }
+_KINDS: Final = ("db", "http", "asyncpg")
 ALONE: Final = ("live", "startup")
 """These pass where the process answers, unless they are given more members."""
 
@@ -49,7 +52,7 @@ def known(group: object, config: HealthConfig) -> bool:
     if not isinstance(group, str):
         return False
     kind, slash, name = group.partition("/")
-    if kind in ("db", "http"):
+    if kind in _KINDS:
         return not slash or name in _of_the_kit(kind)
     if group in _TOLD or group in config.groups:
         return True
@@ -64,7 +67,7 @@ def members(group: str, config: HealthConfig) -> Members:
     if not known(group, config):
         raise KeyError(group)
     kind, _, name = group.partition("/")
-    if kind in ("db", "http"):
+    if kind in _KINDS:
         return Members(told=[], checks=[_kit(kind, each) for each in _of_the_kit(kind, name)])
     told = _TOLD.get(group, list)()
     loaded, error = _loaded(config)
@@ -85,11 +88,11 @@ def members(group: str, config: HealthConfig) -> Members:
 
 
 def names(config: HealthConfig) -> list[str]:
-    """Return the names of all checks: databases, client sessions, the project's own.
+    """Return the names of all checks: databases, client sessions, asyncpg pools, the project's own.
 
     Raises ImproperlyConfigured where the latter cannot be loaded.
     """
-    kit = [f"{kind}:{name}" for kind in ("db", "http") for name in _of_the_kit(kind)]
+    kit = [f"{kind}:{name}" for kind in _KINDS for name in _of_the_kit(kind)]
     return [*kit, *own(config)]
 
 
@@ -134,17 +137,19 @@ def _of_the_kit(kind: str, name: str = "") -> list[str]:
         # Not what iterating would make: a wrapper for each, in the caller's thread.
         there = list(connections.settings)
     else:
-        there = list(http_names())
+        there = list(http_names() if kind == "http" else asyncpg_aliases())
     return [name] if name else there
 
 
 def _kit(kind: str, name: str) -> Check:
+    if kind == "asyncpg":
+        return AsyncpgCheck(alias=name)
     return DatabaseCheck(alias=name) if kind == "db" else HttpCheck(session=name)
 
 
 def _check(name: str, loaded: Mapping[str, Declared]) -> Check | None:
     kind, colon, inner = name.partition(":")
-    if colon and kind in ("db", "http"):
+    if colon and kind in _KINDS:
         return _kit(kind, inner) if inner in _of_the_kit(kind) else None
     return loaded.get(name)
 

@@ -33,7 +33,7 @@ def _why_not() -> Reason | None:
         return "closed"
     if registry.process.draining:
         return "draining"
-    if any(pool.stats().state == "paused" for pool in registry.pools):
+    if any(pool.stats().state == "paused" for pool in (*registry.pools, *registry.asyncpg)):
         return "paused"
     return None
 

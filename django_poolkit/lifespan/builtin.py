@@ -1,4 +1,4 @@
-"""The resources that come with the kit: pools of `DATABASES`, client sessions of `POOLKIT["HTTP"]`.
+"""The resources that come with the kit: pools of `DATABASES`, of asyncpg, and client sessions.
 
 They are opened before the resources of the project, and closed after them.
 """
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from django.db import connections
 
+from django_poolkit.backends.asyncpg.pools import asyncpg_pools
 from django_poolkit.conf.http import http_names
 from django_poolkit.conf.lifespan import LifespanConfig
 from django_poolkit.http.sessions import resource as client_session
@@ -34,7 +35,7 @@ def builtin(config: LifespanConfig) -> list[Resource[Any]]:
     sessions = [
         Resource(name=f"http:{name}", enter=partial(client_session, name)) for name in http_names()
     ]
-    return [*_pools(config), *_routing(), *sessions]
+    return [*_pools(config), *_asyncpg_pools(config), *_routing(), *sessions]
 
 
 def _routing() -> list[Resource[Any]]:
@@ -53,6 +54,33 @@ async def _watching() -> AsyncIterator[None]:
     await asyncio.to_thread(monitor.looked.wait, _FIRST_LOOK)
     yield
     monitor.close(0.0)
+
+
+def _asyncpg_pools(config: LifespanConfig) -> list[Resource[Any]]:
+    required = config.pools == "required"
+    names = list(asyncpg_pools)
+    return [
+        Resource(
+            name=f"asyncpg:{name}",
+            enter=partial(_asyncpg_pool, name, connects=config.pools != "lazy"),
+            # Of several hosts one is enough.
+            required=required and "/" not in name,
+        )
+        for name in names
+    ]
+
+
+@asynccontextmanager
+async def _asyncpg_pool(name: str, *, connects: bool) -> AsyncIterator[Any]:
+    """Open a pool on the running event loop, show that it can connect, and close it for good."""
+    pool = asyncpg_pools[name]
+    await pool.open()
+    try:
+        if connects:
+            await (await pool.acquire()).release()
+        yield pool
+    finally:
+        await pool.close()
 
 
 def _pools(config: LifespanConfig) -> list[Resource[Any]]:

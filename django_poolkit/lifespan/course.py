@@ -43,6 +43,7 @@ def forget() -> None:
     global _current
     _current = None
     registry.pools.reopen()
+    registry.asyncpg.reopen()
     registry.sessions.reopen()
 
 
@@ -112,12 +113,13 @@ async def end(span: Span) -> None:
 async def _shut_down_tables(seconds: float) -> None:
     """Close pools and client sessions for good: who still uses one gets PoolClosed, no new one."""
     seconds = max(seconds, _LEAST)
-    each = seconds / (len(registry.pools) + 1)
+    each = seconds / (len(registry.pools) + len(registry.asyncpg) + 1)
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def shut_down() -> None:
         try:
             registry.sessions.shut_down(each)
+            registry.asyncpg.shut_down(each)
             registry.pools.shut_down(each)
         except Exception as error:
             said, stack = said_of(error), stack_of(error)

@@ -114,7 +114,7 @@ class PoolStats:
     aliases: tuple[str, ...] = ()
     """The names it serves, the first of which is its own."""
     kind: str = "postgresql"
-    """`postgresql`, or `http` for a client session: there a lease is a request's connection."""
+    """`postgresql`, `asyncpg`, or `http`: a client session, whose leases are those of requests."""
     mode: str
     """`session`, `transaction` or `request`: with what a lease ends."""
     state: str

@@ -11,5 +11,6 @@ urlpatterns = [
     path("products/<slug:sku>/quote/async/", views.quote_async, name="quote-async"),
     path("customers/<int:customer_id>/orders/", views.customer_orders, name="customer-orders"),
     path("orders/", views.orders, name="orders"),
+    path("orders.csv", views.export, name="export"),
     path("report/", views.report, name="report"),
 ]

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 from django.db import transaction
 from django.db.models import Count, F, Model, Sum
-from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, JsonResponse
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBadRequest,
+    JsonResponse,
+    StreamingHttpResponse,
+)
 from django.shortcuts import aget_object_or_404, get_object_or_404, render
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_safe
 
-from django_poolkit import client_sessions
+from django_poolkit import asyncpg_pools, client_sessions
 from example_project.settings import BACKEND, POOL
 from example_project.shop.models import Customer, Order, OrderLine, Product, Stock
 
@@ -167,6 +174,30 @@ def report(request: HttpRequest) -> HttpResponse:
         .order_by("-revenue")
     )
     return render(request, "shop/report.html", {"rows": rows, "since": month})
+
+
+@require_safe
+async def export(request: HttpRequest) -> StreamingHttpResponse:
+    """Send every order line there is, in the memory of a few hundred of them.
+
+    A client that goes away ends the query. Serve it by ASGI: WSGI would collect it all first.
+    """
+    return StreamingHttpResponse(_order_lines(), content_type="text/csv")
+
+
+async def _order_lines() -> AsyncIterator[str]:
+    lines = OrderLine._meta.db_table
+    query = f"SELECT order_id, product_id, quantity, price FROM {lines} ORDER BY id"
+    yield "order,product,quantity,price\n"
+    chunk: list[str] = []
+    async with aclosing(asyncpg_pools["default"].rows(query)) as rows:
+        async for row in rows:
+            chunk.append(",".join(map(str, row.values())))
+            if len(chunk) == 500:
+                yield "\n".join([*chunk, ""])
+                chunk.clear()
+    if chunk:
+        yield "\n".join([*chunk, ""])
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

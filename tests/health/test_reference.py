@@ -49,7 +49,8 @@ def test_every_setting_is_there_with_its_default() -> None:
 
 def test_every_group_is_there() -> None:
     named = first_words(section("Groups").split("| member |")[0])
-    assert named == {*groups._TOLD, "db", "db/<alias>", "http", "http/<name>"}
+    kinds = {"db", "db/<alias>", "http", "http/<name>", "asyncpg", "asyncpg/<alias>"}
+    assert named == {*groups._TOLD, *kinds}
 
 
 def test_every_status_and_reason_is_there() -> None:

@@ -7,7 +7,6 @@ there alone, opens nothing, and knows its pool as any other wrapper does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -21,7 +20,12 @@ from django_poolkit import registry
 from django_poolkit.backends import labels, origin, ports
 from django_poolkit.backends.postgresql.binding import bind_on_the_server
 from django_poolkit.conf.control import control_config
-from django_poolkit.conf.databases import credentials_of, place_of_credentials, pool_config
+from django_poolkit.conf.databases import (
+    copy_settings,
+    credentials_of,
+    place_of_credentials,
+    pool_config,
+)
 from django_poolkit.conf.hosts import Host, at_host, hosts_of
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.credentials import function_of
@@ -101,7 +105,7 @@ class PoolChoiceMixin(_Base):
             found = self._find_pool(config)
         else:
             found = Twins({key: self._twin(host) for key, host in hosts.items()}, config.timeout)
-        self._seen = (_copy_settings(self.settings_dict), self.timezone_name), found
+        self._seen = (copy_settings(self.settings_dict), self.timezone_name), found
         return found
 
     def _only_pool(self) -> ConnectionPool | None:
@@ -110,7 +114,7 @@ class PoolChoiceMixin(_Base):
         return found if isinstance(found, ConnectionPool) else None
 
     def _twin(self, host: Host) -> Self:
-        twin = type(self)(_copy_settings(at_host(self.settings_dict, host)), alias=self.alias)
+        twin = type(self)(copy_settings(at_host(self.settings_dict, host)), alias=self.alias)
         twin._twin_of = host
         return twin
 
@@ -135,6 +139,7 @@ class PoolChoiceMixin(_Base):
         """
         for wrapper in self.at_hosts().values():
             registry.pools.close_place(wrapper._place())
+            registry.asyncpg.close_place(wrapper._place())
 
     def _find_pool(self, config: PoolConfig) -> ConnectionPool:
         host, name = self._twin_of, config.name
@@ -293,19 +298,6 @@ class Handed:
     def getconn(self) -> PoolConnection:
         """Return the connection."""
         return self._connection
-
-
-def _copy_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy an entry of `DATABASES` so far that no change to it reaches the copy."""
-    copied = dict(settings)
-    options = dict(settings["OPTIONS"])
-    if isinstance(options.get("pool"), Mapping):
-        options["pool"] = {**options["pool"]}
-    if "hosts" in options:
-        options["hosts"] = deepcopy(options["hosts"])
-    copied["OPTIONS"] = options
-    copied["TEST"] = deepcopy(settings.get("TEST"))
-    return copied
 
 
 def _named(config: PoolConfig, name: str, level: IsolationLevel | None) -> PoolConfig:

@@ -178,12 +178,12 @@ class Acquire(Growing):
         """Return None for a connection that can be handed out, else the reason to close it."""
         config, now = self.pool.config, monotonic()
         if physical.connection.is_closed():
-            return "broken"
+            return "dead"
         if now - physical.used_at <= config.bypass and physical.quiet:
             return None
         if await physical.answers(min(config.probe_timeout, max(deadline - now, 0.01))):
             return None
-        return "broken" if physical.connection.is_closed() else "silent"
+        return "dead" if physical.connection.is_closed() else "silent"
 
     def _evict(self, lease: AsyncpgLease, physical: Physical, reason: str) -> None:
         """Drop a connection found dead before its first use, and its like among the idle."""

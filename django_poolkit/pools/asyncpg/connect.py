@@ -20,6 +20,7 @@ import asyncpg
 
 from django_poolkit.pools.asyncpg.config import AsyncpgConfig
 from django_poolkit.pools.asyncpg.physical import Physical
+from django_poolkit.pools.credentials import Answer, Credentials
 from django_poolkit.pools.errors import PoolConfigError, PoolWarning
 
 logger = logging.getLogger("django_poolkit.pool")
@@ -63,6 +64,7 @@ class Connector:
         # Set by whichever connect meets such a server first; a race costs a second warning.
         self._refuses_settings = False
         self._warned = False
+        self._source: Credentials | None = None
         self.made: dict[asyncpg.Connection[Any], str] = {}
         """Connections under way, with what is to be run after each of their resets."""
 
@@ -77,8 +79,44 @@ class Connector:
         connect = options.pop("connect", None) or asyncpg.connect
         patience = min(_LONGEST_CONNECT, max(2.0, self._config.timeout))
         arguments = {"timeout": patience, **target.connect, **options, **given}
-        if callable(arguments.get("password")):
-            arguments["password"] = await _resolved(arguments["password"])
+        refused: Answer | None = None
+        while True:
+            answer = await self._credentials(arguments)
+            try:
+                return await self._connect_as(connect, arguments, wanted, init)
+            except asyncpg.InvalidAuthorizationSpecificationError:
+                # What was kept may be out of date: it is asked for once more, and no oftener.
+                if answer is None or refused is not None or not self._source_refused(answer):
+                    raise
+                refused = answer
+
+    async def _credentials(self, arguments: dict[str, Any]) -> Answer | None:
+        """Put into `arguments` what a function supplies; return it where it is kept."""
+        password = self._target.connect.get("password")
+        if not callable(password):
+            return None
+        if inspect.iscoroutinefunction(password):
+            arguments["password"] = str(await password())
+            return None
+        if self._source is None:
+            self._source = Credentials(password, origin="PASSWORD", name=str(self._config.name))
+        place = {"dbname": arguments.get("database"), **arguments, "password": None}
+        wait = float(arguments["timeout"])
+        answer = await asyncio.to_thread(self._source.get, place, wait)
+        arguments.update(answer.params)
+        return answer
+
+    def _source_refused(self, answer: Answer) -> bool:
+        return self._source is not None and self._source.refused(answer)
+
+    async def _connect_as(
+        self,
+        connect: Callable[..., Any],
+        arguments: dict[str, Any],
+        wanted: Mapping[str, str],
+        init: Callable[..., Any] | None,
+    ) -> asyncpg.Connection[Any]:
+        target = self._target
         plain = {} if target.application_name is None else {
             "application_name": target.application_name()
         }  # fmt: skip
@@ -86,7 +124,7 @@ class Connector:
         connection: asyncpg.Connection[Any] | None = None
         if not self._refuses_settings:
             try:
-                arguments["server_settings"] = plain | wanted
+                arguments["server_settings"] = {**plain, **wanted}
                 connection = await connect(**arguments)
             except asyncpg.PostgresError as error:
                 if "unsupported startup parameter" not in str(error):
@@ -156,14 +194,6 @@ class Connector:
 
 
 _ALWAYS_TAKEN: Final = frozenset({"application_name"})
-
-
-async def _resolved(password: Callable[[], Any]) -> str:
-    """Return what a function of the settings says: in a thread, unless it is a coroutine's."""
-    if inspect.iscoroutinefunction(password):
-        return str(await password())
-    found = await asyncio.to_thread(password)
-    return str(await found) if inspect.isawaitable(found) else str(found)
 
 
 def _quoted(text: str) -> str:

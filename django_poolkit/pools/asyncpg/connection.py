@@ -81,12 +81,21 @@ class LeasedConnection(PoolConnectionProxy):
 def _statement(verb: str) -> Callable[..., Any]:
     plain = getattr(asyncpg.Connection, verb)
 
+    copies = verb.startswith("copy_")
+
     async def call(self: LeasedConnection, query: Any, *args: Any, **options: Any) -> Any:
         lease = self._used(verb)
         lease.note(query)
         lease.running += 1
         try:
             return await plain(self._con, query, *args, **options)
+        except asyncpg.PostgresError:
+            raise  # the server has ended it
+        except BaseException:
+            # asyncpg 0.32 forgets to cancel what is cancelled just as an answer comes in.
+            lease.later = True
+            lease.cut = lease.cut or copies
+            raise
         finally:
             lease.running -= 1
 
@@ -108,6 +117,8 @@ def _later(verb: str) -> Callable[..., Any]:
 def _awaited(verb: str) -> Callable[..., Any]:
     plain = getattr(asyncpg.Connection, verb)
 
+    copies = verb.startswith("copy_")
+
     async def call(self: LeasedConnection, *args: Any, **options: Any) -> Any:
         lease = self._used(verb)
         lease.ran = True
@@ -118,6 +129,13 @@ def _awaited(verb: str) -> Callable[..., Any]:
         lease.running += 1
         try:
             return await plain(self._con, *args, **options)
+        except asyncpg.PostgresError:
+            raise  # the server has ended it
+        except BaseException:
+            # asyncpg 0.32 forgets to cancel what is cancelled just as an answer comes in.
+            lease.later = True
+            lease.cut = lease.cut or copies
+            raise
         finally:
             lease.running -= 1
 

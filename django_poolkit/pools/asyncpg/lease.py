@@ -29,6 +29,8 @@ class AsyncpgLease(Lease):
     """Verbs of the connection that are being awaited."""
     later = False
     """Whether a statement was prepared or a cursor made, which may run behind our back."""
+    cut = False
+    """Whether a COPY did not come to its end, and may still run on the server."""
     spoiled: str | None = None
     """Why the connection cannot be brought back to what it was, None where it can."""
 

@@ -12,13 +12,14 @@ from typing import Any, Final
 
 import asyncpg
 
-from django_poolkit.pools.asyncpg import contract
+from django_poolkit.pools.asyncpg import contract, streams
 from django_poolkit.pools.asyncpg.config import AsyncpgConfig
 from django_poolkit.pools.asyncpg.connect import Connector, Target
 from django_poolkit.pools.asyncpg.connection import LeasedConnection
 from django_poolkit.pools.asyncpg.lease import AsyncpgLease, describe
 from django_poolkit.pools.asyncpg.life import Life, register
 from django_poolkit.pools.asyncpg.line import Line
+from django_poolkit.pools.asyncpg.listen import HEARTBEAT, Listener
 from django_poolkit.pools.errors import PoolConfigError
 from django_poolkit.pools.events import Events
 from django_poolkit.pools.lease import Lease
@@ -119,6 +120,19 @@ class AsyncpgPool(Life):
     async def discard(self, lease: AsyncpgLease) -> None:
         """Close a lease's connection. Raises LeaseReleased, WrongLoop."""
         await lease.discard()
+
+    def listener(
+        self, *channels: str, keep: int = 10_000, heartbeat: float = HEARTBEAT
+    ) -> Listener:
+        """Listen to channels on a connection beside the pool; see `Listener`.
+
+        Every `heartbeat` seconds it is looked whether that lives. Raises ValueError.
+        """
+        return Listener(self, channels, keep=keep, heartbeat=heartbeat)
+
+    rows = streams.rows
+    copy_out = streams.copy_out
+    copy_in = streams.copy_in
 
     def lost(self, lease: Lease) -> None:
         """Take note of a lease that was dropped. Called by finalizers, on any thread."""

@@ -80,10 +80,13 @@ class Release(Acquire):
         with self.lock:
             self.ledger.settle_locked(lease, now)
         pool = self.pool
+        if lease.overdue:
+            logger.info(
+                "pool=%s event=overdue_returned seconds=%.1f thread=%s lease=%d",
+                pool.name, now - lease.since, lease.thread, lease.key,
+            )  # fmt: skip
         if pool.events.of_leases:
             pool.events.tell("lease_released", pool=pool.name, seconds=now - lease.since)
-        if lease.overdue:
-            logger.info("pool=%s event=returned seconds=%.1f", pool.name, now - lease.since)
         return physical
 
     def _at_rest(self, lease: AsyncpgLease, physical: Physical) -> bool:
@@ -97,6 +100,7 @@ class Release(Acquire):
             or lease.spoiled is not None
             or lease.running
             or lease.later
+            or lease.cut
             or (lease.ran and config.reset_policy == "always")
             or config.reset is not None
             or connection._top_xact is not None
@@ -111,7 +115,7 @@ class Release(Acquire):
         """Bring a connection to rest and home, or close it."""
         reason: str | None = "reset_failed"
         try:
-            if lease.running:
+            if lease.running or lease.cut:
                 reason = "active"
             elif lease.spoiled is not None:
                 reason = lease.spoiled
@@ -119,7 +123,7 @@ class Release(Acquire):
                 async with asyncio.timeout(_TIMEOUT):
                     reason = await self._reset(lease, physical)
         except Exception as error:
-            if lease.later and "operation is in progress" in str(error):
+            if lease.later and "another operation" in str(error):
                 reason = "active"
             name = type(error).__name__
             logger.warning("pool=%s event=reset_failed error=%s", self.pool.name, name)
@@ -131,8 +135,9 @@ class Release(Acquire):
                 self.drop(physical, reason)
                 self.terminate(physical, reason)
         if reason == "active":
-            logger.warning("pool=%s event=released_while_active", self.pool.name)
-            lease.running += 1
+            if not lease.cut:
+                logger.warning("pool=%s event=released_while_active", self.pool.name)
+            lease.cut = True
             await self._cut_off(lease, physical, reason)
 
     async def _reset(self, lease: AsyncpgLease, physical: Physical) -> str | None:
@@ -171,7 +176,7 @@ class Release(Acquire):
         """Close a connection, and have the server stop what runs on it."""
         try:
             connection: Any = physical.connection
-            if lease.running and not connection.is_closed():
+            if (lease.running or lease.cut) and not connection.is_closed():
                 await physical.cancel_running(_CANCEL_TIMEOUT)
         finally:
             self.drop(physical, reason)
@@ -203,6 +208,5 @@ class Release(Acquire):
             f"pool {pool.name!r}: a lease was dropped after {seconds:.1f} s without being released,"
             f" and has been taken back. {acquired_at(stack)}"
         )
-        logger.warning("pool=%s event=lost %s", pool.name, text)
         with suppress(PoolWarning):  # of a filter's making, which on a loop could only disturb
             warnings.warn(text, PoolWarning, stacklevel=2)

@@ -60,7 +60,7 @@ class Upkeep(Release):
         rest = pool.config.max_inactive_connection_lifetime
         size = self.size_locked()
         for physical in list(self.idle):
-            reason = "broken" if physical.connection.is_closed() else None
+            reason = "dead" if physical.connection.is_closed() else None
             if reason is None and now >= physical.expires_at:
                 reason = "max_lifetime"
                 if size <= pool.min_size and size < pool.max_size:
@@ -98,7 +98,7 @@ class Upkeep(Release):
             if await physical.answers(self.pool.config.probe_timeout):
                 reason = None
             elif physical.connection.is_closed():
-                reason = "broken"
+                reason = "dead"
         finally:
             if reason is None:
                 # Being probed is no use: what is never used shall reach its idle time.

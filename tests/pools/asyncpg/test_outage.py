@@ -25,7 +25,7 @@ def test_killed_idle_sessions_are_no_callers_trouble(
         await asyncio.to_thread(primary.kill_backends, service)
         for _ in range(20):
             assert await pid(pool) not in before
-        assert pool.stats().closed == {"broken": 8}
+        assert pool.stats().closed == {"dead": 8}
         assert_quiet(pool)
 
     run_on_each(main())
