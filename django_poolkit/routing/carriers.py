@@ -238,7 +238,8 @@ class Carriage:
         visitor, user = visitors.visitor_after(self._request), visitors.user_of(self._request)
         linked = self._linked if visitor == self._visitor else None
         user = user or linked
-        if floors and self.scope.wrote:
+        # Who keeps no cookie must not go back either, in what it has seen of others.
+        if floors and (self.scope.wrote or self.scope.behind or self.scope.strays):
             entries.write(alias, floors, visitor, user, self._entry)
         if user is not None and visitor is not None and user != linked:
             seconds = visitors.seconds_of_session(self._request)

@@ -103,9 +103,11 @@ def host_for(alias: str, weights: Mapping[str, float]) -> str | None:
         return rota.pick_once(here, alias, weights)
     if (key := here.hosts.get(alias)) is None or key not in weights:
         key = here.hosts[alias] = members.chosen_by(here.visitor, weights)
-        # Where it is not the one of all requests of this visitor, what it has read goes with it.
+        # Where it is not the one of all requests of this visitor, what it has read goes with it:
+        # also where that is on trial, which its next request may take no part in.
         everyone = members.weights_of(alias)
-        if everyone and key != members.chosen_by(here.visitor, everyone):
+        on_trial = f"{alias}/{key}" in admission.troubled
+        if everyone and (on_trial or key != members.chosen_by(here.visitor, everyone)):
             here.strays.add((alias, key))
     return key
 
@@ -232,8 +234,9 @@ def _chosen(cluster: Cluster, here: Scope, replicas: Sequence[str]) -> str:
         return rota.pick(place, weights)
     chosen = members.chosen_by(here.visitor, weights)
     own = members.chosen_by(here.visitor, members.shares_of(cluster, cluster.replicas))
-    if chosen != own and members.weights_of(chosen) is None:
-        here.strays.add((chosen, None))
+    if members.weights_of(chosen) is None:
+        if chosen != own or chosen in admission.troubled:
+            here.strays.add((chosen, None))
     elif chosen != own:
         # Which host of it, is not known yet.
         here.strays.update((chosen, key) for key in members.weights_of(chosen) or ())

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from django_poolkit.testing.waiting import wait_until
@@ -96,6 +96,17 @@ def one_behind(scene: Scene) -> None:
             reader.look("list shared0 0")
 
 
+def by_turns(scene: Scene) -> None:
+    """One replica is late; one who keeps no cookie of ours reads another one each time."""
+    writer, reader = scene.one("browser"), scene.one("device")
+    scene.catch_up()
+    with scene.nemesis.struck("pause replay", "b"):
+        writer.append("list shared0 0", random.Random(1))
+        scene.servers.primary.wait_caught_up(scene.servers.nodes["a"])
+        for _ in range(8):
+            reader.look("list shared0 0")
+
+
 def late(scene: Scene) -> None:
     """One replica is so late that it must not be read any more."""
     writer, reader = scene.one("browser"), scene.one("stranger")
@@ -167,6 +178,11 @@ BY_DEFECT: dict[str, Direction] = {
     "token_dropped": Direction(behind, "own writes"),
     "floor_too_low": Direction(barely_behind, "own writes"),
     "job_token_dropped": Direction(enqueued, "jobs", Shape(servers=("wsgi",), workers=1)),
+    "cache_of_writes_alone": Direction(
+        by_turns,
+        "monotonic reads",
+        Shape(servers=("wsgi",), workers=1, jobs=False, choice="round_robin"),
+    ),
     "host_forgotten": Direction(one_behind, "monotonic reads"),
     "never_evicted": Direction(
         late,
@@ -189,15 +205,7 @@ def play(
     servers: Servers, direction: Direction, path: Path, *, planted: str, prepared: bool
 ) -> History:
     """Make a directed run; return its history."""
-    shape = direction.shape
-    shape = Shape(
-        servers=shape.servers,
-        workers=shape.workers,
-        jobs=shape.jobs,
-        looks=shape.looks,
-        max_lag=shape.max_lag,
-        planted=planted,
-    )
+    shape = replace(direction.shape, planted=planted)
     with staged(servers, shape, COUNT, path, oldest=direction.oldest, prepared=prepared) as (
         world,
         present,

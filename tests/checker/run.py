@@ -187,7 +187,7 @@ def _watch(world: World, nemesis: Nemesis, haunting: threading.Thread, plan: Pla
         if now - said >= 15.0:
             said = now
             known = world.recorder.history
-            failed = sum(op.outcome != "ok" for op in known.ops[:])
+            failed = sum(op.outcome != "ok" for op in list(known.ops))
             plan.tell(f"{until - now:.0f} s to go, {len(known.ops):,} operations, {failed} failed")
 
 

@@ -213,6 +213,12 @@ def test_a_read_that_needs_no_primary_fails_for_no_other_server() -> None:
     failed.reads.clear()
     assert promises(failed, faults=[away]) == ["errors"]
     assert promises(failed, faults=[away, Fault("kill", "r1", "replica", 1.5, 3.0)]) == []
+    # One that falls again and again is left alone for a while.
+    before = Fault("kill", "r1", "replica", -50.0, -45.0)
+    assert promises(failed, faults=[away, before]) == ["errors"]
+    failed.route = 'all_down;cluster="default";from=primary;count=1'
+    assert promises(failed, faults=[away, before]) == []
+    failed.route = ""
     failed.brought = True
     assert promises(failed, faults=[away]) == []
 

@@ -235,8 +235,9 @@ class World:
                     brought=True,
                 )
             )
-        return sum(op.outcome == "ok" for number, (op, _) in self._jobs.items()
-                   if number not in self._done)  # fmt: skip
+        # A copy: visitors enqueue meanwhile.
+        enqueued = list(self._jobs.items())
+        return sum(op.outcome == "ok" for number, (op, _) in enqueued if number not in self._done)
 
 
 def as_told(text: str) -> list[int] | str | None:

@@ -297,6 +297,26 @@ def test_a_visitor_goes_elsewhere_while_its_own_host_is_left(twins):
     assert 0 < strays < 20  # those whose own it was
 
 
+def test_what_was_read_of_a_host_on_trial_goes_with_the_visitor(twins):
+    for number in range(20):
+        admission.publish({"replica/one": on_trial(RAMP)})
+        with scope() as here:
+            here.visitor = str(number).encode()
+            seen()
+            expected = {("replica", "one")} if host() == "one" else set()
+            assert here.strays == expected
+        connections["replica"].close()
+
+
+def test_what_was_read_of_an_alias_on_trial_goes_with_the_visitor(pair):
+    admission.publish({"second": on_trial(RAMP)})
+    for number in range(20):
+        with scope() as here:
+            here.visitor = str(number).encode()
+            alias = alias_of()
+            assert here.strays == ({("second", None)} if alias == "second" else set())
+
+
 # -- who looks
 
 

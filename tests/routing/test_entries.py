@@ -21,6 +21,7 @@ from django.urls import path
 
 from django_poolkit.routing import entries, figures
 from django_poolkit.routing.floors import Floor, Position
+from django_poolkit.routing.token import unseal
 from django_poolkit.testing.routing import record_routing
 from tests.app.models import Item
 from tests.routing.conftest import alias_of, looped
@@ -263,6 +264,24 @@ def test_what_a_request_has_known_is_no_part_of_what_it_enters(site):
         # What another one has entered meanwhile is.
         entries.write("default", {"default": over}, b"visitor", None, known)
         assert entries.read("default", b"visitor", None)[0]["default"].position is None
+
+
+def test_what_was_seen_on_the_primary_is_entered_too(site):
+    phone = device_of("ada")
+    phone.post("/write/")
+    first = entered()
+    Item.objects.using("default").create(name="of another")
+    assert phone.get("/where/").content == b"default"
+    assert first < entered()
+
+
+def entered() -> int:
+    """Return how far a user must see by the cache."""
+    cache: Any = caches["default"]
+    [key] = [key.removeprefix(":1:") for key in cache._cache if ":floor:user:" in key]
+    position = unseal(cache.get(key))["default"].position
+    assert position is not None
+    return position.lsn
 
 
 def tokens() -> list[Any]:

@@ -54,6 +54,18 @@ def floor_too_low() -> None:
     writes.place = placed
 
 
+def cache_of_writes_alone() -> None:
+    """Enter in the cache what a visitor has written, and not what it has seen."""
+    enter = Carriage._write_entry
+
+    def entered(self: Carriage, floors: Any) -> None:
+        self.scope.strays.clear()
+        self.scope.behind.clear()
+        enter(self, floors)
+
+    Carriage._write_entry = entered  # type: ignore[method-assign]
+
+
 def host_forgotten() -> None:
     """Have a visitor who is known read any replica each time."""
     unpack = Carriage._unpack
@@ -97,6 +109,7 @@ DEFECTS: dict[str, Callable[[], None]] = {
         never_evicted,
         by_number,
         floor_too_low,
+        cache_of_writes_alone,
         host_forgotten,
         job_token_dropped,
         write_lost,
