@@ -208,9 +208,10 @@ def test_a_process_with_a_paused_pool_is_not_ready(configure, monkeypatch):
             return make_stats(state="paused")
 
     configure()
-    monkeypatch.setattr(registry, "pools", [Paused()])
-    assert told("ready") == {"process": ("fail", "paused")}
-    assert told("startup") == {"process": ("pass", None)}
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "pools", [Paused()])
+        assert told("ready") == {"process": ("fail", "paused")}
+        assert told("startup") == {"process": ("pass", None)}
 
 
 class Openings:
