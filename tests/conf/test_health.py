@@ -150,7 +150,10 @@ def test_replicas_are_aliases(entry):
         ({"shop": [""]}, r"\['GROUPS'\]\['shop'\] must be a list of checks"),
         ({"shop": ["db:nowhere"]}, r"'db:nowhere' for a member, but DATABASES has no 'nowhere'"),
         ({"shop": ["http:api"]}, r"'http:api' for a member, but POOLKIT\['HTTP'\] has no 'api'"),
-        ({"shop": ["cache:default"]}, r"there are no checks 'cache', only 'db' and 'http'"),
+        (
+            {"shop": ["cache:default"]},
+            r"there are no checks 'cache', only 'db', 'http' and 'asyncpg'",
+        ),
     ],
 )
 def test_a_group_has_members_that_can_be_there(groups, match):
