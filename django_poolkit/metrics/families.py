@@ -152,6 +152,27 @@ FAMILIES: Final = (
         read=statuses.one("waiters"),
     ),
     Family(
+        name="poolkit_share_connections",
+        kind="gauge",
+        label="share",
+        help="Connections that are leased by one share of the pool.",
+        read=statuses.of_shares("used"),
+    ),
+    Family(
+        name="poolkit_share_connections_max",
+        kind="gauge",
+        label="share",
+        help="Connections that the share may hold at once.",
+        read=statuses.of_shares("max_used"),
+    ),
+    Family(
+        name="poolkit_share_waiters",
+        kind="gauge",
+        label="share",
+        help="Callers in the queue for a connection of the share.",
+        read=statuses.of_shares("waiters"),
+    ),  # fmt: skip
+    Family(
         name="poolkit_oldest_waiter_seconds",
         kind="gauge",
         help="How long the first of the queue has waited by now, 0 where nobody waits.",

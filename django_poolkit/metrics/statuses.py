@@ -21,6 +21,11 @@ def by(key: str) -> Callable[[Status], Mapping[str, Value]]:
     return lambda status: {reason: (count,) for reason, count in status[key].items()}
 
 
+def of_shares(key: str) -> Callable[[Status], Mapping[str, Value]]:
+    """Return a reader of one number of each share."""
+    return lambda status: {name: (share[key],) for name, share in status.get("shares", {}).items()}
+
+
 def connections(status: Status) -> Mapping[str, Value]:
     """Read the connections by state."""
     found: dict[str, Value] = {state: (status[state],) for state in ("idle", "used", "connecting")}

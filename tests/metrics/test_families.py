@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from django_poolkit.metrics.families import FAMILIES, LE, Family, cumulative, merged
-from django_poolkit.pools.stats import Histogram, PoolStats
+from django_poolkit.pools.stats import Histogram, PoolStats, ShareStats
 from tests.pools.support import make_stats
 
 pytestmark = pytest.mark.core
@@ -43,6 +43,7 @@ def test_no_label_can_name_a_host_or_a_user() -> None:
         "state",
         "reason",
         "kind",
+        "share",
     }
 
 
@@ -56,6 +57,8 @@ def test_every_figure_of_a_pool_is_shown(name: str) -> None:
     something = kinds.get(type(nothing), 3)
     if name in ("wait", "use", "connect"):
         something = histogram.snapshot()
+    if name == "shares":
+        something = {"reports": ShareStats(used=1, max_used=3, waiters=2)}
     changed = replace(stats, **{name: something})
     assert merged([changed.as_dict()]) != merged([stats.as_dict()])
 

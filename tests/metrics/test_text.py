@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from django_poolkit.metrics.collector import PoolCollector
 from django_poolkit.metrics.readings import Readings
 from django_poolkit.metrics.text import exposition
-from django_poolkit.pools.stats import Histogram
+from django_poolkit.pools.stats import Histogram, ShareStats
 from tests.metrics.support import ScriptedPool, parsed, value
 from tests.pools.support import make_stats
 
@@ -61,6 +61,7 @@ def test_it_says_what_prometheus_client_says_of_the_same_pool() -> None:
     pool.says = make_stats(
         acquired=4, closed={"dead": 1}, pins={"set": 2}, errors={"E": 1},
         lag=0.5, lag_bytes=100, evictions={"lag": 1}, read_retries={"conflict": 1},
+        shares={"reports": ShareStats(used=1, max_used=3, waiters=2)},
     )  # fmt: skip
     registry = CollectorRegistry()
     registry.register(PoolCollector(Readings([pool])))  # type: ignore[list-item]
