@@ -171,7 +171,7 @@ FAMILIES: Final = (
         label="share",
         help="Callers in the queue for a connection of the share.",
         read=statuses.of_shares("waiters"),
-    ),  # fmt: skip
+    ),
     Family(
         name="poolkit_oldest_waiter_seconds",
         kind="gauge",
