@@ -49,6 +49,16 @@ def admitted(names: Iterable[str], draw: float) -> list[str]:
     return [name for name in names if (it := known.get(name)) is None or draw < it.share]
 
 
+def recovering(names: Iterable[str]) -> list[str]:
+    """Return those of some hosts that were found well by the last look, though not for long."""
+    known = troubled
+    return [
+        name
+        for name in names
+        if (it := known.get(name)) is None or it.state == "trial" or it.recovers
+    ]
+
+
 def stale(names: Iterable[str]) -> list[str]:
     """Return those of some hosts that answer, however old what they have may be."""
     known = troubled
@@ -67,4 +77,4 @@ def same(names: Iterable[str]) -> list[str]:
 
 def best(names: Collection[str], draw: float) -> list[str]:
     """Return those of some hosts that are to be tried before the others."""
-    return admitted(names, draw) or stale(names) or same(names)
+    return admitted(names, draw) or recovering(names) or stale(names) or same(names)

@@ -78,6 +78,11 @@ class Circuit:
         return self._doubts > 0
 
     @property
+    def recovers(self) -> bool:
+        """Whether it was found well by the last look, and has to be so for longer."""
+        return self._good > 0
+
+    @property
     def share(self) -> float:
         """The part of the scopes that may read it, from 0.0 to 1.0."""
         return self._share(self._now)

@@ -7,11 +7,10 @@ from random import random
 
 from django_poolkit.routing import admission, members, topology
 from django_poolkit.routing.errors import NoReplica
+from django_poolkit.routing.lag import is_lost
+from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.scopes import Scope
 from django_poolkit.routing.topology import Cluster
-
-# The draw of who takes part in each trial.
-_EACH = 0.0
 
 
 def replicas_for(cluster: Cluster, here: Scope | None, *, asked_for: bool) -> tuple[str, ...]:
@@ -26,12 +25,13 @@ def replicas_for(cluster: Cluster, here: Scope | None, *, asked_for: bool) -> tu
         return found
     if (asked_for or cluster.all_down == "stale") and (found := _stale(places)):
         return found
-    if cluster.all_down != "error":
+    if cluster.all_down != "error" and not _primary_is_lost(cluster):
         return ()
-    # Where the primary is not to be read, nobody is kept out of a trial.
-    if found := _with(places, _EACH):
+    # Where the primary is not to be read, or cannot be, nobody is kept out of a trial, and who is
+    # well does not have to be so for longer.
+    if (found := _recovering(places)) or cluster.all_down != "error":
         return found
-    if _with(_places(cluster, None), _EACH):
+    if _recovering(_places(cluster, None)):
         return ()  # there are some, and they have not come as far as this scope must see
     raise NoReplica(f"cluster {cluster.name!r}: no replica may be read at present")
 
@@ -47,9 +47,11 @@ def others(
         places = {alias: _names(alias, keys) for alias, keys in settled.hosts.items()}
     places = {alias: names for alias, names in places.items() if names and alias not in been}
     draw = random() if here is None else here.draw
-    if (left := _with(places, draw)) or not (asked_for or cluster.all_down == "stale"):
+    if left := _with(places, draw):
         return left
-    return _stale(places)
+    if _primary_is_lost(cluster) and (left := _recovering(places)):
+        return left
+    return _stale(places) if asked_for or cluster.all_down == "stale" else ()
 
 
 def hosts_for(alias: str, weights: Mapping[str, float], draw: float) -> Mapping[str, float]:
@@ -92,3 +94,11 @@ def _with(places: Mapping[str, list[str]], draw: float) -> tuple[str, ...]:
 
 def _stale(places: Mapping[str, list[str]]) -> tuple[str, ...]:
     return tuple(alias for alias, names in places.items() if admission.stale(names))
+
+
+def _recovering(places: Mapping[str, list[str]]) -> tuple[str, ...]:
+    return tuple(alias for alias, names in places.items() if admission.recovering(names))
+
+
+def _primary_is_lost(cluster: Cluster) -> bool:
+    return is_lost(monitor.refusal(cluster))

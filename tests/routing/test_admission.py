@@ -12,11 +12,20 @@ import pytest
 from django.db import OperationalError, connections, transaction
 
 from django_poolkit import registry
-from django_poolkit.routing import NoReplica, admission, choice, outgoing, scope, use_replica
+from django_poolkit.routing import (
+    NoReplica,
+    admission,
+    choice,
+    outgoing,
+    readable,
+    scope,
+    use_replica,
+)
 from django_poolkit.routing import monitor as looks
 from django_poolkit.routing.breaker import GOOD_LOOKS, RAMP, Circuit, Reason
 from django_poolkit.routing.monitor import Monitor, monitor
 from django_poolkit.routing.scopes import Settled
+from django_poolkit.routing.topology import clusters
 from django_poolkit.routing.watching import watched as told
 from django_poolkit.testing import Cluster, Node
 from django_poolkit.testing.routing import (
@@ -191,6 +200,51 @@ def test_the_primary_can_be_spared(pair):
         assert why() == ("default", "wrote")
     admission.publish({"replica": on_trial(), "second": evicted("lag")})
     assert each_scope() == {"replica": 40}
+
+
+def found_well() -> Circuit:
+    circuit = evicted("refuses")
+    circuit.good()
+    assert circuit.state == "evicted"
+    return circuit
+
+
+@pytest.mark.parametrize("policy", ["primary", "stale"])
+def test_while_the_primary_is_down_who_was_found_well_once_is_read(pair, policy):
+    pair(all_down=policy)
+    cluster = clusters()["default"]
+    admission.publish({"replica": found_well(), "second": evicted("refuses")})
+    assert each_scope() == {"default": 40}
+    assert readable.others(cluster, None, {"second"}, asked_for=False) == ()
+    monitor.lost(cluster, "refuses")
+    try:
+        assert each_scope() == {"replica": 40}
+        assert readable.others(cluster, None, {"second"}, asked_for=False) == ("replica",)
+        assert readable.others(cluster, None, {"replica"}, asked_for=False) == ()
+        with scope() as here:  # but by nobody before what it must see
+            had = {"default": Settled(MappingProxyType({"second": None}))}
+            here.settled = MappingProxyType(had)
+            assert why() == ("default", "all_down")
+        # Rows that are too old are read where that is wanted, and only there.
+        admission.publish({"replica": evicted("refuses"), "second": evicted("lag")})
+        assert each_scope() == {"second" if policy == "stale" else "default": 40}
+    finally:
+        monitor.forget()
+
+
+def test_where_the_primary_is_spared_who_was_found_well_once_is_read(pair):
+    pair(all_down="error")
+    admission.publish({"replica": found_well(), "second": evicted("lag")})
+    assert each_scope() == {"replica": 40}
+
+
+def test_a_host_that_was_found_well_comes_before_one_that_is_late():
+    admission.publish({"one": evicted("lag"), "other": found_well(), "third": evicted("refuses")})
+    try:
+        assert admission.best(["one", "other", "third"], 0.5) == ["other"]
+        assert admission.best(["one", "third"], 0.5) == ["one"]
+    finally:
+        admission.publish({})
 
 
 @pytest.mark.parametrize("policy", ["primary", "stale", "error"])
