@@ -168,6 +168,9 @@ def test_a_password_function_works_without_a_pool_and_for_dbshell(wrapper: Any) 
         cursor.execute("SELECT 1")
     _, environment = pooled.client.settings_to_cmd_args_env(pooled.settings_dict, [])
     assert environment["PGPASSWORD"] == secret
+    given = wrapper(PASSWORD="no.path-of.anything")
+    _, environment = given.client.settings_to_cmd_args_env(given.settings_dict, [])
+    assert environment["PGPASSWORD"] == "no.path-of.anything"
 
 
 def test_start_up_options_of_the_environment_are_kept(

@@ -14,10 +14,13 @@ from tests.pools.support import fill, idle_pids, queue_up
 from tests.scenarios.scripts import run_script
 
 DAY = 86_400.0
+POOLS = Path(package.__file__).parent
+# What converts the values of columns has to know the types of dates.
+OF_VALUES = {POOLS / "asyncpg" / "connect.py"}
 
 
 @pytest.mark.parametrize(
-    "path", sorted(Path(package.__file__).parent.rglob("*.py")), ids=lambda p: p.name
+    "path", sorted(set(POOLS.rglob("*.py")) - OF_VALUES), ids=lambda p: f"{p.parent.name}/{p.name}"
 )
 def test_no_pool_asks_what_time_it_is(path):
     for node in ast.walk(ast.parse(path.read_text())):

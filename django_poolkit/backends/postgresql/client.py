@@ -25,9 +25,10 @@ class DatabaseClient(client.DatabaseClient):
         """Return the command line of psql and its environment."""
         if hosts := hosts_of("of dbshell", settings_dict):
             settings_dict = at_host(settings_dict, next(iter(hosts.values())))
-        source = credentials_of(settings_dict) or settings_dict.get("PASSWORD")
+        source = credentials_of(settings_dict)
+        password = settings_dict.get("PASSWORD") if source is None else function_of(source)
         place = {key.lower(): settings_dict.get(key) for key in ("HOST", "PORT", "USER")}
-        place |= {"dbname": settings_dict.get("NAME"), "password": source and function_of(source)}
+        place |= {"dbname": settings_dict.get("NAME"), "password": password}
         if callable(place["password"]):
             found = resolved(place)
             settings_dict = {
