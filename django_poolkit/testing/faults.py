@@ -87,7 +87,9 @@ class TCPProxy:
         self._links: set[_Link] = set()
         self._flows = asyncio.Event()
         self._flows.set()
-        self._server: asyncio.Server | None = None
+        self._fresh: set[socket.socket] = set()  # accepted, and no link yet
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listening = False
         self._place = self._bind(0)
         self.port: int = self._place.getsockname()[1]
         self._closed = False
@@ -167,16 +169,35 @@ class TCPProxy:
             self._flows.clear()
 
     async def _listen(self) -> None:
-        if self._server is None:
-            self._server = await asyncio.start_server(
-                self._serve, sock=self._place, backlog=512, limit=_CHUNK
-            )
+        if not self._listening:
+            self._listening = True
+            self._place.listen(512)
+            self._place.setblocking(False)
+            self._loop.add_reader(self._place, self._accept_all)
 
     async def _stop_listening(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listening:
+            self._listening = False
+            self._loop.remove_reader(self._place)
+            self._place.close()
             self._place = self._bind(self.port)
+
+    def _accept_all(self) -> None:
+        # Not asyncio's server: it loses what it has accepted as it is closed.
+        while True:
+            try:
+                client, _ = self._place.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            client.setblocking(False)
+            self._fresh.add(client)
+            self._tasks.add(task := self._loop.create_task(self._welcome(client)))
+            task.add_done_callback(self._tasks.discard)
+
+    async def _welcome(self, client: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=client, limit=_CHUNK)
+        self._fresh.discard(client)
+        await self._serve(reader, writer)
 
     async def _cut_all(self) -> int:
         cut = list(self._links)
@@ -193,6 +214,8 @@ class TCPProxy:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        for client in self._fresh:  # whose task was cancelled before it began
+            client.close()
 
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         self.connections += 1

@@ -21,11 +21,7 @@ import pytest
 from django_poolkit.testing.faults import TCPProxy
 from tests.routing.conftest import entry
 
-pytestmark = [
-    pytest.mark.slow,
-    # Of the proxy, where it begins to refuse at the moment of an accept.
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 WORKERS, THREADS, READS = 2, 50, 100
