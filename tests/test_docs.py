@@ -29,6 +29,7 @@ from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.connection import REPORTED
 from django_poolkit.pools.session_state import Residue
 from django_poolkit.pools.stats import HistogramStats, LeaseStats, PoolStats
+from django_poolkit.signals import SIGNALS
 from django_poolkit.testing import Node
 from tests import docs_support as docs
 from tests.docs_support import DOCS, INDEX, ROOT
@@ -100,6 +101,7 @@ def test_the_snippets_of_a_page_run(
         if not primary.running:
             primary.start()
     assert runner.ran == docs.count_python(page)
+    assert not any(signal.receivers for signal in SIGNALS.values()), "left for the next page"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)
