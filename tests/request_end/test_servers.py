@@ -135,7 +135,7 @@ def test_clients_that_go_away(site: Site) -> None:
 
 def test_an_exhausted_pool(site: Site) -> None:
     with ExitStack() as clients:
-        sleepers = [clients.enter_context(site.ask("/sleep/?seconds=1.5")) for _ in range(2)]
+        sleepers = [clients.enter_context(site.ask("/sleep/?seconds=3")) for _ in range(2)]
         wait_until(lambda: site.stats()["used"] == 2)
         status, body = site.get("/count/")
         assert status == 503
