@@ -9,8 +9,6 @@ from django.core.exceptions import ImproperlyConfigured
 
 from tests.conf.test_rules import read
 
-pytestmark = pytest.mark.core
-
 
 def test_a_cluster_is_looked_after_by_default(settings):
     cluster = read(settings)

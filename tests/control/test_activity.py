@@ -16,8 +16,6 @@ from django_poolkit.testing.faults import TCPProxy, silent_server
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import Call, unique
 
-pytestmark = pytest.mark.core
-
 SECRET = "pl%ante@d"
 
 

@@ -17,8 +17,6 @@ from django_poolkit.conf.control import ControlConfig
 from django_poolkit.control import client, directory, protocol
 from django_poolkit.control.client import ask, ask_all, explain_none, look_in
 
-pytestmark = pytest.mark.core
-
 
 @pytest.fixture
 def bogus(place):

@@ -19,8 +19,6 @@ from django_poolkit.control.servers import Server, Share
 from django_poolkit.testing import Node
 from tests.control.statuses import histogram, lease, observed, pool, status
 
-pytestmark = pytest.mark.core
-
 
 def server(*shares: Share, **values: Any) -> Server:
     """Return a server that was reached, and has plenty."""

@@ -15,8 +15,6 @@ import pytest
 from django_poolkit.control import directory
 from django_poolkit.control.directory import DirectoryRefused
 
-pytestmark = pytest.mark.core
-
 
 def listen(place, cls=socket.socket):
     """Publish a socket that lives until it is closed."""

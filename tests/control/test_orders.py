@@ -19,8 +19,6 @@ from django_poolkit.control.directory import DirectoryRefused, opened
 from django_poolkit.control.orders import Order
 from tests.pools.support import Call
 
-pytestmark = pytest.mark.core
-
 
 def order(databases=None, seconds=60.0, ago=0.0):
     now = time.time()

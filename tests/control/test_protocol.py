@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from django_poolkit.control import protocol
 from django_poolkit.control.protocol import ProtocolError, Request
 
-pytestmark = pytest.mark.core
-
 
 def body(frame):
     [length] = struct.unpack(">I", frame[:4])

@@ -13,8 +13,6 @@ from django_poolkit.control.recent import WINDOW, Recent
 from django_poolkit.pools.stats import BUCKETS, Histogram, PoolStats
 from tests.pools.support import make_stats
 
-pytestmark = pytest.mark.core
-
 
 class Pool:
     """A pool whose figures are made up."""

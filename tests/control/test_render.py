@@ -14,8 +14,6 @@ from django_poolkit.control.tables import Table, draw, duration
 from django_poolkit.control.verdicts import judge
 from tests.control.statuses import histogram, lease, observed, pool, status
 
-pytestmark = pytest.mark.core
-
 
 def report(*processes: dict[str, Any], **values: Any) -> Report:
     facts: dict[str, Any] = {"time": 0.0, "servers": (), "verdicts": (), "problems": ()}

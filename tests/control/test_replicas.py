@@ -17,8 +17,6 @@ from django_poolkit.routing.seen import Seen
 from tests.control.statuses import pool, status
 from tests.control.test_render import report, rows, shown
 
-pytestmark = pytest.mark.core
-
 
 def member(name: str = "replica/1", **values: Any) -> dict[str, Any]:
     """Return one server of an answer, through the class that makes it."""

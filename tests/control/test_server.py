@@ -25,9 +25,6 @@ from django_poolkit.control.answers import HANDLERS, STEERING
 from django_poolkit.control.protocol import BadArguments, Peer
 from django_poolkit.testing.waiting import wait_until
 
-pytestmark = pytest.mark.core
-
-
 # Its sockets when nobody calls: the one it listens on, and both ends of the bell.
 QUIET = 3
 

@@ -23,8 +23,6 @@ from django_poolkit.testing.faults import silent_server
 from django_poolkit.testing.waiting import wait_until
 from tests.control.statuses import pool, status
 
-pytestmark = pytest.mark.core
-
 HERE = naming.host_mark()
 ELSEWHERE = "ffffffff"
 

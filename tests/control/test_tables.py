@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import sys
 
-import pytest
 from rich.text import Text
 
 from django_poolkit.control import tables
 from django_poolkit.control.tables import Cell, Table, draw, printable
-
-pytestmark = pytest.mark.core
 
 TABLE = Table(
     title=Cell("Now", "head"),

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from django_poolkit.control.verdicts import Finding, Verdict, judge
 from tests.control.statuses import observed, pool, status
-
-pytestmark = pytest.mark.core
 
 IDLE = ("shop.views:8", "idle", 10, 6.0)
 PIN = ("shop.views:11", "set", 4, 1.0)

@@ -13,8 +13,6 @@ import pytest
 from django_poolkit.control import watch
 from tests.pools.support import Call
 
-pytestmark = pytest.mark.core
-
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
 
 

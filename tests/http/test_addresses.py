@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from django_poolkit.conf.http import AddressRule
 from django_poolkit.http.addresses import allowed, is_public, unwrapped
 
-pytestmark = pytest.mark.core
-
 PUBLIC = AddressRule(public=True)
 
 # IANA's registries of special purposes, without those that only a router may use.

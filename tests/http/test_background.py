@@ -15,8 +15,6 @@ from django_poolkit import PoolClosed
 from django_poolkit.http.background import NAME, Background
 from django_poolkit.testing.waiting import wait_until
 
-pytestmark = pytest.mark.core
-
 
 @pytest.fixture
 def background() -> Iterator[Background]:

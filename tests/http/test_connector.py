@@ -14,8 +14,6 @@ from django_poolkit.testing.waiting import wait_until
 from tests.http.support import MakeSession, read
 from tests.http.upstream import Upstream
 
-pytestmark = pytest.mark.core
-
 
 def test_the_private_names_are_what_they_were_taken_for(
     make: MakeSession, upstream: Upstream, secure: Upstream, cafile: Any

@@ -7,7 +7,6 @@ import re
 from dataclasses import fields
 
 import aiohttp
-import pytest
 
 from django_poolkit.conf.http import DEFAULTS, HttpConfig
 from django_poolkit.http import errors, options
@@ -15,8 +14,6 @@ from django_poolkit.http.retries import BASE, IDEMPOTENT, LONGEST, STATUSES
 from django_poolkit.http.shared import SharedClientSession
 from django_poolkit.http.sync import SyncClientSession, SyncResponse
 from tests.docs_support import DOCS
-
-pytestmark = pytest.mark.core
 
 PAGE = (DOCS / "reference/http.md").read_text()
 

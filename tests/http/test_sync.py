@@ -22,8 +22,6 @@ from django_poolkit.testing.waiting import wait_until
 from tests.http.support import MakeSession
 from tests.http.upstream import Upstream
 
-pytestmark = pytest.mark.core
-
 
 def test_the_answer_is_read_whole(session: SharedClientSession, upstream: Upstream) -> None:
     response = session.sync.post(upstream.url(), json={"a": 1}, params={"q": "ü"})

@@ -13,8 +13,6 @@ from django_poolkit.lifespan.keeper import Keeper
 from django_poolkit.lifespan.span import Span
 from tests.lifespan.support import Diary, looped, span_of, until
 
-pytestmark = pytest.mark.core
-
 
 def now() -> float:
     return asyncio.get_running_loop().time()

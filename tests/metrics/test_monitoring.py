@@ -12,8 +12,6 @@ import pytest
 from django_poolkit.metrics.families import FAMILIES, LE, merged
 from tests.pools.support import make_stats
 
-pytestmark = pytest.mark.core
-
 DOCS = Path(__file__).parents[2] / "docs"
 DASHBOARD = json.loads((DOCS / "monitoring/grafana-dashboard.json").read_text())
 ALERTS = (DOCS / "monitoring/alerts.yml").read_text()

@@ -11,8 +11,6 @@ from django_poolkit.pools.session_state import CACHE_SIZE, CACHED_LENGTH, Statem
 from tests.pools.session_state_corpus import HARMLESS, STATEFUL
 from tests.pools.session_state_django import STATEMENTS
 
-pytestmark = pytest.mark.core
-
 ALL = [
     *((text, str(reason)) for text, reason in STATEFUL),
     *((text, None) for text in [*HARMLESS, *STATEMENTS]),

@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from django_poolkit.pools import sql_text
 from django_poolkit.pools.session_state import StatementRules
 
-pytestmark = pytest.mark.core
-
 PIECES = [
     *("'", "''", '"', '""', "$$", "$a$", "$b$", "/*", "*/", "--", "\n", "\r\n", "\\", "E'", " e'"),
     *(" ", "\t", ",f(", ",f (", ",lower(", "a", "é", "x1", "-", "/", "*", "%s", ","),

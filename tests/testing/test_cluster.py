@@ -23,14 +23,12 @@ from tests.testing.conftest import Owner, servers_of
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another user")
 
 
-@pytest.mark.core
 def test_it_answers_by_port_and_by_socket(pair):
     assert pair.primary.execute("SELECT inet_server_port()") == [(pair.primary.port,)]
     with pair.primary.connect(host=str(pair.primary.socket_directory)) as connection:
         assert connection.execute("SELECT inet_server_addr()").fetchone() == (None,)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("host", ["tcp", "socket"])
 def test_a_wrong_password_is_refused(pair, host):
     options = {} if host == "tcp" else {"host": str(pair.primary.socket_directory)}
@@ -49,7 +47,6 @@ def test_unicode_is_compared_by_the_rules_of_unicode(pair):
     assert pair.primary.execute("SELECT upper('é'), 'Ö' ILIKE 'ö'") == [("É", True)]
 
 
-@pytest.mark.core
 def test_nothing_is_left_after_stop():
     cluster = Cluster(replicas=1)
     cluster.start()
@@ -142,7 +139,6 @@ def test_a_worker_that_outlives_its_killed_owner_does_not_protect_the_cluster(ow
         assert not owner.servers()
 
 
-@pytest.mark.core
 def test_an_owner_that_just_ends_stops_its_cluster(owners):
     owner = Owner()
     owners.append(owner)

@@ -90,7 +90,6 @@ def test_with_a_directory_the_same_settings_hold_the_next_time(start, open_direc
     assert answers[0] == answers[1]
 
 
-@pytest.mark.core
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -114,7 +113,6 @@ def test_a_cluster_that_cannot_start_is_one_error_without_a_traceback(start, ope
     assert "Traceback" not in problems
 
 
-@pytest.mark.core
 def test_the_help_teaches(start):
     process = start("--help")
     text, _ = process.communicate(timeout=60)
