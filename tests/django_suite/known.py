@@ -7,6 +7,7 @@ backend, which no project can rely on with a pool. "We do not support that" is n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from tests.django_suite.variants import MODES, Mode
 
@@ -48,3 +49,9 @@ KNOWN: tuple[Known, ...] = (
         "that CONN_MAX_AGE=None, which a pool refuses, can be set on a connection in use",
     ),
 )
+
+UNSTEADY: Final = {
+    # Fails while a receiver of an earlier test that failed is alive: until garbage is collected.
+    "delete.tests.FastDeleteTests.test_fast_delete_instance_set_pk_none",
+}
+"""Tests that may pass with ours alone, as what they depend on has nothing to do with a backend."""
