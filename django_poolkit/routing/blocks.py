@@ -21,6 +21,8 @@ class Entered(Protocol):
         """The block."""
 
 
+E = TypeVar("E", bound=Entered)
+
 _LAZY: Final = "{} yields, so its body runs when the block is over: use `with` inside of it"
 
 
@@ -35,6 +37,12 @@ def place_of(owner: object, entries: Sequence[Entered]) -> int | None:
         if entries[index].owner is owner:
             return index
     return None
+
+
+def leave(owner: object, entries: tuple[E, ...]) -> tuple[E, ...]:
+    """Return the entries of open blocks without a block's newest one, if it has one there."""
+    place = place_of(owner, entries)
+    return entries if place is None else entries[:place] + entries[place + 1 :]
 
 
 class Block(Generic[V]):

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from types import TracebackType
 
 from django_poolkit.backends import ports
-from django_poolkit.routing.blocks import Block, place_of
+from django_poolkit.routing.blocks import Block, leave
 from django_poolkit.routing.topology import role_of
 
 _entries: ContextVar[tuple[_Entry, ...]] = ContextVar("django_poolkit_idempotent", default=())
@@ -32,9 +32,7 @@ class Idempotent(Block[None]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        entries = _entries.get()
-        if (place := place_of(self, entries)) is not None:
-            _entries.set(entries[:place] + entries[place + 1 :])
+        _entries.set(leave(self, _entries.get()))
 
 
 def idempotent() -> Idempotent:

@@ -25,7 +25,7 @@ from django_poolkit.routing import admission, leading, loads, seen
 from django_poolkit.routing.asking import Answer, Asker
 from django_poolkit.routing.breaker import Change, Circuit, Reason
 from django_poolkit.routing.hosts import Hosts
-from django_poolkit.routing.lag import UNKNOWN, WELL, Course, Lag, Refusal, Verdict
+from django_poolkit.routing.lag import UNKNOWN, WELL, Course, Lag, Refusal, Verdict, is_lost
 from django_poolkit.routing.news import News, PrimaryNews, ReplicaNews
 from django_poolkit.routing.seen import Seen
 from django_poolkit.routing.topology import Cluster, clusters
@@ -118,6 +118,10 @@ class Monitor:
         """Return why the primary of a cluster is not taken for one at present. Never blocks."""
         course = self._courses.get(cluster.name)
         return None if course is None else course.refused
+
+    def is_lost(self, cluster: Cluster) -> bool:
+        """Return whether the primary of a cluster is known to be lost at present. Never blocks."""
+        return is_lost(self.refusal(cluster))
 
     def close(self, timeout: float) -> None:
         """End the thread. Blocks for `timeout` seconds at most, for a look that is under way."""

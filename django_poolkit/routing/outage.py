@@ -9,7 +9,7 @@ from django_poolkit.pools.errors import PoolError, PoolTimeout
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.routing import scopes, topology, watching
 from django_poolkit.routing.errors import PrimaryUnavailable
-from django_poolkit.routing.lag import Refusal, is_lost
+from django_poolkit.routing.lag import Refusal
 from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.topology import Cluster
 
@@ -31,7 +31,7 @@ def is_read_only(cluster: str = "default") -> bool:
     if not _is_watched(found) or watching.on_one_database():
         return False
     monitor.start()
-    return _is_lost(found)
+    return monitor.is_lost(found)
 
 
 def read_only() -> Mapping[tuple[str, str], int]:
@@ -39,7 +39,7 @@ def read_only() -> Mapping[tuple[str, str], int]:
     if not monitor.started:
         return {}
     watched = (each for each in topology.clusters().values() if _is_watched(each))
-    return {(each.name, ""): int(_is_lost(each)) for each in watched}
+    return {(each.name, ""): int(monitor.is_lost(each)) for each in watched}
 
 
 def refusal_of(alias: str) -> Refusal | None:
@@ -96,7 +96,3 @@ def note_standby(alias: str) -> None:
 def _is_watched(cluster: Cluster) -> bool:
     """Return whether somebody looks at the primary of a cluster."""
     return bool(cluster.watch and cluster.replicas and cluster.position == "lsn")
-
-
-def _is_lost(cluster: Cluster) -> bool:
-    return is_lost(monitor.refusal(cluster))

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Literal, NamedTuple
 
-from django_poolkit.routing.blocks import Block, place_of
+from django_poolkit.routing.blocks import Block, leave
 
 Role = Literal["primary", "replica"]
 
@@ -39,9 +39,7 @@ class Override(Block[None]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        entries = _entries.get()
-        if (place := place_of(self, entries)) is not None:
-            _entries.set(entries[:place] + entries[place + 1 :])
+        _entries.set(leave(self, _entries.get()))
 
 
 def use_primary(cluster: str | None = None) -> Override:

@@ -7,7 +7,6 @@ from random import random
 
 from django_poolkit.routing import admission, members, topology
 from django_poolkit.routing.errors import NoReplica
-from django_poolkit.routing.lag import is_lost
 from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.scopes import Scope
 from django_poolkit.routing.topology import Cluster
@@ -25,7 +24,7 @@ def replicas_for(cluster: Cluster, here: Scope | None, *, asked_for: bool) -> tu
         return found
     if (asked_for or cluster.all_down == "stale") and (found := _stale(places)):
         return found
-    if cluster.all_down != "error" and not _primary_is_lost(cluster):
+    if cluster.all_down != "error" and not monitor.is_lost(cluster):
         return ()
     # Where the primary is not to be read, or cannot be, nobody is kept out of a trial, and who is
     # well does not have to be so for longer.
@@ -49,7 +48,7 @@ def others(
     draw = random() if here is None else here.draw
     if left := _with(places, draw):
         return left
-    if _primary_is_lost(cluster) and (left := _recovering(places)):
+    if monitor.is_lost(cluster) and (left := _recovering(places)):
         return left
     return _stale(places) if asked_for or cluster.all_down == "stale" else ()
 
@@ -98,7 +97,3 @@ def _stale(places: Mapping[str, list[str]]) -> tuple[str, ...]:
 
 def _recovering(places: Mapping[str, list[str]]) -> tuple[str, ...]:
     return tuple(alias for alias, names in places.items() if admission.recovering(names))
-
-
-def _primary_is_lost(cluster: Cluster) -> bool:
-    return is_lost(monitor.refusal(cluster))

@@ -78,26 +78,32 @@ class LeasedConnection(PoolConnectionProxy):
         await con.close(timeout=timeout)
 
 
+async def _run(
+    lease: AsyncpgLease, copies: bool, plain: Callable[..., Any], /, *args: Any, **options: Any
+) -> Any:
+    """Await one of asyncpg's verbs; the lease knows that it runs, and what may be left of it."""
+    lease.running += 1
+    try:
+        return await plain(*args, **options)
+    except asyncpg.PostgresError:
+        raise  # the server has ended it
+    except BaseException:
+        # asyncpg 0.32 forgets to cancel what is cancelled just as an answer comes in.
+        lease.later = True
+        lease.cut = lease.cut or copies
+        raise
+    finally:
+        lease.running -= 1
+
+
 def _statement(verb: str) -> Callable[..., Any]:
     plain = getattr(asyncpg.Connection, verb)
-
     copies = verb.startswith("copy_")
 
     async def call(self: LeasedConnection, query: Any, *args: Any, **options: Any) -> Any:
         lease = self._used(verb)
         lease.note(query)
-        lease.running += 1
-        try:
-            return await plain(self._con, query, *args, **options)
-        except asyncpg.PostgresError:
-            raise  # the server has ended it
-        except BaseException:
-            # asyncpg 0.32 forgets to cancel what is cancelled just as an answer comes in.
-            lease.later = True
-            lease.cut = lease.cut or copies
-            raise
-        finally:
-            lease.running -= 1
+        return await _run(lease, copies, plain, self._con, query, *args, **options)
 
     return call
 
@@ -116,7 +122,6 @@ def _later(verb: str) -> Callable[..., Any]:
 
 def _awaited(verb: str) -> Callable[..., Any]:
     plain = getattr(asyncpg.Connection, verb)
-
     copies = verb.startswith("copy_")
 
     async def call(self: LeasedConnection, *args: Any, **options: Any) -> Any:
@@ -126,18 +131,7 @@ def _awaited(verb: str) -> Callable[..., Any]:
             lease.spoiled = "codecs"
         elif verb == "add_listener":
             lease.mark_dirty("listen")
-        lease.running += 1
-        try:
-            return await plain(self._con, *args, **options)
-        except asyncpg.PostgresError:
-            raise  # the server has ended it
-        except BaseException:
-            # asyncpg 0.32 forgets to cancel what is cancelled just as an answer comes in.
-            lease.later = True
-            lease.cut = lease.cut or copies
-            raise
-        finally:
-            lease.running -= 1
+        return await _run(lease, copies, plain, self._con, *args, **options)
 
     return call
 

@@ -21,8 +21,8 @@ def told(text: str | None) -> str:
     return "pin" if at is None else f"{at.timeline}/{at.lsn}"
 
 
-class Telling:
-    """Says in a header what cookies and headers of ours have in them. In front of all others."""
+class _Middleware:
+    """Serves sync and async views."""
 
     sync_capable = True
     async_capable = True
@@ -32,6 +32,14 @@ class Telling:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> Any:
+        """Serve a request."""
+        return self.get_response(request)
+
+
+class Telling(_Middleware):
+    """Says in a header what cookies and headers of ours have in them. In front of all others."""
 
     def __call__(self, request: HttpRequest) -> Any:
         """Serve a request."""
@@ -51,21 +59,8 @@ def _tell(response: HttpResponseBase) -> HttpResponseBase:
     return response
 
 
-class Explaining:
+class Explaining(_Middleware):
     """Answers an error of the database by its name, but for those that the package answers."""
-
-    sync_capable = True
-    async_capable = True
-
-    def __init__(self, get_response: Any) -> None:
-        self.get_response = get_response
-        self._is_async = iscoroutinefunction(get_response)
-        if self._is_async:
-            markcoroutinefunction(self)
-
-    def __call__(self, request: HttpRequest) -> Any:
-        """Serve a request."""
-        return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """Say what it was; no detail of it, only its class and its SQLSTATE."""

@@ -9,7 +9,7 @@ import pytest
 
 from django_poolkit.testing import Node
 from tests.neighbours.census import grown
-from tests.neighbours.support import drive
+from tests.neighbours.support import drive, own_database
 
 REQUESTS = 4 * 75
 VISITORS = 4
@@ -29,16 +29,8 @@ def mode(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def found(primary: Node, mode: str) -> Iterator[Found]:
     """What came of it when four visitors wrote at the same time, on a pool of two."""
-    name = f"history_{mode}"
-    primary.create_database(name)
-    database = {
-        **primary.django_settings(),
-        "NAME": name,
-        "ENGINE": "django_poolkit.backends.postgresql",
-        "OPTIONS": {"pool": {"mode": mode, "max_size": 2, "timeout": 30.0}},
-    }
-    yield drive("tests.neighbours.history.drive", "HISTORY", {"database": database})
-    primary.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with own_database(primary, f"history_{mode}", mode=mode) as database:
+        yield drive("tests.neighbours.history.drive", "HISTORY", {"database": database})
 
 
 def test_each_event_has_the_context_of_its_visitor(found: Found) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from django_poolkit.testing import Node
 from tests.neighbours.census import grown
-from tests.neighbours.support import drive
+from tests.neighbours.support import drive, own_database
 
 REQUESTS = 3 * 100
 
@@ -19,16 +19,8 @@ Found = dict[str, Any]
 @pytest.fixture(scope="module", params=["session", "transaction"])
 def found(primary: Node, request: pytest.FixtureRequest) -> Iterator[Found]:
     """What came of it when three threads deferred jobs, and a worker ran some, on a pool of two."""
-    name = f"jobs_{request.param}"
-    primary.create_database(name)
-    database = {
-        **primary.django_settings(),
-        "NAME": name,
-        "ENGINE": "django_poolkit.backends.postgresql",
-        "OPTIONS": {"pool": {"mode": request.param, "max_size": 2, "timeout": 30.0}},
-    }
-    yield drive("tests.neighbours.jobs.drive", "JOBS", {"database": database})
-    primary.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with own_database(primary, f"jobs_{request.param}", mode=request.param) as database:
+        yield drive("tests.neighbours.jobs.drive", "JOBS", {"database": database})
 
 
 def test_a_job_is_there_if_its_block_was_committed(found: Found) -> None:

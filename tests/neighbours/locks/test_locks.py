@@ -9,7 +9,7 @@ import pytest
 
 from django_poolkit.testing import Node
 from tests.neighbours.census import grown
-from tests.neighbours.support import drive
+from tests.neighbours.support import drive, own_database
 
 ROUNDS = 3 * 100
 
@@ -26,16 +26,8 @@ def mode(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def found(primary: Node, mode: str) -> Iterator[Found]:
     """What came of it when three threads locked each other out, on a pool of two."""
-    name = f"locks_{mode}"
-    primary.create_database(name)
-    database = {
-        **primary.django_settings(),
-        "NAME": name,
-        "ENGINE": "django_poolkit.backends.postgresql",
-        "OPTIONS": {"pool": {"mode": mode, "max_size": 2, "timeout": 30.0}},
-    }
-    yield drive("tests.neighbours.locks.drive", "LOCKS", {"database": database})
-    primary.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with own_database(primary, f"locks_{mode}", mode=mode) as database:
+        yield drive("tests.neighbours.locks.drive", "LOCKS", {"database": database})
 
 
 def test_who_holds_a_lock_is_alone(found: Found) -> None:
