@@ -133,7 +133,7 @@ def site() -> Iterator[Site]:
     with tempfile.TemporaryDirectory(dir="/tmp") as home, Cluster() as cluster:
         create_role(cluster.primary)
         pool = {"mode": "transaction", "max_size": 4}
-        project = Project(Path(home), cluster.primary, pool, {})
+        project = Project(Path(home), cluster.primary, pool, {}, {})
         try:
             with serve(project, "gthread", WORKERS, "--preload") as site:
                 yield site

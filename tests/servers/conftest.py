@@ -25,8 +25,11 @@ def deploy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deploy]:
     """Return a function that deploys a project; in the end no part of the password was said."""
     projects: list[Project] = []
 
-    def deploy(node: Node, pool: dict[str, Any], **control: Any) -> Project:
-        projects.append(Project(tmp_path_factory.mktemp("shop"), node, pool, control))
+    def deploy(
+        node: Node, pool: dict[str, Any], *, asyncpg: dict[str, Any] | None = None, **control: Any
+    ) -> Project:
+        home = tmp_path_factory.mktemp("shop")
+        projects.append(Project(home, node, pool, control, asyncpg or {}))
         return projects[-1]
 
     yield deploy

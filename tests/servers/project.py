@@ -79,7 +79,12 @@ class Project:
     """
 
     def __init__(
-        self, home: Path, node: Node, pool: Mapping[str, Any], control: Mapping[str, Any]
+        self,
+        home: Path,
+        node: Node,
+        pool: Mapping[str, Any],
+        control: Mapping[str, Any],
+        asyncpg: Mapping[str, Any],
     ) -> None:
         self.home = home.resolve()
         self._node = node
@@ -101,7 +106,9 @@ class Project:
             "root": str(ROOT),
             "package": self.package,
             "databases": pprint.pformat({"default": database}),
-            "poolkit": pprint.pformat({"CONTROL": dict(control)}),
+            "poolkit": pprint.pformat(
+                {"CONTROL": dict(control), "ASYNCPG": {"default": dict(asyncpg)}}
+            ),
             "broker": pprint.pformat({**self.queue, "polling_interval": 0.05}),
         }
         for folder in (self.package, "queue", "tmp", "logs"):

@@ -11,6 +11,9 @@ urlpatterns = [
     path("quick/", views.quick, name="quick"),
     path("slow/", views.slow, name="slow"),
     path("aslow/", views.aslow, name="aslow"),
+    path("raw/", views.raw, name="raw"),
+    path("nested/", views.nested, name="nested"),
+    path("rows/", views.rows, name="rows"),
     path("accounts/", include((accounts, "accounts"))),
     path("", include("django_prometheus.urls")),
 ]
