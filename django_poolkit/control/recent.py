@@ -85,7 +85,7 @@ def _stretches(marks: list[tuple[float, int]]) -> list[tuple[float, float]]:
         # What is shorter says nothing of a rate: it goes with the next, or to the last.
         if at - begun < SHORTEST and (at, count) != marks[-1]:
             continue
-        length, more = at - begun, max(0, count - asked)
+        length, more = at - begun, float(max(0, count - asked))
         if length < SHORTEST and found:
             before, rate = found.pop()
             length, more = length + before, more + before * rate
