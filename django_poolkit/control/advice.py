@@ -12,10 +12,9 @@ from django_poolkit.control.measured import GIVEN, Kind, measure
 from django_poolkit.control.servers import Server
 from django_poolkit.control.supposed import Question, config_of, processes_of, select
 from django_poolkit.pools import budget as budgets
-from django_poolkit.pools import queueing
 from django_poolkit.pools.budget import Budget, Plan
 from django_poolkit.pools.fleet import Part
-from django_poolkit.pools.queueing import Load, Prediction
+from django_poolkit.pools.queueing import Load, Prediction, Queue
 
 FINE, CHANGE, _MISUSED, NOTHING = range(4)
 WORDS: Final = ("fine", "change", "misused", "nothing measured")
@@ -58,7 +57,8 @@ class PoolAdvice:
         load = self.load
         if load is not None and self.kind.load is not None and self.kind.load.rate:
             load = load.times(self.kind.average / self.kind.load.rate)
-        return Part(processes=self.processes, size=self.advised or self.kind.max_size, load=load)
+        most = LARGEST if self.word == "too_much" else self.kind.max_size
+        return Part(processes=self.processes, size=self.advised or most, load=load)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,27 +145,20 @@ def _of_pool(kind: Kind, question: Question) -> PoolAdvice:
     if kind.load is None or not kind.load.rate:
         return PoolAdvice(kind=kind, word="unmeasured", processes=processes, timeout=timeout)
     load = kind.load.times(question.times)
-    bounds = {"timeout": timeout, "threads": question.threads}
-    target = question.target
-    advised = queueing.smallest([load], target, most=LARGEST, **bounds)  # type: ignore[arg-type]
-    sizes = _sizes(kind.max_size, advised or LARGEST, load)
-    found = queueing.simulate([load], sizes, **bounds)  # type: ignore[arg-type]
-    [now] = [each for each in found if each.size == kind.max_size]
-
-    def bears(size: int) -> float:
-        return queueing.headroom([load], size, target, **bounds)  # type: ignore[arg-type]
-
+    target, size = question.target, kind.max_size
+    queue = Queue([load], timeout=timeout, threads=question.threads)
+    advised = queue.smallest(target, most=LARGEST)
     return PoolAdvice(
         kind=kind,
-        word=_word(kind.max_size, advised, now, target),
+        word=_word(size, advised, queue.at(size), target),
         processes=processes,
         timeout=timeout,
         load=load,
-        now=now,
+        now=queue.at(size),
         advised=advised,
-        predictions=tuple(found),
-        bears_now=bears(kind.max_size),
-        bears_then=bears(advised) if advised else 0.0,
+        predictions=tuple(queue.at(each) for each in _sizes(size, advised, load)),
+        bears_now=queue.bears(size, target),
+        bears_then=queue.bears(advised, target) if advised else 0.0,
         comparable=kind.waits is not None and _as_it_was(kind, question),
     )
 
@@ -183,8 +176,10 @@ def _word(size: int, advised: int | None, now: Prediction, target: float) -> Wor
     return "large" if size > max(2 * advised, advised + 2) else "fits"
 
 
-def _sizes(now: int, advised: int, load: Load) -> list[int]:
+def _sizes(now: int, advised: int | None, load: Load) -> list[int]:
     """Return sizes worth to be shown: those two, some around the advised, and the average."""
+    if advised is None:
+        return sorted({now, LARGEST})
     around = {advised + step for step in (-2, -1, 1, 2)} | {2 * advised}
     least = max(1, load.held + math.ceil(load.offered))
     wanted = [now, advised, *sorted(around, key=lambda size: abs(size - advised)), least]

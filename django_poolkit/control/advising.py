@@ -123,9 +123,9 @@ def _measured(pool: PoolAdvice, question: Question) -> Iterator[tuple[str, str]]
     text = f"{_rate(load.rate)} acquires/s, each for {duration(load.use.mean)} on average"
     if kind.use_p99 is not None:
         text += f" (p99 up to {duration(kind.use_p99)})"
-    text += f"; {load.offered:.2g} connections leased on average"
+    text += f"; {_rate(load.offered)} connections leased on average"
     if load.busiest > 1.1 * load.rate:
-        text += f", {load.busiest * load.use.mean:.2g} in the busiest seconds"
+        text += f", {_rate(load.busiest * load.use.mean)} in the busiest seconds"
     yield f"  {text}.", ""
     if load.held:
         held = _number(load.held, "connection is", "connections are")
@@ -169,24 +169,13 @@ def _held_against(pool: PoolAdvice) -> Iterator[tuple[str, str]]:
     yield f"Really waited there: p50 {p50}, p99 {p99}, and {queued}.", ""
     below = BUCKETS if waits.p99 is None else [b for b in BUCKETS if b < waits.p99]
     if max(below, default=0.0) > 2 * max(now.p99, 0.005):
-        yield (
-            "That is more than the model explains: bursts within seconds, connects, a pause, a",
-            "warn",
-        )
-        yield (
-            "share of the pool, or a machine that has no time. A larger size may not help.",
-            "warn",
-        )
+        yield from _all(_UNEXPLAINED, "warn")
 
 
 def _advised(pool: PoolAdvice, question: Question) -> Iterator[tuple[str, str]]:
     size, advised, target = pool.kind.max_size, pool.advised, duration(question.target)
     if advised is None:
-        yield (
-            f"Not even {LARGEST} connections keep a p99 of {target}: leases last too long, or",
-            "bad",
-        )
-        yield "are too many. See what holds them: poolstatus --leases.", "bad"
+        yield from _all(_ENDLESS, "bad")
         return
     bears = f"a p99 of {target} holds up to {_times(pool.bears_then)} this load"
     now = _times(pool.bears_now)
@@ -198,10 +187,7 @@ def _advised(pool: PoolAdvice, question: Question) -> Iterator[tuple[str, str]]:
     else:
         yield f"max_size {size} fits: it bears {now} this load.", "good"
     if pool.comparable and pool.word != "small":
-        yield (
-            "Peaks are higher than most minutes: look again with --load 2 before you take less.",
-            "",
-        )
+        yield from _all(_PEAKS, "")
 
 
 def _all(lines: Sequence[str], tone: str) -> Iterator[tuple[str, str]]:
@@ -250,12 +236,7 @@ def _plan(plan: Plan, each: int) -> Iterator[tuple[str, str]]:
         yield f"  {direct.without} of {direct.processes} processes never get a connection,", "bad"
         yield f"  and {_percent(direct.timeouts)} of all acquires wait in vain.", "bad"
     if plan.pooler is None:
-        yield "One queue for all would not keep the target either: that is more work than", "bad"
-        yield (
-            "connections. Shorten the leases (transaction mode, slow statements), read from",
-            "bad",
-        )
-        yield "replicas, or raise max_connections with the cores to match.", "bad"
+        yield from _all(_TOO_MUCH, "bad")
         return
     shared = plan.pooler.shared
     yield "Through PgBouncer all of them share one queue. The target is kept by", "good"

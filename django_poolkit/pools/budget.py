@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from django_poolkit.pools.fleet import FleetPrediction, Part, simulate_fleet
-from django_poolkit.pools.queueing import Load, Prediction, simulate, smallest
+from django_poolkit.pools.queueing import Prediction, Queue
 
 Word = Literal["fits", "pooler", "too_much"]
 
@@ -95,7 +95,8 @@ def plan(parts: Sequence[Part], budget: Budget, target: float, *, timeout: float
         return Plan(word="fits", processes=processes, needed=needed, room=budget.room)
     loads = [load for part in parts if (load := part.total) is not None]
     direct = simulate_fleet(parts, budget.room, timeout=timeout)
-    size = smallest(loads, target, timeout=timeout, most=budget.room) if loads else None
+    queue = Queue(loads, timeout=timeout)
+    size = queue.smallest(target, most=budget.room) if loads else None
     if size is None:
         return Plan(
             word="too_much", processes=processes, needed=needed, room=budget.room, direct=direct
@@ -105,15 +106,14 @@ def plan(parts: Sequence[Part], budget: Budget, target: float, *, timeout: float
         processes=processes,
         needed=needed,
         room=budget.room,
-        pooler=_pooler(loads, size, needed, timeout),
+        pooler=_pooler(queue.at(size), needed, timeout),
         direct=direct,
     )
 
 
-def _pooler(loads: Sequence[Load], size: int, needed: int, timeout: float) -> Pooler:
-    [shared] = simulate(loads, [size], timeout=timeout)
+def _pooler(shared: Prediction, needed: int, timeout: float) -> Pooler:
     return Pooler(
-        pool_size=size,
+        pool_size=shared.size,
         # Who is refused there gets an error instead of a place in the queue; a client costs
         # PgBouncer a few kilobytes, so that there is no reason to be close.
         max_client_conn=math.ceil(needed * _ROOM_FOR_CLIENTS),

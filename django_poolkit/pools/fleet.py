@@ -193,7 +193,8 @@ class _Fleet:
 
     def _retire(self, worker: _Worker) -> None:
         """Close what nobody has needed for so long, and let another process have its place."""
-        while worker.idle and self.now - worker.idle[0] >= self.max_idle:
+        # What is added and subtracted again may be off by the last digit.
+        while worker.idle and worker.idle[0] + self.max_idle <= self.now + 1e-9:
             worker.idle.popleft()
             worker.opened -= 1
             self.opened -= 1

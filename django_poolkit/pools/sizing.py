@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from django_poolkit.pools.stats import BUCKETS
+
+# The share of the last bucket that is taken to last as long as its upper bound.
+_TAIL: Final = 0.01
 
 # -- published rules
 
@@ -178,36 +181,47 @@ class UseTimes:
         """Seconds on average, exactly."""
         return self.sum / self.count
 
-    def table(self, size: int, chance: Callable[[], float]) -> list[float]:
-        """Return so many times in seconds, each as likely as any other.
+    def table(self, size: int) -> list[float]:
+        """Return so many times in seconds, ascending, each as likely as any other.
 
-        How times lie within a bucket nobody knows. They are bent towards one end, by the power
-        with which the mean comes out as it was measured; `chance()`, from 0 to 1, places them.
+        How times lie within a bucket nobody knows. Between its bounds the share of leases that
+        last longer is taken to fall by a constant rate, as if what is left of a lease did not
+        depend on its age; all are then bent towards one end, until the mean is as it was
+        measured.
         """
-        bounds, power = (*BUCKETS, self._last), self._power
-        ends = list(accumulate(self.counts))
-        found = []
-        for number in range(size):
-            bucket = bisect_left(ends, (number + 0.5) / size * self.count)
-            low = bounds[bucket - 1] if bucket else 0.0
-            found.append(low + (bounds[bucket] - low) * chance() ** power)
-        return found
+        ends, bounds = list(accumulate(self.counts)), (0.0, *BUCKETS, self._last)
+        ranks = ((number + 0.5) / size * self.count for number in range(size))
+        places = [_place(rank, ends, bounds) for rank in ranks]
+
+        def bent(power: float) -> list[float]:
+            return [low + width * within**power for low, width, within in places]
+
+        least, most = math.log(0.001), math.log(1000.0)
+        for _ in range(25):
+            power = (least + most) / 2
+            longer = sum(bent(math.exp(power))) > self.mean * size
+            least, most = (power, most) if longer else (least, power)
+        return bent(math.exp(least))
 
     @property
     def _last(self) -> float:
         """Where the bucket without an end shall end: so that the mean can be had."""
-        beyond = self.counts[-1]
-        rest = sum(bound * count for bound, count in zip(BUCKETS, self.counts[:-1], strict=True))
-        return max(2 * BUCKETS[-1], (self.sum - rest) / beyond * 2) if beyond else BUCKETS[-1]
+        if not (beyond := self.counts[-1]):
+            return 2 * BUCKETS[-1]
+        below = zip((0.0, *BUCKETS[:-1]), self.counts[:-1], strict=True)
+        rest = sum(low * count for low, count in below)
+        return max(2 * BUCKETS[-1], (self.sum - rest) / beyond * 2)
 
-    @property
-    def _power(self) -> float:
-        lows = (0.0, *BUCKETS)
-        least = sum(low * count for low, count in zip(lows, self.counts, strict=True))
-        spread = sum(
-            (bound - low) * count
-            for low, bound, count in zip(lows, (*BUCKETS, self._last), self.counts, strict=True)
-        )
-        # The mean of u**p is 1 / (p + 1). What rounding makes impossible is at the edge.
-        share = min(max((self.sum - least) / spread, 0.001), 0.999)
-        return 1 / share - 1
+
+def _place(rank: float, ends: Sequence[int], bounds: Sequence[float]) -> tuple[float, float, float]:
+    """Return the bucket of a rank, as its low bound and its width, and a place in it.
+
+    `ends` are the counts up to the end of each bucket, `bounds` where each begins and ends.
+    """
+    bucket = bisect_left(ends, rank)
+    count, begun = ends[-1], ends[bucket - 1] if bucket else 0
+    longer, beyond = count - begun, count - ends[bucket]
+    # After the last one it would have to fall for ever.
+    fall = math.log(longer / max(beyond, longer * _TAIL))
+    within = math.log(longer / max(count - rank, longer * _TAIL)) / fall
+    return bounds[bucket], bounds[bucket + 1] - bounds[bucket], min(within, 1.0)

@@ -37,9 +37,7 @@ def test_a_preset_has_the_published_size_overflow_recycling_and_timeout(
     name: str, low: int, high: int, lifetime: float, timeout: float
 ) -> None:
     config = PoolConfig.from_options({"preset": name})
-    assert config == PoolConfig(
-        min_size=low, max_size=high, max_lifetime=lifetime, timeout=timeout
-    )
+    assert config == PoolConfig(min_size=low, max_size=high, max_lifetime=lifetime, timeout=timeout)
 
 
 def test_no_other_presets_are_there() -> None:
