@@ -72,7 +72,8 @@ def _seconds(value: float) -> str:
 
 def _pool(pool: PoolAdvice, question: Question) -> Table:
     kind = pool.kind
-    title = f"Pool {kind.pool} of {kind.command}, {kind.mode} mode, in "
+    whose = f" of {kind.command}" if kind.command else ""
+    title = f"Pool {kind.pool}{whose}, {kind.mode} mode, in "
     title += _number(pool.processes, "process", "processes")
     lines = [*_measured(pool, question), *_advised(pool, question)]
     return Table(

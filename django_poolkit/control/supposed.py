@@ -86,7 +86,7 @@ def _one(chosen: list[Kind], question: Question, aliases: Sequence[str]) -> list
     config = config_of(names[0])
     return [
         Kind(
-            pool=names[0], aliases=(names[0],), command=question.command or "-",
+            pool=names[0], aliases=(names[0],), command=question.command or "",
             mode=config.mode, pids=(), max_size=config.max_size, source=GIVEN, load=None,
         )
     ]  # fmt: skip

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -180,11 +181,16 @@ def test_a_command_that_nothing_runs_is_not_measured() -> None:
     assert run("--command", "nothing")[0] == 3
 
 
-def _typed(settings: dict[str, Any], place: Path, *arguments: str) -> subprocess.CompletedProcess:
-    plain = json.dumps(settings, default=str)
+def _environment(settings: dict[str, Any], place: Path) -> dict[str, str]:
+    return {**os.environ, "DATABASE": json.dumps(settings, default=str), "PLACE": str(place)}
+
+
+def _typed(
+    settings: dict[str, Any], place: Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", _MANAGE, *arguments],
-        cwd=ROOT, env={**os.environ, "DATABASE": plain, "PLACE": str(place)},
+        cwd=ROOT, env=_environment(settings, place),
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
@@ -196,6 +202,19 @@ def test_from_another_shell_it_asks_the_live_process(database: dict[str, Any], p
     [pool] = json.loads(done.stdout)["pools"]
     assert pool["kind"]["pids"] == [os.getpid()]
     assert [each.stats().acquired for each in registry.pools] == [FEWEST]  # it took none itself
+
+
+@pytest.mark.usefixtures("used")
+def test_whoever_reads_may_leave(database: dict[str, Any], place: Path) -> None:
+    nobody, pipe = os.pipe()
+    os.close(nobody)
+    done = subprocess.run(
+        [sys.executable, "-c", _MANAGE],
+        cwd=ROOT, env=_environment(database, place),
+        stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    os.close(pipe)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_the_help_teaches(database: dict[str, Any], place: Path) -> None:

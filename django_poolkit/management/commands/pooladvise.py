@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
@@ -126,7 +127,13 @@ class Command(TeachingCommand):
             )
         except AdviceError as error:
             raise CommandError(str(error), returncode=2) from None
-        self._show(advice, options)
+        try:
+            self._show(advice, options)
+            self.stdout.flush()
+        except BrokenPipeError:
+            # Who read has seen enough. Python would try to write the rest once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
         if advice.exit_code:
             sys.exit(advice.exit_code)
 
