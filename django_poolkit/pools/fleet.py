@@ -193,8 +193,8 @@ class _Fleet:
 
     def _retire(self, worker: _Worker) -> None:
         """Close what nobody has needed for so long, and let another process have its place."""
-        # What is added and subtracted again may be off by the last digit.
-        while worker.idle and worker.idle[0] + self.max_idle <= self.now + 1e-9:
+        # The sum by which this was planned: a difference could be off by the last digit.
+        while worker.idle and worker.idle[0] + self.max_idle <= self.now:
             worker.idle.popleft()
             worker.opened -= 1
             self.opened -= 1
