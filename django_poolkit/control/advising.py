@@ -28,7 +28,7 @@ _LESS: Final = BUCKETS[0]
 
 _UNEXPLAINED: Final = (
     "That is more than the model explains: bursts within seconds, connects, a pause, a share",
-    "of the pool, or a machine that has no time. A larger size may not help.",
+    "of the pool, or a machine that has no time. No size mends that part of it.",
 )
 _ENDLESS: Final = (
     f"Not even {LARGEST} connections keep the target: leases last too long, or are too many.",

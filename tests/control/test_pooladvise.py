@@ -109,6 +109,16 @@ def test_what_this_very_process_needs_is_told_over_its_socket() -> None:
 
 
 @pytest.mark.usefixtures("used")
+@pytest.mark.parametrize(
+    ("option", "said"), [("--local", "Measured in the last"), ("--since-start", "since the start")]
+)
+def test_another_place_and_another_time_can_be_looked_at(option: str, said: str) -> None:
+    code, text, _ = run(option)
+    assert code == 0
+    assert said in text
+
+
+@pytest.mark.usefixtures("used")
 def test_a_target_that_is_missed_is_exit_code_1() -> None:
     # A thousand times what 100 quick requests in a row are is more than eight connections do.
     code, text, _ = run("--load", "100000", "--target-p99", "0.001")
