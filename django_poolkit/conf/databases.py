@@ -151,7 +151,7 @@ def _refuse_foreign_engine(alias: str, engine: str, pool: object) -> None:
             "reconnect_timeout", "reconnect_failed", "num_workers", "check", "configure", "reset",
             "name", "close_returns",
         }  # fmt: skip
-        known = set(PoolConfig.__dataclass_fields__)
+        known = {"preset", *PoolConfig.__dataclass_fields__}
         ours = sorted(str(key) for key in pool if key in known - theirs)
     if ours or (pool and not pools_there):
         what = f"has options of django_poolkit ({', '.join(ours)})" if ours else "is set"
