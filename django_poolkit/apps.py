@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
-from django.core import checks
 
 from django_poolkit import metrics, registry
-from django_poolkit.checks.health import check_health
-from django_poolkit.checks.hidden_state import check_hidden_state
-from django_poolkit.checks.routing import check_routing
+from django_poolkit.checks import registered as checks
 from django_poolkit.conf.asyncpg import verify_asyncpg
 from django_poolkit.conf.clusters import verify_clusters
 from django_poolkit.conf.control import control_config
@@ -35,9 +32,7 @@ class PoolkitConfig(AppConfig):
         verify_client_sessions()
         lifespan_config()
         health_config()
-        checks.register(check_health, "poolkit")
-        checks.register(check_routing, "poolkit")
-        checks.register(check_hidden_state, "poolkit", checks.Tags.database)
+        checks.install()
         routing.install()
         events = registry.pools.events
         if join not in events.before_open:
