@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from django.apps import AppConfig
+from django.core.exceptions import ImproperlyConfigured
 
 from django_poolkit import metrics, registry
 from django_poolkit.checks import registered as checks
@@ -25,16 +28,26 @@ class PoolkitConfig(AppConfig):
 
     def ready(self) -> None:
         """Refuse settings that cannot be honoured, with their path; connect what is to be."""
-        verify_databases()
-        verify_clusters()
-        verify_asyncpg()
-        control_config()
-        verify_client_sessions()
-        lifespan_config()
-        health_config()
         checks.install()
-        routing.install()
+        # `check` is to name all that cannot be honoured, where a start names the first.
+        if registry.process.command.partition(" ")[2] == "check":
+            with suppress(ImproperlyConfigured):
+                routing.install()
+        else:
+            _verify()
+            routing.install()
         events = registry.pools.events
         if join not in events.before_open:
             events.before_open += (join,)
         metrics.install()
+
+
+def _verify() -> None:
+    """Raise ImproperlyConfigured for the first setting that cannot be honoured."""
+    verify_databases()
+    verify_clusters()
+    verify_asyncpg()
+    control_config()
+    verify_client_sessions()
+    lifespan_config()
+    health_config()

@@ -9,13 +9,14 @@ from typing import Any
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 
-from django_poolkit.checks.aliases import wrappers
+from django_poolkit.checks.aliases import entries, wrappers
 from django_poolkit.conf.asyncpg import asyncpg_aliases, asyncpg_config
 from django_poolkit.conf.control import control_config
-from django_poolkit.conf.databases import pool_config
+from django_poolkit.conf.databases import pool_config, verify_database
 from django_poolkit.conf.hosts import hosts_of
-from django_poolkit.conf.http import http_config, http_names
+from django_poolkit.conf.http import http_names
 from django_poolkit.conf.lifespan import lifespan_config
+from django_poolkit.http.sessions import verify_one
 
 
 def unread() -> Iterator[CheckMessage]:
@@ -39,7 +40,9 @@ def unread() -> Iterator[CheckMessage]:
 
 
 def _readers() -> Iterator[Callable[[], Any]]:
-    for name, wrapper in wrappers():
+    for name, entry in entries():
+        yield partial(verify_database, name, entry)
+    for name, wrapper in wrappers():  # those that are made with our mixin, too
         yield partial(pool_config, name, wrapper.settings_dict)
         yield partial(hosts_of, name, wrapper.settings_dict)
     yield control_config
@@ -47,7 +50,7 @@ def _readers() -> Iterator[Callable[[], Any]]:
     yield http_names
     yield asyncpg_aliases
     try:
-        yield from [partial(http_config, name) for name in http_names()]
+        yield from [partial(verify_one, name) for name in http_names()]
         yield from [partial(asyncpg_config, name) for name in asyncpg_aliases()]
     except ImproperlyConfigured:
         return  # told above

@@ -161,6 +161,7 @@ def connect() -> Iterator[Callable[[Any], None]]:
         connection_created.disconnect(receiver)
 
 
+@pytest.mark.core  # how a signal keeps its receivers is Django's own
 def test_receivers_are_named(site: Site, connect: Callable[[Any], None]) -> None:
     assert "poolkit.W024" not in site.ids()
     tenants = Tenants()

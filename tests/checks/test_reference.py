@@ -44,8 +44,10 @@ def test_the_anchors_lead_there() -> None:
 
 def test_hints_end_with_the_anchor() -> None:
     messages: list[CheckMessage] = [
-        checks.Warning("a", hint="Do b.", id="poolkit.W001"), checks.Info("a", id="poolkit.I001"), checks.Info("a"),
-    ]  # fmt: skip
+        checks.Warning("a", hint="Do b.", id="poolkit.W001"),
+        checks.Info("a", id="poolkit.I001"),
+        checks.Info("a"),
+    ]
     assert [message.hint for message in with_anchors(messages)] == [
         "Do b. See docs/reference/checks.md#poolkitw001.",
         "See docs/reference/checks.md#poolkiti001.",
