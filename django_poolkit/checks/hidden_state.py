@@ -70,6 +70,8 @@ def _look(alias: str, config: PoolConfig) -> Iterator[CheckMessage]:
     try:
         with catalogue(alias) as tables:
             found = search(tables, config.harmless_functions)
+    except ImproperlyConfigured:
+        return  # the pool cannot be made, by a setting of which another check speaks
     except Error as error:
         cause = type(error.__cause__ or error).__name__
         yield checks.Info(

@@ -12,6 +12,7 @@ from typing import Final
 
 from django.core import checks
 from django.core.checks import CheckMessage
+from django.core.exceptions import ImproperlyConfigured
 from django.db import Error
 
 from django_poolkit.checks.aliases import Alias, asyncpg_pools, pooled
@@ -108,6 +109,8 @@ def _asked(databases: Collection[str]) -> Iterator[tuple[Alias, Server | CheckMe
         if alias.name in databases:
             try:
                 yield alias, _ask(alias.name)
+            except ImproperlyConfigured:
+                continue  # the pool cannot be made, by a setting of which another check speaks
             except Error as error:
                 cause = type(error.__cause__ or error).__name__
                 text = f"The server of database {alias.name!r} could not be asked: {cause}."
@@ -128,6 +131,8 @@ def _ask(alias: str) -> Server:
 
 
 def _place(alias: Alias) -> tuple[str, str]:
+    if "hosts" in alias.options:
+        return alias.name, "hosts"  # one of several servers, each with such a pool
     return str(alias.settings["HOST"] or ""), str(alias.settings["PORT"] or "")
 
 

@@ -147,6 +147,10 @@ def test_a_server_that_cannot_be_asked_is_said_once(look: Look) -> None:
     assert "another" not in found[0].msg
 
 
+def test_a_pool_that_cannot_be_made_is_another_checks_matter(look: Look) -> None:
+    assert look({"max_size": 3_000}, poolkit={"CONTROL": {"SERVICE": 3}}) == []
+
+
 def test_a_pooler_in_between_has_limits_of_its_own(
     look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
