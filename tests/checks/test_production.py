@@ -116,7 +116,7 @@ CASES: list[tuple[str, dict[str, Any], str, list[dict[str, Any]]]] = [
     ("W033", lifespan(CUT_AFTER=15), "CUT_AFTER (15) and STOP_TIMEOUT (15)",
      [lifespan(CUT_AFTER=10)]),
     ("W034", lifespan(RESOURCES=["shop.search"], START_TIMEOUT=5), "['RESOURCE_START_TIMEOUT']",
-     [lifespan(START_TIMEOUT=5), lifespan(RESOURCES=["shop.search"])]),
+     [lifespan(START_TIMEOUT=5), lifespan(RESOURCES=["shop.search"], START_TIMEOUT=10)]),
     ("W034", lifespan(RESOURCES=["shop.search"], RESOURCE_STOP_TIMEOUT=11),
      "['RESOURCE_STOP_TIMEOUT'] (11 s) is above STOP_TIMEOUT less DRAIN_TIMEOUT (10 s)", []),
     ("I004", ASGI, "['max_waiting'] is 0", [one({"max_waiting": 20}) | ASGI, {}]),
@@ -217,7 +217,7 @@ PROMETHEUS = {"ENGINE": "django_prometheus.db.backends.postgresql", "NAME": "sho
 @pytest.mark.parametrize(
     ("version", "pool", "told"),
     [("2.4.0", True, True), ("2.4.1", {"max_size": 3}, True), ("2.4.0", False, False),
-     ("2.5.0", True, False), ("2.10", True, False), ("odd", True, False)],
+     ("2.5.0", True, False), ("2.5", True, False), ("2.10", True, False), ("odd", True, False)],
 )  # fmt: skip
 def test_django_prometheus_on_a_pool(
     site: Site, monkeypatch: pytest.MonkeyPatch, version: str, pool: Any, told: bool
@@ -231,7 +231,14 @@ def test_django_prometheus_on_a_pool(
 
 @pytest.mark.parametrize(
     ("version", "told"),
-    [("25.1.0", False), ("25.2.0", True), ("26.0.0", True), ("26.1.0", False), ("27.0.1", False)],
+    [
+        ("25.1.0", False),
+        ("25.2.0", True),
+        ("26.0.0", True),
+        ("26.1.0", False),
+        ("26.1", False),
+        ("27.0.1", False),
+    ],
 )
 def test_gunicorn_that_swallows_cancellations(
     site: Site, monkeypatch: pytest.MonkeyPatch, version: str, told: bool

@@ -174,6 +174,15 @@ def test_receivers_are_named(site: Site, connect: Callable[[Any], None]) -> None
     ]  # fmt: skip
 
 
+def test_those_of_django_are_left_alone(
+    site: Site, connect: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(by_argument)
+    assert "poolkit.W024" in site.ids()
+    monkeypatch.setattr(by_argument, "__module__", "django.contrib.tenants")
+    assert "poolkit.W024" not in site.ids()
+
+
 def test_without_a_pool_they_may_do_as_they_like(
     site: Site, connect: Callable[[Any], None]
 ) -> None:
