@@ -124,13 +124,18 @@ def verify_databases() -> None:
     Raises ImproperlyConfigured for the first that cannot be honoured.
     """
     for alias, database in settings.DATABASES.items():
-        engine = database.get("ENGINE", "")
-        if engine in ENGINES:
-            pool_config(alias, database)
-            hosts_of(alias, database)
-        elif engine.startswith("django.db.backends."):
-            _refuse_hosts(alias, engine, database.get("OPTIONS", {}))
-            _refuse_foreign_engine(alias, engine, database.get("OPTIONS", {}).get("pool"))
+        verify_database(alias, database)
+
+
+def verify_database(alias: str, database: Mapping[str, Any]) -> None:
+    """Check one entry of `DATABASES`, as `verify_databases()` does for all."""
+    engine = database.get("ENGINE", "")
+    if engine in ENGINES:
+        pool_config(alias, database)
+        hosts_of(alias, database)
+    elif engine.startswith("django.db.backends."):
+        _refuse_hosts(alias, engine, database.get("OPTIONS", {}))
+        _refuse_foreign_engine(alias, engine, database.get("OPTIONS", {}).get("pool"))
 
 
 def _refuse_hosts(alias: str, engine: str, options: Mapping[str, Any]) -> None:
