@@ -144,6 +144,8 @@ class Lease:
     """Leads to what it was acquired for."""
     overdue = False
     """Whether it has been reported as held for too long."""
+    listed = False
+    """Whether its key has been told to somebody, who may want to kill what it was."""
     lost = False
     """Whether it was dropped instead of being released, and waits to be taken back."""
     pinned: str | None = None

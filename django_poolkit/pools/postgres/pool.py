@@ -172,7 +172,10 @@ class ConnectionPool(Steering):
 
     @critical
     def _live_leases(self) -> list[Lease]:
-        return self._ledger.leases_locked()
+        leases = self._ledger.leases_locked()
+        for lease in leases:
+            lease.listed = True  # its next turn is another lease, with another key
+        return leases
 
     # -- steering
 

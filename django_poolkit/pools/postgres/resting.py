@@ -58,7 +58,7 @@ class Resting(Release):
             or connection is None
             or lease.holds or lease.foreign or lease.prepares or lease.new_types
             or lease.wrote or lease.committed or lease.overdue or lease.shared
-            or lease.cursors
+            or lease.cursors or lease.listed
             or len(lease.turns) >= _TURNS
             or self.events.of_leases
             or attributes(connection) != connection._baseline.attributes
@@ -95,6 +95,7 @@ class Resting(Release):
             now - connection._used_at <= self.config.bypass
             and connection.pgconn.transaction_status == _IDLE
             and connection._generation == self._generation
+            and not lease.listed
             and not (self._closed or self._paused_until or self._orphans or self.events.of_leases)
             and not connection._poller.poll(0)
         ):

@@ -156,6 +156,24 @@ def test_one_who_begins_to_wait_as_a_lease_goes_to_rest_is_served(make):
     assert stats.acquired == stats.use.count == sum(counts)
 
 
+def test_what_an_operator_was_shown_is_not_another_turn_by_the_time_it_is_killed(make):
+    pool = make()
+    lease = pool.acquire()
+    (shown,) = pool.leases()
+    assert not pool.rest(lease)
+    again = pool.acquire()
+    assert not pool.kill(shown.key)
+    again.release()
+
+
+def test_that_goes_for_one_that_was_shown_as_it_went_to_rest(make):
+    pool = make()
+    lease = rested(pool)
+    lease.listed = True
+    assert not rouse(pool, lease)
+    assert lease.released
+
+
 @pytest.mark.parametrize("verb", ["recycle", "pause", "close"])
 def test_orders_are_for_those_that_rest_as_well(make, primary: Node, app: str, verb: str):
     pool = make()
