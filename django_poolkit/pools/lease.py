@@ -180,6 +180,8 @@ class Lease:
         """Leads to who gives it back as soon as it is idle; None for one that is held on to."""
         self.cursors = 0
         """Open cursors, and those in `gone`. Counted for a keeper, by the owner alone."""
+        self.turn = 0
+        """Number of the present turn, or of the next one while it rests."""
         self.turns: list[float] = []
         """Seconds of each turn before the present one, of a lease that rested in between."""
         self.gone: list[None] = []

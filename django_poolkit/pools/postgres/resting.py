@@ -66,6 +66,7 @@ class Resting(Release):
         ):  # fmt: skip
             self.release_idle(lease)
             return False
+        lease.turn += 1  # its cursors are over
         connection._used_at = connection._idle_since = now = monotonic()
         resting, key = self._resting, lease.key
         resting[key] = lease

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from psycopg.pq import PipelineStatus
 
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool
-from django_poolkit.pools.postgres.errors import PoolPaused, PoolTimeout
+from django_poolkit.pools.postgres.errors import LeaseReleased, PoolPaused, PoolTimeout
 from django_poolkit.testing import Node
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import Call, assert_adds_up
@@ -172,6 +173,36 @@ def test_that_goes_for_one_that_was_shown_as_it_went_to_rest(make):
     lease.listed = True
     assert not rouse(pool, lease)
     assert lease.released
+
+
+STALE: list[Callable[[Any], object]] = [
+    lambda cursor: cursor.execute("SELECT 1"),
+    lambda cursor: cursor.executemany("SELECT %s", [(1,), (2,)]),
+    lambda cursor: cursor.fetchone(),
+    lambda cursor: cursor.copy("COPY (SELECT 1) TO STDOUT").__enter__(),
+    lambda cursor: next(cursor.stream("SELECT 1")),
+]
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("use", STALE)
+def test_cursors_of_an_earlier_turn_are_refused_and_note_nothing(make, use, again: bool):
+    pool = make(kwargs={"autocommit": True})
+    lease = pool.acquire()
+    cursor = lease.connection.cursor()
+    cursor.execute("SELECT 1")
+    cursor.close()
+    lease.statement = None
+    assert pool.rest(lease)
+    if again:
+        assert rouse(pool, lease)
+    with pytest.raises(LeaseReleased):
+        use(cursor)
+    assert lease.statement is None
+    assert lease.dirty is None
+    assert lease.connection.pgconn.pipeline_status == PipelineStatus.OFF
+    if again:
+        lease.release()
 
 
 @pytest.mark.parametrize("verb", ["recycle", "pause", "close"])
