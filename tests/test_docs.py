@@ -383,6 +383,7 @@ def test_python_api_md_has_every_public_name() -> None:
     inner |= {"schedule_task", "retire_worker"}
     # Called by leases of transaction mode, and told by its database wrappers.
     inner |= {"adrift", "count_pin", "greeting", "release_idle"}
+    inner |= {"rest", "rouse", "end_rest", "collect"}
     # Told by those who look after a cluster, and read by them.
     inner |= {"note_lag", "count_eviction", "count_retry", "load"}
     inner |= {"note_lost", "note_found", "demand", "fenced"}

@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.deadline import current
 from django_poolkit.pools.errors import PoolError
-from django_poolkit.pools.lease import STACK_DEPTH, Lease, Stack, capture_stack
+from django_poolkit.pools.lease import STACK_DEPTH, Lease
 from django_poolkit.pools.postgres import deadlock, probe
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import (
@@ -35,9 +35,6 @@ _IDLE: Final = int(TransactionStatus.IDLE)  # to compare with an enumeration's m
 # A waiter looks this often, in seconds, whether a finalizer left something for it.
 _ORPHAN_ROUND: Final = 0.25
 
-# Seconds between two leases that remember their stack, where not all of them do: to walk ten
-# frames costs what taking an idle connection costs, and who looks wants to see the usual.
-_STACK_INTERVAL: Final = 0.001
 _REFUSALS: Final[dict[type[BaseException], str]] = {
     PoolTimeout: "timeout",
     PoolDeadlock: "deadlock",
@@ -48,8 +45,6 @@ _REFUSALS: Final[dict[type[BaseException], str]] = {
 
 class Acquire(Patience):
     """Gives connections out. `ConnectionPool` is the whole."""
-
-    _samples: bool
 
     def acquire(
         self, timeout: float | None = None, *, depth: int = STACK_DEPTH, skip: int = 1,
@@ -101,11 +96,6 @@ class Acquire(Patience):
         except BaseException as error:
             self._not_acquired(lease, error, started)
             raise
-
-    def _take_stack(self, depth: int, skip: int) -> Stack:
-        if self._samples:
-            self._stack_due = monotonic() + _STACK_INTERVAL
-        return capture_stack(depth, skip)
 
     def _no_finalizer(self) -> PoolError:
         return PoolError(

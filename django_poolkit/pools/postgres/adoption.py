@@ -18,12 +18,12 @@ from django_poolkit.pools.lease import Lease, acquired_at
 from django_poolkit.pools.ledger import describe
 from django_poolkit.pools.postgres import reset
 from django_poolkit.pools.postgres.errors import LeaseReleased
-from django_poolkit.pools.postgres.release import Release
+from django_poolkit.pools.postgres.resting import Resting
 from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.state import Orphan
 
 
-class Adoption(Release):
+class Adoption(Resting):
     """Takes back what finalizers could only report. `ConnectionPool` is the whole."""
 
     def lost(self, lease: Lease) -> None:
