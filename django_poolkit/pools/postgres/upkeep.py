@@ -275,7 +275,7 @@ class Upkeep(Acquire):
                 "pool=%s event=overdue seconds=%.1f thread=%s where=%s statement=%s lease=%d. "
                 "%s\nIts thread is now at:\n  %s",
                 self.name, found.seconds, found.thread, found.where, found.statement, found.key,
-                acquired_at(found.stack), "\n  ".join(frames_of(lease.owner)) or "(it has ended)",
+                acquired_at(found.stack), "\n  ".join(frames_of(lease._thread)) or "(it has ended)",
             )  # fmt: skip
             self.events.tell(
                 "lease_leaked",
