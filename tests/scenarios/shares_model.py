@@ -28,9 +28,15 @@ from tests.scenarios.pool_model import LONG, WHICH
 
 # Nobody waits so long: who is not served at once, is not served.
 FOR_EVER = 600.0
-PARTS = ("0.1", "0.25", "0.3", "0.5", "0.7", "1")
-SIZES = st.integers(1, 5)
-KINDS = st.sampled_from(["reports", "mails", None])
+PARTS = st.sampled_from(["0.1", "0.3", "0.3", "0.5", "1"])
+SIZES = st.sampled_from([1, 3, 4, 5, 6])
+MAX_WAITING = st.sampled_from([0, 0, 2])
+KINDS = st.sampled_from(["reports", "reports", "mails", None, None])
+# Mostly what users do, so that all states of a pool and its queue are come through.
+WHAT = [
+    *["acquire"] * 9, *["release"] * 8, *["at once"] * 3, *["give up", "interrupt"] * 2,
+    *["discard", "break", "drop"], *["resume"] * 5, "pause", *["resize"] * 2, "recycle", "kill",
+]  # fmt: skip
 
 
 class Watched(ConnectionPool):
@@ -72,9 +78,8 @@ class SharesModel(RuleBasedStateMachine):
         gc.collect()
 
     @initialize(
-        reports=st.sampled_from(PARTS), mails=st.sampled_from(PARTS), size=SIZES,
-        min_size=st.integers(0, 1), max_waiting=st.sampled_from([0, 2]),
-    )  # fmt: skip
+        reports=PARTS, mails=PARTS, size=SIZES, min_size=st.integers(0, 1), max_waiting=MAX_WAITING
+    )
     def open(self, reports: str, mails: str, size: int, min_size: int, max_waiting: int) -> None:
         self.parts = {"reports": reports, "mails": mails}
         self.min_size, self.max_size, self.max_waiting = min_size, size, max_waiting
@@ -113,7 +118,7 @@ class SharesModel(RuleBasedStateMachine):
         )
         return {k: wanting if self.may(k) else self.count(k) for k in (None, *self.parts)}
 
-    def settle(self) -> None:
+    def settle(self) -> int:
         """Serve the first that may, until nobody may; the pool must have done the same."""
         served = 0
         while not self.paused and len(self.held) < self.max_size:
@@ -131,6 +136,7 @@ class SharesModel(RuleBasedStateMachine):
             served += 1
         wait_until(self.is_quiet, LONG, lambda: f"{self.pool.stats()}, model {len(self.queue)}")
         self.dead.intersection_update(self.pool._pool)
+        return served
 
     def is_quiet(self) -> bool:
         stats = self.pool.stats()
@@ -160,16 +166,44 @@ class SharesModel(RuleBasedStateMachine):
         pids = {lease.connection.info.backend_pid for _, lease in self.held}
         assert len(pids) == len(self.held)
 
+    @rule(what=st.sampled_from(WHAT), kind=KINDS, which=WHICH, size=SIZES)
+    def step(self, what: str, kind: str | None, which: int, size: int) -> None:
+        """Take a step. One rule, since which is taken how often decides what is met."""
+        match what:
+            case "acquire" if len(self.queue) < 8:
+                self.acquire(kind)
+            case "at once" if not self.dead:
+                self.acquire_at_once(kind)
+            case "give up":
+                self.give_up(kind)
+            case "interrupt" if self.queue:
+                self.interrupt(which)
+            case "release" if self.held:
+                self.release(which)
+            case "discard" | "break" | "drop" if self.held:
+                self.end_badly(which, what)
+            case "pause" if not self.paused:
+                self.pause()
+            case "resume" if self.paused:
+                self.resume()
+            case "resize":
+                self.resize(size)
+            case "recycle":
+                self.pool.recycle()
+                self.settle()
+            case "kill" if not self.queue:  # who finds a dead one queues again, and not in order
+                self.kill_what_is_idle()
+
+    @precondition(lambda self: self.pool.stats().acquired > 20)
+    @rule(reports=PARTS, mails=PARTS, size=SIZES, max_waiting=MAX_WAITING)
+    def replace(self, reports: str, mails: str, size: int, max_waiting: int) -> None:
+        """Close it under its users; who waits is told so."""
+        self.close()
+        self.open(reports, mails, size, self.min_size, max_waiting)
+
     # -- who comes
 
-    @precondition(lambda self: len(self.queue) < 8)
-    @rule(kinds=st.lists(KINDS, min_size=1, max_size=4))
-    def acquire(self, kinds: list[str | None]) -> None:
-        for kind in kinds:
-            self.acquire_one(kind)
-            self.agrees()
-
-    def acquire_one(self, kind: str | None) -> None:
+    def acquire(self, kind: str | None) -> None:
         waits = self.paused or len(self.held) >= self.max_size or not self.may(kind)
         if waits and self.max_waiting and self.crowd[kind] >= self.max_waiting:
             with pytest.raises(TooManyWaiters):
@@ -178,15 +212,12 @@ class SharesModel(RuleBasedStateMachine):
         self.queue.append((kind, Call(acquire_as, self.pool, kind, FOR_EVER)))
         self.settle()
 
-    @precondition(lambda self: not self.dead)
-    @rule(kind=KINDS)
     def acquire_at_once(self, kind: str | None) -> None:
         if self.pool._pool and not self.paused and self.may(kind):
             self.held.append((kind, acquire_as(self.pool, kind, 0)))
             return
         self.refuse(kind, 0)
 
-    @rule(kind=KINDS)
     def give_up(self, kind: str | None) -> None:
         """Wait for a moment behind the others, then leave from the end of the queue."""
         waits = self.paused or len(self.held) >= self.max_size or not self.may(kind)
@@ -201,8 +232,6 @@ class SharesModel(RuleBasedStateMachine):
         assert refusal.value.stats is not None
         assert refusal.value.stats.used == len(self.held)
 
-    @precondition(lambda self: self.queue)
-    @rule(which=WHICH)
     def interrupt(self, which: int) -> None:
         """Cancel one, wherever in the queue it is."""
         _, call = self.queue.pop(which % len(self.queue))
@@ -221,16 +250,13 @@ class SharesModel(RuleBasedStateMachine):
     def take(self, which: int) -> Lease:
         return self.held.pop(which % len(self.held))[1]
 
-    @precondition(lambda self: self.held)
-    @rule(which=WHICH)
     def release(self, which: int) -> None:
         self.take(which).release()
         self.settle()
 
-    @precondition(lambda self: self.held)
-    @rule(which=WHICH, how=st.sampled_from(["discard", "break", "drop"]))
     def end_badly(self, which: int, how: str) -> None:
-        """Nothing comes home; its part of the share is free all the same."""
+        """Nothing comes home; its part of the share is free all the same, for what is idle."""
+        before = self.pool.stats()
         lease = self.take(which)
         if how == "discard":
             lease.discard()
@@ -243,40 +269,30 @@ class SharesModel(RuleBasedStateMachine):
             gc.collect()
             self.pool.keep_house()
             wait_until(lambda: self.pool.stats().leaks == self.leaks, LONG)
-        self.settle()
+        if 0 < self.settle() <= before.idle and not self.dead:
+            assert self.pool.stats().connects == before.connects
 
     # -- what befalls all
 
-    @rule()
-    def pause_or_resume(self) -> None:
-        self.paused = not self.paused
-        if self.paused:
-            self.pool.pause(FOR_EVER)
-        else:
-            self.pool.resume()
+    def pause(self) -> None:
+        self.pool.pause(FOR_EVER)
+        self.paused = True
         self.settle()
 
-    @rule(size=SIZES)
+    def resume(self) -> None:
+        self.paused = False
+        self.pool.resume()
+        self.settle()
+
     def resize(self, size: int) -> None:
         self.max_size = size
         self.pool.resize(self.min_size, size)
         self.settle()
 
-    @rule(
-        reports=st.sampled_from(PARTS), mails=st.sampled_from(PARTS), size=SIZES,
-        max_waiting=st.sampled_from([0, 2]), what=st.sampled_from(["recycle", "kill", "replace"]),
-    )  # fmt: skip
-    def renew(self, what: str, reports: str, mails: str, size: int, max_waiting: int) -> None:
-        if what == "replace":  # closed under its users; who waits is told so
-            self.close()
-            self.open(reports, mails, size, self.min_size, max_waiting)
-        elif what == "recycle":
-            self.pool.recycle()
-            self.settle()
-        elif not self.queue:  # who finds a dead one queues again, and others may be before
-            self.dead = set(self.pool._pool)
-            for connection in self.dead:
-                self.primary.kill_backend(connection.info.backend_pid)
+    def kill_what_is_idle(self) -> None:
+        self.dead = set(self.pool._pool)
+        for connection in self.dead:
+            self.primary.kill_backend(connection.info.backend_pid)
 
     # -- ends
 
@@ -291,7 +307,6 @@ class SharesModel(RuleBasedStateMachine):
         stats = self.pool.stats()
         assert (stats.size, stats.idle, stats.used, stats.waiters) == (0, 0, 0, 0)
         assert {found.used for found in stats.shares.values()} == {0}
-        wait_until(lambda: not self.primary.sessions(self.name), LONG)
 
     def teardown(self) -> None:
         if not hasattr(self, "pool"):
@@ -304,7 +319,7 @@ class SharesModel(RuleBasedStateMachine):
             return
         # Nobody starves: as soon as all give back, all are served.
         if self.paused:
-            self.pause_or_resume()
+            self.resume()
         while self.queue:
             self.release(0)
             self.agrees()

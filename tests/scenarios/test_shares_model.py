@@ -35,7 +35,7 @@ def run(primary: Node, examples: int, steps: int) -> None:
 
 
 def test_the_shares_do_what_the_model_says(primary):
-    run(primary, examples=25, steps=40)
+    run(primary, examples=30, steps=50)
 
 
 @pytest.mark.slow
