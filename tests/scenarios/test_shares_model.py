@@ -35,10 +35,10 @@ def run(primary: Node, examples: int, steps: int) -> None:
 
 
 def test_the_shares_do_what_the_model_says(primary):
-    run(primary, examples=30, steps=50)
+    run(primary, examples=15, steps=50)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_shares_do_what_the_model_says_at_length(primary):
-    run(primary, examples=1000, steps=60)
+    run(primary, examples=400, steps=60)
