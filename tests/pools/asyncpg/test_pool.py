@@ -343,6 +343,25 @@ def test_setup_runs_on_each_acquire_and_discards_by_raising(make: MakePool, run:
     run(main())
 
 
+def test_what_setup_leaves_is_the_pools_and_not_reset(make: MakePool, run: Run) -> None:
+    async def setup(connection: Any) -> None:
+        await connection.execute("SET search_path TO nowhere")
+
+    async def main() -> None:
+        pool = make(max_size=1, setup=setup)
+        async with pool.lease() as connection:
+            assert await connection.fetchval("SHOW search_path") == "nowhere"
+            [lease] = pool.leases()
+            assert (lease.statement or "").startswith("SHOW")
+        assert pool.stats().resets == 0
+        async with pool.lease():
+            [lease] = pool.leases()
+            assert lease.statement is None
+        assert_quiet(pool)
+
+    run(main())
+
+
 def test_a_failed_connect_is_told_to_who_waits_and_no_secret_is(make: MakePool, run: Run) -> None:
     async def main() -> None:
         pool = make({"user": "nobody_of_that_name", "password": "wrong-secret"})
@@ -598,6 +617,7 @@ def test_options_that_cannot_be_honoured_are_refused() -> None:
         ({"host": "elsewhere"}, "DATABASES"),
         ({"setup": 1}, "coroutine function"),
         ({"server_settings": {"jit": 1}}, "nothing but strings"),
+        ({"server_settings": "jit=off"}, "a dict of names and texts"),
         ({"HARMLESS_FUNCTIONS": "f"}, "list of names"),
         ({"HARMLESS_FUNCTIONS": ["f", 5]}, "strings only"),
         ({"LEAK_AFTER": "x"}, "LEAK_AFTER"),
