@@ -20,6 +20,7 @@ from django.db import connections
 
 from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.events import Events
+from django_poolkit.pools.forks import in_child
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.session_table import Measured, SessionTable
 
@@ -273,10 +274,10 @@ def measured() -> Iterator[Measured]:
 
 
 # The fork may have happened while another thread held the lock, which the child has not got.
-os.register_at_fork(after_in_child=pools._renew_lock)
-os.register_at_fork(after_in_child=asyncpg._renew_lock)
-os.register_at_fork(after_in_child=sessions.after_fork)
-os.register_at_fork(after_in_child=process.after_fork)
+in_child(pools._renew_lock)
+in_child(asyncpg._renew_lock)
+in_child(sessions.after_fork)
+in_child(process.after_fork)
 # Threads of a pool that is still open at exit would be cut off in the middle of a statement.
 atexit.register(pools.shut_down, 1.0)
 atexit.register(asyncpg.shut_down, 1.0)

@@ -8,7 +8,6 @@ that took it, or by another one when that thread has ended, or has gone on to it
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Final
 
 from django_poolkit.backends.request import Held, RequestScope
 from django_poolkit.pools.errors import PoolError
+from django_poolkit.pools.forks import in_child
 from django_poolkit.pools.lease import Lease
 
 logger = logging.getLogger("django_poolkit.request")
@@ -193,4 +193,4 @@ def _after_fork() -> None:
     _watch.__init__()  # type: ignore[misc]
 
 
-os.register_at_fork(after_in_child=_after_fork)
+in_child(_after_fork)

@@ -7,11 +7,12 @@ with the same host.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from random import randrange
 from typing import Protocol
+
+from django_poolkit.pools.forks import in_child
 
 
 class Scope(Protocol):
@@ -68,4 +69,4 @@ def _take_turn(turns: dict[str, float], hosts: Mapping[str, float]) -> str:
 rota = Rota()
 """The one there is."""
 
-os.register_at_fork(after_in_child=rota.after_fork)
+in_child(rota.after_fork)

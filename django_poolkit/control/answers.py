@@ -18,6 +18,7 @@ from django_poolkit.conf.control import control_config
 from django_poolkit.control.orders import LONGEST
 from django_poolkit.control.protocol import BadArguments
 from django_poolkit.control.recent import Recent
+from django_poolkit.pools.forks import in_child
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.naming import host_mark
 from django_poolkit.registry import asyncpg, pools, process, sessions
@@ -35,7 +36,7 @@ MOST_LEASES: Final = 1000
 """Leases of a pool that are described, the oldest of them."""
 
 recent = Recent()
-os.register_at_fork(after_in_child=recent.after_fork)
+in_child(recent.after_fork)
 
 
 def status(arguments: Arguments) -> Answer:

@@ -21,6 +21,7 @@ from django_poolkit.control import directory
 from django_poolkit.control.conversation import Conversation, Handler, traced
 from django_poolkit.control.directory import DirectoryRefused
 from django_poolkit.control.visits import Visits
+from django_poolkit.pools.forks import in_child
 
 logger = logging.getLogger("django_poolkit.control")
 
@@ -227,5 +228,5 @@ def _after_in_child() -> None:
     _lock, _server, _settled = threading.Lock(), None, False
 
 
-os.register_at_fork(after_in_child=_after_in_child)
+in_child(_after_in_child)
 atexit.register(stop)

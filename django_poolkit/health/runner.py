@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from django_poolkit.health.flight import Flight, overdue
 from django_poolkit.health.report import Result
 from django_poolkit.health.worker import Worker
 from django_poolkit.lifespan.base import stack_of
+from django_poolkit.pools.forks import in_child
 
 logger = logging.getLogger("django_poolkit.health")
 
@@ -197,5 +197,5 @@ def _settings_changed(*, setting: str, **kwargs: Any) -> None:
 
 
 setting_changed.connect(_settings_changed)
-os.register_at_fork(after_in_child=runner.after_fork)
+in_child(runner.after_fork)
 atexit.register(runner.close, _FAREWELL)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from django_poolkit.pools.errors import PoolClosed
+from django_poolkit.pools.forks import in_child
 
 T = TypeVar("T")
 NAME: Final = "poolkit-http"
@@ -122,5 +123,5 @@ class _Loop(asyncio.SelectorEventLoop):
 background = Background()
 """That of this process."""
 
-os.register_at_fork(after_in_child=background.after_fork)
+in_child(background.after_fork)
 atexit.register(background.stop, 1.0)

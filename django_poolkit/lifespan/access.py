@@ -11,7 +11,6 @@ import asyncio
 import atexit
 import contextvars
 import logging
-import os
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -21,6 +20,7 @@ from django_poolkit.lifespan import course
 from django_poolkit.lifespan.base import Resource, ResourceError
 from django_poolkit.lifespan.span import Span
 from django_poolkit.pools.errors import PoolClosed, WrongLoop
+from django_poolkit.pools.forks import in_child
 
 logger = logging.getLogger("django_poolkit.lifespan")
 
@@ -156,5 +156,5 @@ def _after_in_child() -> None:
     _spans.clear()
 
 
-os.register_at_fork(after_in_child=_after_in_child)
+in_child(_after_in_child)
 atexit.register(close_all)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Iterable, MutableMapping
 from contextlib import suppress
@@ -20,6 +19,7 @@ from django_poolkit.lifespan.base import Resource, ResourceError, said_of, stack
 from django_poolkit.lifespan.keeper import Status
 from django_poolkit.lifespan.notice import Notice
 from django_poolkit.lifespan.span import Span
+from django_poolkit.pools.forks import in_child
 
 logger = logging.getLogger("django_poolkit.lifespan")
 
@@ -140,4 +140,4 @@ def _after_in_child() -> None:
     _current = None
 
 
-os.register_at_fork(after_in_child=_after_in_child)
+in_child(_after_in_child)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
+
+from django_poolkit.pools.forks import in_child
 
 logger = logging.getLogger("django_poolkit.lifespan")
 
@@ -90,4 +91,4 @@ def _after_in_child() -> None:
     _wakers.clear()
 
 
-os.register_at_fork(after_in_child=_after_in_child)
+in_child(_after_in_child)

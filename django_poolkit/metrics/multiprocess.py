@@ -22,6 +22,7 @@ from prometheus_client import values
 from django_poolkit.metrics.families import LE, Family, Series
 from django_poolkit.metrics.readings import Readings, readings
 from django_poolkit.metrics.statuses import Value
+from django_poolkit.pools.forks import in_child
 
 logger = logging.getLogger("django_poolkit.metrics")
 
@@ -186,5 +187,6 @@ writer: Final = Writer()
 """That of this process."""
 
 # A child would find prometheus_client's own lock held for ever by a thread that it has not got.
-os.register_at_fork(before=writer.hold, after_in_parent=writer.let_go, after_in_child=writer.forget)
+os.register_at_fork(before=writer.hold, after_in_parent=writer.let_go)
+in_child(writer.forget)
 atexit.register(writer.stop)

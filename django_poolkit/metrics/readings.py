@@ -9,7 +9,6 @@ use before its owner has it is counted back.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +28,7 @@ from django_poolkit.metrics.families import (
     merged,
 )
 from django_poolkit.metrics.statuses import Value
+from django_poolkit.pools.forks import in_child
 from django_poolkit.routing import figures as routing
 from django_poolkit.routing import outage
 from django_poolkit.session_table import Measured
@@ -124,4 +124,4 @@ readings: Final = Readings(
 )
 """Those of all pools and client sessions of the process."""
 
-os.register_at_fork(after_in_child=readings.forget)
+in_child(readings.forget)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-import os
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from django_poolkit.pools.errors import CredentialsError, PoolConfigError
+from django_poolkit.pools.forks import in_child
 
 Source = Callable[..., Any] | str
 """A function that returns a password, or a mapping of `KEYS`; or the dotted path of one.
@@ -303,4 +303,4 @@ def _after_fork() -> None:
         credentials._kept = kept
 
 
-os.register_at_fork(after_in_child=_after_fork)
+in_child(_after_fork)

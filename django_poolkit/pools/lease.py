@@ -76,9 +76,11 @@ def capture_stack(depth: int = STACK_DEPTH, skip: int = 1) -> Stack:
     return tuple(entries)
 
 
-def frames_of(thread: int) -> tuple[str, ...]:
+def frames_of(thread: threading.Thread) -> tuple[str, ...]:
     """Return where a thread is at the moment, formatted as a stack; empty where it has ended."""
-    frame = sys._current_frames().get(thread)
+    frame = sys._current_frames().get(thread.ident or 0)
+    if not thread.is_alive():
+        return ()  # its number may be another's by now; so this is asked last
     stack: list[tuple[CodeType, int]] = []
     while frame is not None and len(stack) < STACK_DEPTH:
         stack.append((frame.f_code, frame.f_lineno))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter
 from collections.abc import Mapping
 from itertools import count
 from typing import Final, Literal
+
+from django_poolkit.pools.forks import in_child
 
 Outcome = Literal["fast", "waited", "primary", "pinned"]
 """How a scope that has to see something was settled: a replica was known to have it, or came to
@@ -79,9 +80,9 @@ decisions: Final = Decisions()
 losses: Final = Figures()
 """How often the primary of a cluster was lost, by reason."""
 
-os.register_at_fork(after_in_child=figures.after_fork)
-os.register_at_fork(after_in_child=decisions.after_fork)
-os.register_at_fork(after_in_child=losses.after_fork)
+in_child(figures.after_fork)
+in_child(decisions.after_fork)
+in_child(losses.after_fork)
 
 
 def settled(cluster: str, outcome: Outcome) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from random import uniform
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 from django.core.signals import setting_changed
 
+from django_poolkit.pools.forks import in_child
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.fence import untold
 from django_poolkit.pools.postgres.prober import ProbeFailed
@@ -278,5 +278,5 @@ def _end() -> None:
 
 
 setting_changed.connect(_settings_changed)
-os.register_at_fork(after_in_child=monitor.after_fork)
+in_child(monitor.after_fork)
 atexit.register(_end)

@@ -7,13 +7,13 @@ and again until all have what they wait for, and ends when nobody has waited for
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import Final, Literal
 from weakref import WeakKeyDictionary
 
+from django_poolkit.pools.forks import in_child
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.positions import PositionReader, Reading
 from django_poolkit.pools.postgres.prober import ProbeFailed
@@ -229,4 +229,4 @@ class Servers:
 servers: Final = Servers()
 """The one table there is."""
 
-os.register_at_fork(after_in_child=servers.after_fork)
+in_child(servers.after_fork)

@@ -7,7 +7,6 @@ reached by `sync_to_async` or `asyncio.to_thread`.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -19,6 +18,7 @@ from typing import Final, NamedTuple
 
 from django_poolkit.backends import request as requests
 from django_poolkit.backends.request import RequestScope
+from django_poolkit.pools.forks import in_child
 from django_poolkit.routing.blocks import Block, place_of
 from django_poolkit.routing.figures import Decisions
 from django_poolkit.routing.floors import Floor, later
@@ -47,7 +47,7 @@ def _after_fork() -> None:
     _raising = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+in_child(_after_fork)
 
 NOTHING_SETTLED: Final[Mapping[str, Settled]] = MappingProxyType({})
 

@@ -6,11 +6,11 @@ Where no position can be had, a *time pin* stands for it: for a while, the prima
 from __future__ import annotations
 
 import logging
-import os
 import time
 from typing import Final
 
 from django_poolkit.conf.routing import routing_config
+from django_poolkit.pools.forks import in_child
 from django_poolkit.pools.postgres.commit import Asked, Commit
 from django_poolkit.routing import figures, scopes, topology
 from django_poolkit.routing.floors import Floor, Position
@@ -100,4 +100,4 @@ def _after_fork() -> None:
     _silent = frozenset()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+in_child(_after_fork)

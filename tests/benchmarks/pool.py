@@ -7,12 +7,14 @@ hits all of them alike, and prints the median of each and its ratio to ours. Not
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -136,9 +138,9 @@ def uncontended(node: Node, rounds: int) -> Iterator[Row]:
             yield from rows(title, "µs", alternate(cycles, rounds))
 
 
-def crowd(pool: Any, threads: int, seconds: float) -> tuple[float, float]:
+def crowd(pool: Any, query: str | None, threads: int, seconds: float) -> tuple[float, float]:
     """Return operations a second, and Jain's index of the threads' shares."""
-    cycle = cycle_of(pool, "SELECT 1")
+    cycle = cycle_of(pool, query)
     counts = [0] * threads
     begin = threading.Barrier(threads + 1)
 
@@ -161,16 +163,16 @@ def crowd(pool: Any, threads: int, seconds: float) -> tuple[float, float]:
 
 
 def contended(node: Node, rounds: int) -> Iterator[Row]:
+    queries = (("acquire and release", None), ("SELECT 1", "SELECT 1"))
     with pools(node) as opened:
-        for threads in (8, 16, 64):
+        for (what, query), threads in itertools.product(queries, (8, 16, 64)):
             measures: dict[str, Cycle] = {
-                name: lambda pool=pool: crowd(pool, threads, 1.0)  # type: ignore[misc]  # noqa: B023
-                for name, pool in opened.items()
+                name: partial(crowd, pool, query, threads, 1.0) for name, pool in opened.items()
             }
             results = alternate(measures, rounds)
             rates = {name: [rate for rate, _ in values] for name, values in results.items()}
             fair = {name: min(jain for _, jain in values) for name, values in results.items()}
-            title = f"SELECT 1, {threads} threads on {SIZE}"
+            title = f"{what}, {threads} threads on {SIZE}"
             yield from rows(title, "per s", rates, jain=fair)
 
 
@@ -283,7 +285,7 @@ def show(row: Row) -> str:
     ratio = "" if infinite else f"{row['ratio']:.2f}"
     jain = f"{row['jain']:.4f}" if "jain" in row else ""
     return (
-        f"{row['measure']:38} {row['contender']:32} {value:>12} {row['unit']:6} {ratio:>8} {jain}"
+        f"{row['measure']:40} {row['contender']:32} {value:>12} {row['unit']:6} {ratio:>8} {jain}"
     )
 
 
@@ -299,7 +301,7 @@ def main() -> None:
         configure(node)
         if not options.json:
             print(f"Python {sys.version.split()[0]}, Django {django.__version__}")
-            print(f"{'':38} {'':32} {'median':>12} {'':6} {'to ours':>8} least Jain index")
+            print(f"{'':40} {'':32} {'median':>12} {'':6} {'to ours':>8} least Jain index")
         for part in (
             uncontended(node, options.rounds),
             contended(node, max(1, options.rounds // 3)),

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from django_poolkit.pools.lease import STACK_DEPTH, Lease, capture_stack, format_stack
+from django_poolkit.pools.lease import STACK_DEPTH, Lease, capture_stack, format_stack, frames_of
 
 pytestmark = pytest.mark.core
 
@@ -190,3 +190,13 @@ def test_a_stack_keeps_no_caller_alive():
     reference, stack = caller()
     assert stack
     assert reference() is None
+
+
+def test_an_ended_thread_is_nowhere_though_its_number_is_anothers_by_now():
+    ended = threading.Thread(target=lambda: None)
+    ended.start()
+    ended.join()
+    me = threading.current_thread()
+    ended._ident = me.ident  # type: ignore[attr-defined]
+    assert frames_of(ended) == ()
+    assert "test_an_ended_thread_is_nowhere" in frames_of(me)[0]

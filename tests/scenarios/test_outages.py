@@ -198,15 +198,16 @@ def test_a_pool_follows_its_load_up_and_down(make_pool, primary):
 
 @pytest.mark.slow
 def test_those_that_were_born_together_do_not_die_together(make_pool):
-    pool = make_pool(min_size=20, max_size=20, max_lifetime=4.0, timeout=30.0)
+    """They expire within two seconds, while all traffic goes to the one used last."""
+    pool = make_pool(min_size=20, max_size=20, max_lifetime=8.0, timeout=30.0)
     pool.open()
     pool.wait(30.0)
     least, born = 20, monotonic()
-    while monotonic() - born < 12.0:
+    while monotonic() - born < 20.0:
         stats = pool.stats()
         least = min(least, stats.idle + stats.used)
         with pool.lease():
             pass
-    # Where there is no room for a replacement, one goes in each round.
-    assert pool.stats().closed["max_lifetime"] >= 6
-    assert least >= 18, least
+    # There is no room for a replacement: one goes at a time. All have, twice.
+    assert pool.stats().closed["max_lifetime"] >= 40
+    assert least >= 19, least

@@ -6,14 +6,12 @@ import gc
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from django_poolkit.pools.errors import PoolTimeout
@@ -21,6 +19,7 @@ from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.ledger import Ledger
 from django_poolkit.pools.postgres.waiters import ThreadWaiter, Waiters
 from tests.scenarios.growth_model import WHICH, GrowthMachine
+from tests.scenarios.machines import run_machine
 
 
 class FakeConnection:
@@ -233,26 +232,13 @@ class LedgerMachine(RuleBasedStateMachine):
 MACHINES = (QueueMachine, LedgerMachine, GrowthMachine)
 
 
-def run(machine: type[RuleBasedStateMachine], examples: int, steps: int) -> None:
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            deadline=None,
-            max_examples=examples,
-            stateful_step_count=steps,
-            suppress_health_check=list(HealthCheck),
-            database=None,
-        ),
-    )
-
-
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_parts_do_what_their_models_say(machine):
-    run(machine, examples=200, steps=40)
+    run_machine(machine, examples=200, steps=40)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_parts_do_what_their_models_say_at_length(machine):
-    run(machine, examples=2000, steps=80)
+    run_machine(machine, examples=2000, steps=80)

@@ -6,19 +6,18 @@ acquired must be as good as new.
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import precondition, rule
 
 from django_poolkit.testing import Node
 from django_poolkit.testing.waiting import wait_until
+from tests.scenarios.machines import run_machine
 from tests.scenarios.pool_model import LONG, WHICH, Held, PoolModel, pick
 from tests.scenarios.sessions import ATTRIBUTES, RESIDUES
 
@@ -187,18 +186,7 @@ def run(primary: Node, admin: psycopg.Connection[Any], examples: int, steps: int
         def __init__(self) -> None:
             super().__init__(primary, admin)
 
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(
-            deadline=None,
-            max_examples=examples,
-            stateful_step_count=steps,
-            suppress_health_check=list(HealthCheck),
-            database=None,
-            report_multiple_bugs=False,
-        ),
-    )
-    gc.collect()
+    run_machine(Machine, examples, steps)
 
 
 pytestmark = [

@@ -50,6 +50,12 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "{package}.settings"
 from django_poolkit.wsgi import get_wsgi_application
 application = get_wsgi_application()
 """,
+    # Who is served by this one queries as it is loaded, and keeps the connection.
+    "{package}/opened.py": """\
+from {package}.wsgi import application
+from django.db import connection
+connection.cursor().execute("SELECT 1")
+""",
     "{package}/asgi.py": """\
 import os
 os.environ["DJANGO_SETTINGS_MODULE"] = "{package}.settings"

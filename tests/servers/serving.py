@@ -12,12 +12,24 @@ from django_poolkit.testing.processes import is_alive
 from django_poolkit.testing.waiting import wait_until
 from example_project.processes import Child
 from tests.servers.client import Client
-from tests.servers.project import PATIENCE, Project
+from tests.servers.project import PATIENCE, ROOT, Project
 
 SERVERS = {
     "gthread": ("gunicorn", "--no-control-socket", "-k", "gthread", "--threads", "4"),
     "sync": ("gunicorn", "--no-control-socket", "-k", "sync", "--preload"),
     "uvicorn": ("uvicorn", "--no-access-log"),
+}
+# As a module of Python's: the wheel is uWSGI as a library, and needs no compiler.
+_UWSGI = (
+    "tests.servers.uwsgi", "--master", "--need-app", "--disable-logging",
+    "--min-worker-lifetime", "1", "--worker-reload-mercy", "30",
+    "--hook-master-start", "unix_signal:15 gracefully_kill_them_all",
+)  # fmt: skip
+_THREADS = ("--enable-threads", "--threads", "4")
+UWSGI = {
+    "forked": (*_UWSGI, *_THREADS),
+    "lazy": (*_UWSGI, *_THREADS, "--lazy-apps"),
+    "no threads": (*_UWSGI, "--lazy-apps"),
 }
 
 
@@ -77,11 +89,16 @@ class Site:
 def serve(project: Project, kind: str, size: int, *more: str, **environment: str) -> Iterator[Site]:
     """Have a server of one kind serve the project, with so many workers."""
     path = project.home / "s"
+    where: tuple[str, ...]
     if kind == "uvicorn":
         where = ("--workers", str(size), "--uds", str(path), f"{project.package}.asgi:application")
+    elif kind in UWSGI:
+        where = ("--processes", str(size), "--http-socket", str(path))
+        where += ("--module", f"{project.package}.opened")
+        environment["PYTHONPATH"] = str(ROOT)
     else:
         where = ("--workers", str(size), "--bind", f"unix:{path}", f"{project.package}.wsgi")
-    server = project.serve(*SERVERS[kind], *more, *where, **environment)
+    server = project.serve(*(SERVERS | UWSGI)[kind], *more, *where, **environment)
     client = Client(path)
 
     def answers() -> bool:

@@ -14,7 +14,6 @@ does it the other way round. So one of them sees the other.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import weakref
@@ -35,6 +34,7 @@ from django_poolkit.backends.postgresql.errors import EXHAUSTED
 from django_poolkit.backends.postgresql.greeting import GreetingMixin
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.pools.errors import PoolClosed
+from django_poolkit.pools.forks import in_child
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.connection import REPORTED, no_lease
@@ -299,4 +299,4 @@ def _after_fork() -> None:
     _gate = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+in_child(_after_fork)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 import weakref
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from django_poolkit.pools.asyncpg.config import AsyncpgConfig
 from django_poolkit.pools.asyncpg.steering import Steering
 from django_poolkit.pools.events import Events
+from django_poolkit.pools.forks import in_child
 
 if TYPE_CHECKING:
     from django_poolkit.pools.asyncpg.line import Line
@@ -140,4 +140,4 @@ def _after_in_child() -> None:
         pool.forget()
 
 
-os.register_at_fork(after_in_child=_after_in_child)
+in_child(_after_in_child)

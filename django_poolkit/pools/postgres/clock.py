@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-import os
 import threading
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -17,6 +16,8 @@ from time import monotonic
 from typing import Any, Final
 
 from psycopg_pool.pool import MaintenanceTask
+
+from django_poolkit.pools.forks import in_child
 
 logger = logging.getLogger("django_poolkit.pool")
 
@@ -90,4 +91,4 @@ def _open(job: MaintenanceTask) -> bool:
 
 
 clock = Clock()
-os.register_at_fork(after_in_child=clock.after_fork)
+in_child(clock.after_fork)

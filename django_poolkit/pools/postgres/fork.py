@@ -11,9 +11,10 @@ interpreter before anybody else could wait for them.
 from __future__ import annotations
 
 import atexit
-import os
 import weakref
 from typing import Any, Final, Protocol
+
+from django_poolkit.pools.forks import in_child
 
 # Seconds a pool, at the end of the process.
 _FAREWELL: Final = 1.0
@@ -46,5 +47,5 @@ def _at_exit() -> None:
         pool.close(_FAREWELL)
 
 
-os.register_at_fork(after_in_child=_after_in_child)
+in_child(_after_in_child)
 atexit.register(_at_exit)

@@ -32,6 +32,16 @@ def interval(config: PoolConfig) -> float:
     return min(_LONGEST_ROUND, max(_SHORTEST_ROUND, min(times) / 4))
 
 
+def next_round(config: PoolConfig, idle: Iterable[PoolConnection], now: float) -> float:
+    """Return the seconds to the next round: up to when the first of the idle has had its time.
+
+    A tenth of the interval at least, where more are to go than one round can let go.
+    """
+    usual = interval(config)
+    first = min((connection._expire_at for connection in idle), default=now + usual)
+    return min(usual, max(_SHORTEST_ROUND, usual / 10, first - now))
+
+
 @dataclass(slots=True)
 class Round:
     """What one round found among the idle connections."""
@@ -52,17 +62,19 @@ def inspect(
     size: int,
     room: int,
     replacing: int,
+    connecting: int,
     now: float,
 ) -> Round:
     """Sort the idle connections, longest idle first, into those that go and those that stay.
 
     `size` is the size of the pool, `room` what it may still grow by, `replacing` the number
-    of replacements under way. A connection that the pool needs for its `min_size` goes when
-    its replacement has come; in a pool without room it goes first, one a round.
+    of replacements under way, `connecting` that of all connects. A connection that the pool
+    needs for its `min_size` goes when its replacement has come; in a pool without room it goes
+    first, one a round, and not before the last one has been replaced.
     """
     found = Round()
     spare = size - replacing - min_size
-    if not room and not replacing:
+    if not room and not connecting:
         spare = max(spare, 1)
     for connection in idle:
         expired = connection._expire_at <= now

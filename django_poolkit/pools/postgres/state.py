@@ -161,10 +161,20 @@ class State(Shell):
             return "pool_closed"
         if connection._generation != self._generation:
             return _DOOMED.get(connection._generation, "recycled")
-        if connection._expire_at <= now:
+        if connection._expire_at <= now and not self._kept_locked(connection, now):
             return "max_lifetime"
         # Its own lease is struck out already, so the size is that of the others.
         return "resized" if self._size_locked() >= self._max_size else None
+
+    def _kept_locked(self, connection: PoolConnection, now: float) -> bool:
+        """Return whether an old one is kept for the minimum's sake, until another is replaced.
+
+        Those that were born together would die together, and leave a pool of nothing but
+        connects. Lifetimes are spread below `max_lifetime`, so there is time; then it goes.
+        """
+        short = self._size_locked() < self._min_size  # its own lease is struck out already
+        young = now < connection._created_at + self.max_lifetime
+        return short and young and len(self._growth) > 0
 
     def _size_locked(self) -> int:
         return len(self._pool) + len(self._ledger.live) + len(self._growth.attempts)

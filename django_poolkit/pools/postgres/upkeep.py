@@ -180,7 +180,9 @@ class Upkeep(Acquire):
 
     def keep_house(self) -> None:
         """Retire, replace, probe and report; then come again after an interval."""
-        self.schedule_task(Job(self, "keep_house"), housekeeper.interval(self.config))
+        # First, so that no exception can end it.
+        pause = housekeeper.next_round(self.config, list(self._pool), monotonic())
+        self.schedule_task(Job(self, "keep_house"), pause)
         self._adopt_orphans()
         self._report_overdue()
         gone, to_probe, starts = self._make_round()
@@ -203,6 +205,7 @@ class Upkeep(Acquire):
             size=size,
             room=max(0, self._max_size - size),
             replacing=sum(1 for attempt in self._growth.attempts if attempt.replaces),
+            connecting=len(self._growth),
             now=monotonic(),
         )
         gone = self._take_idle_locked(found.retire)
@@ -272,7 +275,7 @@ class Upkeep(Acquire):
                 "pool=%s event=overdue seconds=%.1f thread=%s where=%s statement=%s lease=%d. "
                 "%s\nIts thread is now at:\n  %s",
                 self.name, found.seconds, found.thread, found.where, found.statement, found.key,
-                acquired_at(found.stack), "\n  ".join(frames_of(lease.owner)) or "(it has ended)",
+                acquired_at(found.stack), "\n  ".join(frames_of(lease._thread)) or "(it has ended)",
             )  # fmt: skip
             self.events.tell(
                 "lease_leaked",

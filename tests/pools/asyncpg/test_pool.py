@@ -6,6 +6,7 @@ import asyncio
 import gc
 import inspect
 import pickle
+import threading
 import time
 from typing import Any
 
@@ -26,7 +27,9 @@ from django_poolkit.pools.asyncpg.errors import (
 from django_poolkit.pools.asyncpg.pool import AsyncpgPool
 from django_poolkit.pools.errors import PoolConfigError
 from django_poolkit.testing import Node
+from django_poolkit.testing.waiting import wait_until
 from tests.pools.asyncpg.support import (
+    PATIENCE,
     MakePool,
     Run,
     assert_quiet,
@@ -286,6 +289,31 @@ def test_a_closed_pool_refuses_and_who_waits_is_told(make: MakePool, run: Run, p
     run(main())
 
 
+def test_code_without_a_loop_closes_what_is_open_on_each(
+    make: MakePool, run: Run, primary: Node, service: str
+) -> None:
+    """On the loop that runs in its thread with the next turns; on others, before it goes on."""
+    pool, other = make(), asyncio.new_event_loop()
+    thread = threading.Thread(target=other.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(fill(pool, 2), other).result(PATIENCE)
+
+    async def main() -> None:
+        lease = await pool.acquire()
+        pool.close_from_thread(PATIENCE)
+        assert [line.loop for line in pool.lines.values()] == [lease.line.loop]
+        await lease.release()
+        await until(lambda: not pool.lines)
+
+    try:
+        run(main())
+        wait_until(lambda: not primary.sessions(service))
+    finally:
+        other.call_soon_threadsafe(other.stop)
+        thread.join()
+        other.close()
+
+
 def test_setup_runs_on_each_acquire_and_discards_by_raising(make: MakePool, run: Run) -> None:
     calls: list[str] = []
 
@@ -310,6 +338,25 @@ def test_setup_runs_on_each_acquire_and_discards_by_raising(make: MakePool, run:
         with pytest.raises(RuntimeError, match="of setup"):
             await pool.acquire()
         assert pool.stats().closed == {"discarded": 1}
+        assert_quiet(pool)
+
+    run(main())
+
+
+def test_what_setup_leaves_is_the_pools_and_not_reset(make: MakePool, run: Run) -> None:
+    async def setup(connection: Any) -> None:
+        await connection.execute("SET search_path TO nowhere")
+
+    async def main() -> None:
+        pool = make(max_size=1, setup=setup)
+        async with pool.lease() as connection:
+            assert await connection.fetchval("SHOW search_path") == "nowhere"
+            [lease] = pool.leases()
+            assert (lease.statement or "").startswith("SHOW")
+        assert pool.stats().resets == 0
+        async with pool.lease():
+            [lease] = pool.leases()
+            assert lease.statement is None
         assert_quiet(pool)
 
     run(main())
@@ -570,7 +617,9 @@ def test_options_that_cannot_be_honoured_are_refused() -> None:
         ({"host": "elsewhere"}, "DATABASES"),
         ({"setup": 1}, "coroutine function"),
         ({"server_settings": {"jit": 1}}, "nothing but strings"),
+        ({"server_settings": "jit=off"}, "a dict of names and texts"),
         ({"HARMLESS_FUNCTIONS": "f"}, "list of names"),
+        ({"HARMLESS_FUNCTIONS": ["f", 5]}, "strings only"),
         ({"LEAK_AFTER": "x"}, "LEAK_AFTER"),
     ):
         with pytest.raises(PoolConfigError, match=f"(?i){words}"):

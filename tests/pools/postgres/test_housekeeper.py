@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from time import monotonic
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -23,7 +25,9 @@ def idle(age=0.0, expires=1e9, heard=None):
     )
 
 
-def inspect(connections, *, min_size=0, size=None, max_size=10, replacing=0, **options):
+def inspect(
+    connections, *, min_size=0, size=None, max_size=10, replacing=0, connecting=0, **options
+):
     size = len(connections) + replacing if size is None else size
     return housekeeper.inspect(
         connections,
@@ -32,6 +36,7 @@ def inspect(connections, *, min_size=0, size=None, max_size=10, replacing=0, **o
         size=size,
         room=max(0, max_size - size),
         replacing=replacing,
+        connecting=max(connecting, replacing),
         now=NOW,
     )
 
@@ -82,6 +87,11 @@ class TestRound:
         found = inspect(connections, min_size=3, max_size=3)
         assert found.retire == [(connections[0], "max_lifetime")]
 
+    def test_without_room_none_goes_before_the_last_is_replaced(self):
+        connections = [idle(expires=NOW) for _ in range(3)]
+        found = inspect(connections, min_size=4, size=4, max_size=4, connecting=1)
+        assert (found.retire, found.replace) == ([], 0)
+
     def test_without_room_the_idle_stay_at_the_minimum(self):
         assert inspect([idle(61.0)], min_size=1, max_size=1).retire == []
 
@@ -117,6 +127,14 @@ class TestTimes:
     def test_rounds_come_often_enough(self, options, expected):
         assert housekeeper.interval(PoolConfig(**options)) == expected
 
+    @pytest.mark.parametrize(
+        ("expiries", "expected"),
+        [([], 30.0), ([90.0, 12.0], 12.0), ([90.0], 30.0), ([1.0], 3.0), ([-5.0, 20.0], 3.0)],
+    )
+    def test_the_next_round_comes_when_the_first_has_had_its_time(self, expiries, expected):
+        connections = [idle(expires=NOW + seconds) for seconds in expiries]
+        assert housekeeper.next_round(PoolConfig(), connections, NOW) == expected
+
 
 def test_an_idle_connection_is_replaced_when_its_life_is_over(make_pool, primary, app):
     """While it is idle, and its replacement first: the pool is never below its minimum."""
@@ -147,6 +165,40 @@ def test_one_in_use_is_not_cut_when_its_life_is_over(make_pool):
     lease.release()
     assert connection.closed
     assert pool.stats().closed == {"max_lifetime": 2}
+
+
+def test_they_are_replaced_one_by_one_where_all_are_needed(make_pool):
+    """Whether they come home, or are idle; up to the time that is the longest for all."""
+    may_connect, patience = threading.Event(), 5.0
+    may_connect.set()
+
+    def configure(connection: Any) -> None:
+        assert may_connect.wait(patience * 2)
+
+    pool = make_pool(min_size=4, max_size=4, max_lifetime=600.0, configure=configure)
+    pool.open(wait=True, timeout=patience)
+    may_connect.clear()
+    leases = [pool.acquire() for _ in range(4)]
+    for lease in leases:
+        lease.connection._expire_at = 0.0
+    first, second, third, fourth = (lease.connection for lease in leases)
+    leases[0].release()
+    leases[1].release()
+    assert (first.closed, second.closed) == (True, False)
+    leases[2].connection._created_at -= 600.0
+    leases[2].release()
+    assert third.closed
+    pool.keep_house()
+    assert idle_pids(pool) == [second.info.backend_pid]
+    may_connect.set()
+    wait_until(lambda: pool.stats().idle == 3, patience)
+    leases[3].release()
+    assert fourth.closed
+    wait_until(lambda: pool.stats().idle == 4, patience)
+    pool.keep_house()
+    assert second.closed
+    wait_until(lambda: pool.stats().idle == 4, patience)
+    assert pool.stats().closed == {"max_lifetime": 4}
 
 
 def test_a_pool_that_was_full_shrinks_to_its_minimum(make_pool, primary, app):

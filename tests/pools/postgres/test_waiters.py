@@ -18,6 +18,7 @@ from tests.pools.support import PATIENCE, Call, assert_adds_up, pid, queue_up
 
 # A waiter never looks at its lease: the pool does.
 NOBODY: Any = None
+LONG = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def make_waiters(count):
@@ -200,9 +201,11 @@ def test_64_threads_share_8_connections_evenly(make_pool, primary, app):
 
 
 @pytest.mark.core
-def test_no_slot_is_lost_when_a_connection_arrives_as_its_waiter_leaves(make_pool, primary, app):
+@pytest.mark.parametrize("enough", [1500, pytest.param(10_000, marks=LONG)])
+def test_no_slot_is_lost_when_a_connection_arrives_as_its_waiter_leaves(
+    make_pool, primary, app, enough
+):
     pool = make_pool(max_size=2, kwargs={"application_name": app})
-    enough = 1500
     taken, gone, over = [0] * 8, [0] * 8, threading.Event()
 
     def compete(number):
@@ -219,7 +222,7 @@ def test_no_slot_is_lost_when_a_connection_arrives_as_its_waiter_leaves(make_poo
             lease.release()
 
     calls = [Call(compete, number) for number in range(8)]
-    wait_until(lambda: sum(taken) > enough and sum(gone) > enough, 30.0)
+    wait_until(lambda: sum(taken) > enough and sum(gone) > enough, 30.0 * enough / 1500)
     over.set()
     for call in calls:
         call.result()
