@@ -53,7 +53,7 @@ OF_DEPLOYED_DATABASES: Final[tuple[LookAtDatabases, ...]] = (server.timeouts,)
 
 
 def install() -> None:
-    """Register all. To be called once, as Django starts."""
+    """Register all, as Django starts. What is registered already is not a second time."""
     checks.register(_anchored(check_health), TAG)
     checks.register(_anchored(check_routing), TAG)
     checks.register(_anchored(check_hidden_state), TAG, checks.Tags.database)
@@ -67,6 +67,7 @@ def install() -> None:
         checks.register(_as_database_check(ask), TAG, checks.Tags.database, deploy=True)
 
 
+@functools.cache
 def _anchored(check: Callable[..., Iterable[CheckMessage]]) -> Callable[..., list[CheckMessage]]:
     @functools.wraps(check)
     def anchored(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
@@ -75,6 +76,7 @@ def _anchored(check: Callable[..., Iterable[CheckMessage]]) -> Callable[..., lis
     return anchored
 
 
+@functools.cache
 def _as_check(look: Look) -> Callable[..., list[CheckMessage]]:
     def check(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
         return with_anchors(look())
@@ -83,6 +85,7 @@ def _as_check(look: Look) -> Callable[..., list[CheckMessage]]:
     return check
 
 
+@functools.cache
 def _as_database_check(look: LookAtDatabases) -> Callable[..., list[CheckMessage]]:
     def check(
         app_configs: Any = None, databases: Collection[str] | None = None, **kwargs: Any

@@ -8,6 +8,7 @@ import re
 from django.core import checks
 from django.core.checks import CheckMessage
 
+from django_poolkit.checks import registered
 from django_poolkit.checks.anchors import PAGE, anchor, with_anchors
 from tests.docs_support import ROOT, headings
 from tests.test_architecture import modules, tree_of
@@ -53,3 +54,9 @@ def test_hints_end_with_the_anchor() -> None:
         "See docs/reference/checks.md#poolkiti001.",
         None,
     ]
+
+
+def test_an_app_that_starts_again_has_no_check_twice() -> None:
+    before = set(checks.registry.registry.get_checks(include_deployment_checks=True))
+    registered.install()
+    assert set(checks.registry.registry.get_checks(include_deployment_checks=True)) == before

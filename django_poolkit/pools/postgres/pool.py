@@ -306,7 +306,6 @@ class ConnectionPool(Steering):
             self.statements.recorder.forget()
         self._lock = threading.RLock()
         self._pool = deque()
-        self._resting = {}
         self._orphans = deque()
         self._adopting = False
         self._waiting = Lanes() if self._shares else Waiters()
