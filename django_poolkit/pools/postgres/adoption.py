@@ -99,7 +99,7 @@ class Adoption(Release):
                 self.adopt_orphans()
 
     def _needs_work(self, lease: Lease) -> bool:
-        connection = lease.connection
+        connection = lease.held
         if connection is None or lease.released or self._closed:
             return False
         if self.config.verify_state or not reset.at_rest(connection):
@@ -113,8 +113,8 @@ class Adoption(Release):
             return
         try:
             if lease.released:  # an interrupt hit its release half way
-                self._settle(lease, lease.connection, "interrupted")
-            elif lease.connection is None:  # it died with its owner, and closed itself
+                self._settle(lease, lease.held, "interrupted")
+            elif lease.held is None:  # it died with its owner, and closed itself
                 self._claim(lease)
                 self._settle(lease, None, "lost")
             elif cause == "discard" or self._closed:
@@ -127,7 +127,7 @@ class Adoption(Release):
             self._forsake(lease)
 
     def _forsake(self, lease: Lease) -> None:
-        connection = lease.connection
+        connection = lease.held
         lease.released = True
         lease._connection = None
         if connection is not None:

@@ -251,7 +251,7 @@ class ConnectionPool(Steering):
 
     @staticmethod
     def _entrust(lease: Lease) -> PoolConnection:
-        connection: PoolConnection = lease.connection
+        connection: PoolConnection = lease.held
         # The caller holds the connection and nothing else: so it owns the lease, not the
         # other way round, or neither would ever be missed.
         # In this order: an interrupt in between must leave no cycle that hides both.
@@ -288,7 +288,7 @@ class ConnectionPool(Steering):
         leases = [lease for ref in list(self._ledger.live.values()) if (lease := ref())]
         leases += [lease for lease, _ in self._orphans]
         for lease in leases:
-            if (connection := lease.connection) is not None:
+            if (connection := lease.held) is not None:
                 inherited.append(connection)
                 connection._parked = True
             lease.released = True

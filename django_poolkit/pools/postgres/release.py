@@ -60,7 +60,7 @@ class Release(Cleaning):
         if self._inside == get_ident():
             self._orphans.append((lease, "release"))
             return
-        connection = lease.connection
+        connection = lease.held
         if lease.released or connection is None:
             raise LeaseReleased(f"this lease of pool {self.name!r} has been released already")
         reason = "pool_closed" if self._closed else reset.hopeless(connection, lease)
@@ -143,7 +143,7 @@ class Release(Cleaning):
         if self._inside == get_ident():
             self._orphans.append((lease, "discard"))
             return
-        connection = lease.connection
+        connection = lease.held
         self._claim(lease)
         self._settle(lease, connection, "discarded")
 
