@@ -6,6 +6,7 @@ then takes back what was left.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -14,17 +15,23 @@ from contextlib import suppress
 from weakref import ref
 
 from django_poolkit.pools.errors import PoolWarning, SessionStateLeft
-from django_poolkit.pools.lease import Lease, acquired_at
+from django_poolkit.pools.lease import Lease, acquired_at, format_stack
 from django_poolkit.pools.ledger import describe
 from django_poolkit.pools.postgres import reset
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.release import Release
 from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.state import Orphan
+from django_poolkit.pools.postgres.task_wait import abandon
+
+logger = logging.getLogger("django_poolkit.pool")
 
 
 class Adoption(Release):
     """Takes back what finalizers could only report. `ConnectionPool` is the whole."""
+
+    _lends_to_tasks = False
+    """Whether a task has ever acquired."""
 
     def lost(self, lease: Lease) -> None:
         """Take note of a lease that was dropped. Called by its finalizer, on any thread."""
@@ -57,6 +64,8 @@ class Adoption(Release):
 
         Who is not patient, as one who acquires, leaves to a worker what needs a round trip.
         """
+        if self._lends_to_tasks:
+            self._reclaim()
         leaked: list[tuple[Lease, float]] = []
         left: list[Orphan] = []
         while self._orphans:
@@ -86,6 +95,30 @@ class Adoption(Release):
         # Last, because a filter may turn a warning into an exception.
         for lease, seconds in leaked:
             self._warn_of_leak(lease, seconds)
+
+    def _reclaim(self) -> None:
+        """Take back what tasks have of which the event loop was closed: they never run again."""
+        for lease in self._of_closed_loops():
+            seconds, connection = lease.seconds(), lease.held
+            if connection is not None:
+                connection._waited_on = 0
+                abandon(connection)
+            with suppress(LeaseReleased):  # another thread was faster
+                self.discard(lease)
+                logger.warning("pool=%s event=reclaimed reason=loop_closed", self.name)
+                self._count_leaks(1)
+                self.events.tell(
+                    "lease_leaked", pool=self.name, kind="dropped", seconds=seconds,
+                    thread=lease.thread, where=None, stack=format_stack(lease.stack),
+                )  # fmt: skip
+
+    @critical
+    def _of_closed_loops(self) -> list[Lease]:
+        return [
+            lease
+            for lease in self._ledger.leases_locked()
+            if lease.loop is not None and lease.loop.is_closed() and not lease.released
+        ]
 
     def _call_adopter(self) -> None:
         """Have a worker take back what is left."""

@@ -158,7 +158,10 @@ class Release(Cleaning):
 
     def _close_for(self, connection: PoolConnection, reason: str) -> None:
         """Close a connection that has been counted out for `reason`."""
-        self._close_connection(connection)
+        if connection._waited_on:  # by a task that shares it, which closes it when it has seen that
+            connection.cut_off()
+        else:
+            self._close_connection(connection)
         self.events.tell("connection_closed", pool=self.name, reason=reason)
 
     @critical

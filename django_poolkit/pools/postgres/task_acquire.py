@@ -53,7 +53,7 @@ class TaskAcquire(Acquire):
             raise self._no_finalizer()
         stack = self._take_stack(depth, skip + 1) if started >= self._stack_due else ()
         lease = kind(self, self._ledger.new_key(), stack)
-        lease.loop = asyncio.get_running_loop()
+        lease.loop, self._lends_to_tasks = asyncio.get_running_loop(), True
         if (task := asyncio.current_task()) is not None:
             lease.task = ref(task)
         try:

@@ -10,6 +10,7 @@ import pytest
 import uvloop
 
 from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.testing import Node
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import PATIENCE
 
@@ -50,12 +51,19 @@ async def queued(pool: ConnectionPool, work: Awaitable[T]) -> asyncio.Future[T]:
     return task
 
 
-def running(pool: ConnectionPool, primary: Any, app: str) -> list[str]:
+def running(primary: Node, app: str) -> list[str]:
     """Return the statements that run on the server in sessions of a name."""
     rows = primary.execute(
         f"SELECT query FROM pg_stat_activity WHERE state = 'active' AND application_name = '{app}'"
     )
     return [row[0] for row in rows]
+
+
+async def until_runs(primary: Node, app: str, text: str = "pg_sleep", count: int = 1) -> None:
+    """Wait until statements run on the server."""
+    await asyncio.to_thread(
+        wait_until, lambda: sum(text in each for each in running(primary, app)) >= count
+    )
 
 
 def assert_quiet(pool: ConnectionPool) -> None:

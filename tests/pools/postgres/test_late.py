@@ -279,7 +279,7 @@ def test_psycopg_has_what_is_told_by_its_name():
     from psycopg import Connection, Cursor, ServerCursor, _copy, _pipeline, generators
 
     owners = (Connection, Cursor, ServerCursor, _copy.Copy, _pipeline.Pipeline, generators)
-    for name in (*late.ENDINGS, *late._READS, "_commit_gen", "_execute_gen"):
+    for name in (*late.ENDINGS, *late.READS, "_commit_gen", "_execute_gen"):
         assert any(hasattr(owner, name) for owner in owners), name
     assert "exc_type" in psycopg.Transaction._exit_gen.__code__.co_varnames
     assert "query" in Cursor._execute_gen.__code__.co_varnames

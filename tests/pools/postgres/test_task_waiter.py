@@ -7,9 +7,10 @@ import threading
 from typing import Any
 
 import pytest
+from psycopg import waiting
 
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres import ConnectionPool, probe
+from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.errors import (
     PoolClosed,
     PoolDeadlock,
@@ -317,20 +318,20 @@ class TestCancelled:
         async def main():
             pool.release(await plain(pool))
             begun = asyncio.Event()
-            real = probe.waiting.wait_async
+            real = waiting.wait_async
 
             async def slow(*args, **kwargs):
                 begun.set()
                 await asyncio.sleep(60.0)
                 return await real(*args, **kwargs)
 
-            monkeypatch.setattr(probe.waiting, "wait_async", slow)
+            monkeypatch.setattr(waiting, "wait_async", slow)
             task = asyncio.ensure_future(plain(pool))
             await begun.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            monkeypatch.setattr(probe.waiting, "wait_async", real)
+            monkeypatch.setattr(waiting, "wait_async", real)
             pool.release(await plain(pool, 10.0))
 
         run_on_each(main)
