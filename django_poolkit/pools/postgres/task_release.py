@@ -10,6 +10,7 @@ from collections.abc import Generator
 from time import monotonic
 from typing import Any, Final
 
+import psycopg
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.lease import STACK_DEPTH, Lease
@@ -96,10 +97,35 @@ class Leasing:
             # Nothing is to be committed where nothing is open.
             waits = kind is None or not issubclass(kind, GeneratorExit)
             if waits and lease.connection.pgconn.transaction_status != _IDLE:
-                await lease.connection.__aexit__(kind, *error)
+                await _end_block(lease.connection, kind, *error)
         finally:
             if not lease.released:
                 await self._pool.end_in_task(lease, kind)
+
+
+async def _end_block(connection: Any, kind: type[BaseException] | None, *error: Any) -> None:
+    """Commit or roll back, as psycopg does, unless a stream was left half way.
+
+    That one has the connection's lock until it is closed: by the loop, as soon as nobody knows it
+    any more; never, where somebody keeps it. Raises psycopg.OperationalError for a transaction
+    that cannot be committed.
+    """
+    until = monotonic() + late.GRACE
+    while _left_half_way(connection):
+        if monotonic() > until:
+            if kind is None and not connection.autocommit:
+                raise psycopg.OperationalError(
+                    "a stream was left half way, so the transaction of this block could not be "
+                    "committed: read it to its end, or close it, as contextlib.aclosing() does"
+                )
+            return
+        await asyncio.sleep(_LOOK)
+    await connection.__aexit__(kind, *error)
+
+
+def _left_half_way(connection: Any) -> bool:
+    runs = connection.pgconn.transaction_status == _ACTIVE
+    return runs and connection.lock.locked() and not connection._waited_on
 
 
 class TaskRelease(TaskAcquire):

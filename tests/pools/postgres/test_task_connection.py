@@ -330,6 +330,8 @@ class TestAfterTheRelease:
         pool = make_pool(max_size=1)
 
         async def main():
+            async with pool.alease():
+                pass  # so that the next is idle: no worker hands it over, and looks at it yet
             connection = (await pool.alease()).connection
             with pytest.raises(LeaseReleased, match="has been dropped"):
                 connection.cursor()
