@@ -117,7 +117,9 @@ class Adoption(Release):
         return [
             lease
             for lease in self._ledger.leases_locked()
-            if lease.loop is not None and lease.loop.is_closed() and not lease.released
+            if lease.loop is not None
+            and lease.loop.is_closed()
+            and not (lease.released or lease.lost)  # which is among the orphans
         ]
 
     def _call_adopter(self) -> None:

@@ -10,8 +10,10 @@ import asyncio
 from _thread import get_ident
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from weakref import ref
+
+from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.lease import STACK_DEPTH, Lease, Stack
 from django_poolkit.pools.postgres import probe
@@ -21,6 +23,8 @@ from django_poolkit.pools.postgres.growth import FIRST_PAUSE, Attempt
 from django_poolkit.pools.postgres.shell import critical
 from django_poolkit.pools.postgres.steadfast import in_thread, steadfast
 from django_poolkit.pools.postgres.task_waiter import Round, TaskWaiter
+
+_IDLE: Final = int(TransactionStatus.IDLE)  # to compare with an enumeration's member is dearer
 
 L = TypeVar("L", bound=Lease)
 
@@ -59,8 +63,10 @@ class TaskAcquire(Acquire):
         try:
             if self._shares is not None:
                 lease.share = self._shares.of_caller()
-            lease.patience = patience
-            await self._find_living_in_task(lease, started, timeout)
+            connection = self._lend_idle_one(lease, started)
+            if connection is None or not self._is_quiet(connection, started):
+                lease.patience = patience
+                await self._find_living_in_task(lease, connection, started, timeout)
             if self.events.of_leases:
                 self.events.tell("lease_acquired", pool=self.name, waited=monotonic() - started)
             return lease
@@ -68,14 +74,48 @@ class TaskAcquire(Acquire):
             self._not_acquired(lease, error, started)
             raise
 
+    def _lend_idle_one(self, lease: Lease, started: float) -> PoolConnection | None:
+        """Return an idle connection as `acquire()` takes it, None where it has to be queued for."""
+        with self._lock:
+            before, self._inside = self._inside, get_ident()
+            try:
+                if (
+                    not self._pool
+                    or self._waiting.queue
+                    or self._paused_until
+                    or self._orphans
+                    or lease.share is not None
+                ):
+                    return None
+                connection = self._pool.pop()
+                self._lend_locked(lease, connection, started)
+                return connection
+            finally:
+                self._inside = before
+
+    def _is_quiet(self, connection: PoolConnection, now: float) -> bool:
+        """Return whether it is handed out as it is: at rest, and heard of just now."""
+        return (
+            self.config.check is None
+            and now - connection._used_at <= self.config.bypass
+            and connection.pgconn.transaction_status == _IDLE
+            and (poller := connection._poller) is not None
+            and not poller.poll(0)
+        )
+
     async def _find_living_in_task(
-        self, lease: Lease, started: float, seconds: float | None
+        self,
+        lease: Lease,
+        connection: PoolConnection | None,
+        started: float,
+        seconds: float | None,
     ) -> None:
         """Do as `_find_living()`."""
         allowed = self._allowed(seconds, started)
         again, pause = False, FIRST_PAUSE / 2
         while True:
-            connection = await self._take_in_task(lease, started, allowed, again)
+            if connection is None:
+                connection = await self._take_in_task(lease, started, allowed, again)
             found = await probe.look_on_loop(
                 connection, bypass=self.config.bypass, timeout=self._for_probe(started + allowed)
             )
@@ -88,7 +128,7 @@ class TaskAcquire(Acquire):
                     return
             new = connection._used_at == connection._created_at
             self._evict(lease, connection, str(reason))
-            again = True
+            again, connection = True, None
             if new and reason == "check_failed":
                 left = started + allowed - monotonic()
                 pause = min(self.config.reconnect_cap, pause * 2)

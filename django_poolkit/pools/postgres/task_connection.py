@@ -9,8 +9,10 @@ from weakref import ref
 
 import psycopg
 from psycopg.adapt import AdaptersMap
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.waiting import wait_async
 
+from django_poolkit.pools.deadline import current
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import commit, task_wait
 from django_poolkit.pools.postgres.connection import PoolConnection
@@ -19,6 +21,7 @@ from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.task_cursor import counterpart, leased_for_tasks
 
 _INTERVAL: Final = 0.1  # psycopg's own
+_OK: Final = ConnStatus.OK
 _IDLE: Final = TransactionStatus.IDLE
 
 
@@ -78,7 +81,10 @@ class TaskConnection(psycopg.AsyncConnection[Any]):
         client, server = self._bound
         if self.cursor_factory is not client or self.server_cursor_factory is not server:
             self._bind()
-        return super().cursor(*args, **kwargs)
+        if args or kwargs or self.pgconn.status != _OK:
+            return super().cursor(*args, **kwargs)
+        # Every statement passes here: psycopg's own comes to the same.
+        return self.cursor_factory(self, row_factory=self.row_factory)
 
     def _bind(self) -> None:
         preparing = self._plans is not None
@@ -99,7 +105,15 @@ class TaskConnection(psycopg.AsyncConnection[Any]):
         lease = self._lease()  # held by this frame: it is not dropped under one who waits
         self._waited_on += 1
         try:
-            return await task_wait.wait(self, gen, interval, timeout)
+            if (deadline := current()) is None:
+                return await wait_async(gen, self.pgconn.socket, interval, timeout)
+            return await task_wait.until(self, gen, timeout, deadline)
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            await task_wait.leave(self, gen)
+            raise
+        except GeneratorExit:  # nobody may wait any more: the task is thrown away
+            task_wait.abandon(self)  # type: ignore[arg-type]
+            raise
         finally:
             self._waited_on -= 1
             if lease.released and not self._waited_on:

@@ -6,6 +6,7 @@ A release is steadfast: whoever is cancelled in it is told when the connection i
 from __future__ import annotations
 
 import asyncio
+from _thread import get_ident
 from collections.abc import Generator
 from time import monotonic
 from typing import Any, Final
@@ -21,7 +22,7 @@ from django_poolkit.pools.postgres.steadfast import in_thread, steadfast
 from django_poolkit.pools.postgres.task_acquire import TaskAcquire
 from django_poolkit.pools.postgres.task_connection import TaskConnection
 
-_IDLE: Final = TransactionStatus.IDLE
+_IDLE: Final = int(TransactionStatus.IDLE)  # to compare with an enumeration's member is dearer
 _ACTIVE: Final = TransactionStatus.ACTIVE
 # Seconds between two looks whether those who share a connection have let go of it.
 _LOOK: Final = 0.005
@@ -85,13 +86,13 @@ class Leasing:
         return self._pool.aacquire(self._seconds).__await__()
 
     async def __aenter__(self) -> Any:
-        lease = self._lease = await self._pool.aacquire(self._seconds)
+        lease = self._lease = await self._pool.acquire_as(TaskLease, self._seconds)
         lease.in_block = True
         return lease.connection
 
     async def __aexit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         lease, self._lease = self._lease, None
-        if lease is None or lease.released:
+        if lease is None or lease.released or (kind is None and self._pool.ends_quietly(lease)):
             return
         try:
             # Nothing is to be committed where nothing is open.
@@ -164,10 +165,32 @@ class TaskRelease(TaskAcquire):
         connection: PoolConnection | None = lease.held
         if lease.released or connection is None:
             raise LeaseReleased(f"this lease of pool {self.name!r} has been released already")
+        if self.ends_quietly(lease):
+            return
         if self._goes_at_once(lease, connection):
             self.release(lease)
         else:
             await steadfast(self._release_slowly(lease, connection))
+
+    def ends_quietly(self, lease: Lease) -> bool:
+        """Give back a connection where nothing is to be done, as `release()` finds out."""
+        raw = lease._connection
+        if (
+            lease.dirty is not None
+            or not self._plain_home
+            or (lease.foreign and self.config.reset == "request")
+            or lease.holds
+            or raw._waited_on
+            or raw._pipeline
+            or raw._num_transactions
+            or raw._tpc
+            or raw.pgconn.transaction_status != _IDLE
+            or (lease.ran and raw._baseline.reported_change(raw))
+            or self._inside == get_ident()
+        ):
+            return False
+        self._home(lease, raw)
+        return True
 
     async def end_in_task(self, lease: Lease, kind: type[BaseException] | None) -> None:
         """Give back at the end of a block, also of one whose task must not wait any more."""

@@ -8,7 +8,6 @@ that shuts down, waits for it. A commit and a rollback are let end.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections.abc import Generator
@@ -20,7 +19,7 @@ import psycopg
 from psycopg import capabilities, generators, waiting
 from psycopg.pq import TransactionStatus
 
-from django_poolkit.pools.deadline import Deadline, current
+from django_poolkit.pools.deadline import Deadline
 from django_poolkit.pools.postgres import late
 from django_poolkit.pools.postgres.steadfast import in_thread, steadfast
 
@@ -39,30 +38,18 @@ _ACTIVE: Final = TransactionStatus.ACTIVE
 Steps = Generator[Any, Any, Any]
 
 
-async def wait(connection: Any, gen: Steps, interval: float, seconds: float | None) -> Any:
-    """Wait as `psycopg.AsyncConnection.wait()` does, until the deadline at most.
-
-    Whoever is cancelled leaves nothing running. Raises DeadlineExceeded.
-    """
-    try:
-        if (deadline := current()) is None:
-            return await _read(connection, gen, seconds, interval)
-        return await _until(connection, gen, seconds, deadline)
-    except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
-        if connection.pgconn.transaction_status == _ACTIVE:
-            await steadfast(_leave(connection, gen))
-        raise
-    except GeneratorExit:  # nobody may wait any more: the task is thrown away
-        abandon(connection)
-        raise
-
-
 async def _read(
     connection: Any, gen: Steps, seconds: float | None, interval: float = _INTERVAL
 ) -> Any:
     return await waiting.wait_async(
         gen, connection.pgconn.socket, interval=interval, timeout=seconds
     )
+
+
+async def leave(connection: Any, gen: Steps) -> None:
+    """Leave nothing running, whoever cancels meanwhile: its task has been cancelled."""
+    if connection.pgconn.transaction_status == _ACTIVE:
+        await steadfast(_leave(connection, gen))
 
 
 async def _leave(connection: Any, gen: Steps) -> None:
@@ -141,8 +128,8 @@ def _send_cancel_by_old_means(request: Any) -> None:
         request.cancel()
 
 
-async def _until(connection: Any, gen: Steps, seconds: float | None, deadline: Deadline) -> Any:
-    """Do as `late.wait()`."""
+async def until(connection: Any, gen: Steps, seconds: float | None, deadline: Deadline) -> Any:
+    """Wait until the deadline at most, as `late.wait()` does. Raises DeadlineExceeded."""
     left = deadline.at - monotonic()
     if left > 0:
         if seconds is not None and seconds <= left:

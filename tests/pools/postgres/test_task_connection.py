@@ -81,7 +81,9 @@ class TestVerbs:
         pool = make_pool(max_size=1)
 
         async def main():
-            asyncio.current_task().set_name("reader")
+            task = asyncio.current_task()
+            assert task is not None
+            task.set_name("reader")
             async with pool.alease():
                 return pool.leases()[0]
 
@@ -103,7 +105,7 @@ class TestState:
             run_on_each(main)
             with pool.lease() as connection:
                 assert isinstance(connection, PoolConnection)
-                pids.append(connection.execute("SELECT pg_backend_pid()").fetchone()[0])
+                pids.append(connection.info.backend_pid)
         assert len(set(pids)) == 1
         assert_quiet(pool)
 
