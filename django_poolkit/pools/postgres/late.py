@@ -156,6 +156,7 @@ def _say_failed(connection: PoolConnection, error: BaseException) -> None:
 
 
 def name_of(gen: Generator[Any, Any, Any]) -> str:
+    """Return the name of what psycopg does step by step."""
     return getattr(gen, "__name__", "")
 
 
@@ -165,6 +166,7 @@ def _arguments(gen: Generator[Any, Any, Any]) -> Mapping[str, Any]:
 
 
 def text_of(gen: Generator[Any, Any, Any]) -> str | None:
+    """Return the statement that has not begun, None where it is none, or has no text."""
     query = _arguments(gen).get("query")
     if isinstance(query, bytes):
         return query.decode("latin-1")
@@ -192,6 +194,7 @@ def _begins_with(text: str | None, word: str) -> bool:
 def exceeded(
     connection: PoolConnection, deadline: Deadline, where: str, text: str | None = None
 ) -> DeadlineExceeded:
+    """Return the error for whoever has met a deadline; `where` has a place for the statement."""
     lease = connection._lease_ref()
     if text is None and lease is not None:
         text = lease.statement
