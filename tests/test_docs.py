@@ -381,6 +381,8 @@ def test_python_api_md_has_every_public_name() -> None:
     inner |= {"adopt_while_paused"}
     inner |= {"forget", "lost", "statements", "adopt_orphans", "look_after_waiters"}
     inner |= {"schedule_task", "retire_worker"}
+    # Called by leases of tasks, and by the loops on which they wait.
+    inner |= {"look_after_tasks", "end_in_task", "ends_quietly"}
     # Called by leases of transaction mode, and told by its database wrappers.
     inner |= {"adrift", "count_pin", "greeting", "release_idle"}
     # Told by those who look after a cluster, and read by them.

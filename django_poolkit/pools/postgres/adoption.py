@@ -98,6 +98,7 @@ class Adoption(Release):
 
     def _reclaim(self) -> None:
         """Take back what tasks have of which the event loop was closed: they never run again."""
+        taken = 0
         for lease in self._of_closed_loops():
             seconds, connection = lease.seconds(), lease.held
             if connection is not None:
@@ -105,12 +106,14 @@ class Adoption(Release):
                 abandon(connection)
             with suppress(LeaseReleased):  # another thread was faster
                 self.discard(lease)
-                logger.warning("pool=%s event=reclaimed reason=loop_closed", self.name)
-                self._count_leaks(1)
+                taken += 1
                 self.events.tell(
                     "lease_leaked", pool=self.name, kind="dropped", seconds=seconds,
                     thread=lease.thread, where=None, stack=format_stack(lease.stack),
                 )  # fmt: skip
+        if taken:
+            logger.warning("pool=%s event=loop_closed leases=%d", self.name, taken)
+            self._count_leaks(taken)
 
     @critical
     def _of_closed_loops(self) -> list[Lease]:

@@ -35,7 +35,7 @@ CONNECTION: Final = (
 )  # fmt: skip
 OF_A_TASK: Final = ("lock", "cursor_factory", "server_cursor_factory")
 WAITING: Final = ("wait_async", "wait_conn_async", "wait_conn")
-CONNECTION_METHODS: Final = ("_start_query", "_exec_command")
+CONNECTION_METHODS: Final = ("_start_query", "_exec_command", "_cancel_gen")
 
 
 def missing() -> list[str]:
@@ -51,7 +51,7 @@ def missing() -> list[str]:
     owners: dict[type, tuple[str, ...]] = {
         # The first is overridden by the connection of a prober, the second by every one.
         psycopg.Connection: ("_connect_gen", "_commit_gen", *CONNECTION_METHODS),
-        psycopg.AsyncConnection: ("_commit_gen", "_exec_command", "_cancel_gen", "wait"),
+        psycopg.AsyncConnection: ("_commit_gen", "_exec_command", "wait"),
         psycopg.pq.PGconn: ("_encoding",),
         base.BasePool: ("_jitter", "_set_connection_expiry_date"),
         sched.Scheduler: ("enter",),

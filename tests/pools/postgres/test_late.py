@@ -220,7 +220,7 @@ def test_a_statement_that_ends_at_the_same_moment_keeps_its_result(make_pool, mo
         time.sleep(3 * SHORT)  # meanwhile the statement ends
         return True
 
-    monkeypatch.setattr(late, "_cancel", cancel)
+    monkeypatch.setattr(late, "cancel", cancel)
     with pool.acquire() as connection, deadline(SHORT):
         found = connection.execute("SELECT pg_sleep(%s), 7", [2 * SHORT]).fetchone()
         assert found[1] == 7

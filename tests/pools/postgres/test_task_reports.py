@@ -11,7 +11,7 @@ from django_poolkit.pools.deadline import deadline
 from django_poolkit.pools.errors import SessionStateLeft
 from django_poolkit.pools.postgres.errors import PoolTimeout
 from django_poolkit.pools.share import share
-from tests.pools.postgres.tasks import assert_quiet, queued, run_on_each, until_runs
+from tests.pools.postgres.tasks import assert_quiet, queued, run_on_each, until, until_runs
 
 __all__ = ["run_on_each"]
 
@@ -27,7 +27,7 @@ def test_an_overdue_lease_is_reported_with_its_task(make_pool, run_on_each, capl
     async def main():
         go = asyncio.Event()
         task = asyncio.create_task(dawdle(pool, go), name="slow one")
-        await asyncio.sleep(0.05)
+        await until(lambda: pool.stats().oldest_lease > 0.02)
         await asyncio.to_thread(pool.keep_house)
         go.set()
         await task
