@@ -88,6 +88,7 @@ class TestStatements:
             assert_idle_on_server(primary, app)
 
         run_on_each(main)
+        assert not pool.stats().closed  # it was cleared away to the end
         assert_quiet(pool)
 
     def test_a_timeout_inside_leaves_the_connection_usable(self, pool, primary, app, run_on_each):
@@ -272,9 +273,13 @@ class TestReleases:
                 await until_runs(primary, app)
             else:
                 await until(lambda: lease.held._waited_on == 1)
+            raw = lease.held
             await lease.release()
+            if what != SLEEP:  # its loop still looks at the socket, so that must not be another's
+                assert not raw.closed
             with pytest.raises(psycopg.Error):
                 await task
+            assert raw.closed
             async with pool.alease() as connection:  # a new socket: nobody looks at its number
                 await connection.execute("SELECT 1")
 

@@ -90,6 +90,27 @@ def test_what_a_lease_left_unseen_is_told(make_pool, run_on_each, primary):
     assert_quiet(pool)
 
 
+def test_what_the_server_reports_is_reset(make_pool, run_on_each, primary):
+    primary.execute(
+        "CREATE FUNCTION moves() RETURNS void LANGUAGE sql AS "
+        "$$ SELECT set_config('TimeZone', 'Asia/Tokyo', false) $$"
+    )
+    pool = make_pool(max_size=1, harmless_functions=["moves"])
+
+    async def main():
+        async with pool.alease() as connection:
+            await connection.execute("SELECT moves()")
+        async with pool.alease() as connection:
+            row = await (await connection.execute("SHOW TimeZone")).fetchone()
+            return row[0]
+
+    try:
+        assert run_on_each(main) != "Asia/Tokyo"
+    finally:
+        primary.execute("DROP FUNCTION moves()")
+    assert pool.stats().resets == 1
+
+
 def test_a_forked_child_forgets_what_tasks_had(make_pool, run_on_each):
     pool = make_pool(max_size=1)
 
