@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from django.apps import AppConfig
-from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
 
 from django_poolkit import metrics, registry
-from django_poolkit.checks.health import check_health
-from django_poolkit.checks.hidden_state import check_hidden_state
-from django_poolkit.checks.routing import check_routing
+from django_poolkit.checks import registered as checks
 from django_poolkit.conf.asyncpg import verify_asyncpg
 from django_poolkit.conf.clusters import verify_clusters
 from django_poolkit.conf.control import control_config
@@ -28,18 +28,26 @@ class PoolkitConfig(AppConfig):
 
     def ready(self) -> None:
         """Refuse settings that cannot be honoured, with their path; connect what is to be."""
-        verify_databases()
-        verify_clusters()
-        verify_asyncpg()
-        control_config()
-        verify_client_sessions()
-        lifespan_config()
-        health_config()
-        checks.register(check_health, "poolkit")
-        checks.register(check_routing, "poolkit")
-        checks.register(check_hidden_state, "poolkit", checks.Tags.database)
-        routing.install()
+        checks.install()
+        # `check` is to name all that cannot be honoured, where a start names the first.
+        if registry.process.command.partition(" ")[2] == "check":
+            with suppress(ImproperlyConfigured):
+                routing.install()
+        else:
+            _verify()
+            routing.install()
         events = registry.pools.events
         if join not in events.before_open:
             events.before_open += (join,)
         metrics.install()
+
+
+def _verify() -> None:
+    """Raise ImproperlyConfigured for the first setting that cannot be honoured."""
+    verify_databases()
+    verify_clusters()
+    verify_asyncpg()
+    control_config()
+    verify_client_sessions()
+    lifespan_config()
+    health_config()

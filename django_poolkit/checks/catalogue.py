@@ -130,15 +130,25 @@ class Catalogue:
 
 
 @contextmanager
-def catalogue(alias: str) -> Iterator[Catalogue]:
-    """Look into the database of `alias`, on a connection wrapper of its own, which it closes."""
+def questions(alias: str) -> Iterator[tuple[Any, Any]]:
+    """Yield a cursor of the database of `alias`, with the connection's wrapper.
+
+    The wrapper is one of its own, and closed in the end; what is asked is rolled back.
+    """
     connection = connections[alias].copy()
     try:
         # Its own transaction: whatever the caller has open keeps its timeouts.
         connection.set_autocommit(False)
         with connection.cursor() as cursor:
             cursor.execute(_BOUNDS, [f"{STATEMENT_SECONDS}s"])
-            yield Catalogue(cursor)
+            yield cursor, connection
         connection.rollback()
     finally:
         connection.close()
+
+
+@contextmanager
+def catalogue(alias: str) -> Iterator[Catalogue]:
+    """Look into the database of `alias`, on a connection wrapper of its own, which it closes."""
+    with questions(alias) as (cursor, _):
+        yield Catalogue(cursor)

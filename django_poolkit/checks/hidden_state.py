@@ -12,6 +12,7 @@ from typing import Any, Final
 from django.apps import AppConfig
 from django.core import checks
 from django.core.checks import CheckMessage
+from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, connections
 
 from django_poolkit.backends.postgresql.base import PooledDatabaseWrapperMixin
@@ -59,13 +60,18 @@ def _config(alias: str) -> PoolConfig | None:
     wrapper: Any = connections[alias]
     if not isinstance(wrapper, PooledDatabaseWrapperMixin):
         return None
-    return pool_config(alias, wrapper.settings_dict)
+    try:
+        return pool_config(alias, wrapper.settings_dict)
+    except ImproperlyConfigured:
+        return None  # of which another check speaks
 
 
 def _look(alias: str, config: PoolConfig) -> Iterator[CheckMessage]:
     try:
         with catalogue(alias) as tables:
             found = search(tables, config.harmless_functions)
+    except ImproperlyConfigured:
+        return  # the pool cannot be made, by a setting of which another check speaks
     except Error as error:
         cause = type(error.__cause__ or error).__name__
         yield checks.Info(

@@ -24,14 +24,17 @@ def check_routing(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
 ) -> Iterable[CheckMessage]:
     """Return what is wrong with the clusters. Opens no connection."""
+    unread: list[CheckMessage] = []
     try:
         known = clusters()
     except ImproperlyConfigured as error:
-        return [Error(str(error), id="poolkit.E004")]
+        unread.append(Error(str(error), id="poolkit.E004"))
     try:
         config = routing_config()
     except ImproperlyConfigured as error:
-        return [Error(str(error), id="poolkit.E006")]
+        unread.append(Error(str(error), id="poolkit.E006"))
+    if unread:
+        return unread
     found = [message for cluster in known.values() for message in _transactions(cluster)]
     if any(cluster.replicas for cluster in known.values()):
         for look in (_no_router(), carrying.middleware(), carrying.cookie(config),

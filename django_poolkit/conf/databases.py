@@ -124,13 +124,18 @@ def verify_databases() -> None:
     Raises ImproperlyConfigured for the first that cannot be honoured.
     """
     for alias, database in settings.DATABASES.items():
-        engine = database.get("ENGINE", "")
-        if engine in ENGINES:
-            pool_config(alias, database)
-            hosts_of(alias, database)
-        elif engine.startswith("django.db.backends."):
-            _refuse_hosts(alias, engine, database.get("OPTIONS", {}))
-            _refuse_foreign_engine(alias, engine, database.get("OPTIONS", {}).get("pool"))
+        verify_database(alias, database)
+
+
+def verify_database(alias: str, database: Mapping[str, Any]) -> None:
+    """Check one entry of `DATABASES`, as `verify_databases()` does for all."""
+    engine = database.get("ENGINE", "")
+    if engine in ENGINES:
+        pool_config(alias, database)
+        hosts_of(alias, database)
+    elif engine.startswith("django.db.backends."):
+        _refuse_hosts(alias, engine, database.get("OPTIONS", {}))
+        _refuse_foreign_engine(alias, engine, database.get("OPTIONS", {}).get("pool"))
 
 
 def _refuse_hosts(alias: str, engine: str, options: Mapping[str, Any]) -> None:
@@ -151,7 +156,7 @@ def _refuse_foreign_engine(alias: str, engine: str, pool: object) -> None:
             "reconnect_timeout", "reconnect_failed", "num_workers", "check", "configure", "reset",
             "name", "close_returns",
         }  # fmt: skip
-        known = set(PoolConfig.__dataclass_fields__)
+        known = {"preset", *PoolConfig.__dataclass_fields__}
         ours = sorted(str(key) for key in pool if key in known - theirs)
     if ours or (pool and not pools_there):
         what = f"has options of django_poolkit ({', '.join(ours)})" if ours else "is set"

@@ -33,6 +33,9 @@ class LifespanConfig:
     cut_after: float | None = None
     """Seconds after SIGTERM or SIGINT, after which requests are cut that hold up the server.
     None leaves signals to the server."""
+    killed_after: float = 30.0
+    """Seconds after which whoever stops the process kills it. Changes nothing: a system check
+    goes by it."""
 
 
 _KEYS: Final = tuple(f.name.upper() for f in fields(LifespanConfig))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,3 +55,26 @@ def cache_backend(alias: str) -> str | None:
     """Return the backend of a cache, None where there is no such cache."""
     entry = settings.CACHES.get(alias)
     return None if entry is None else str(entry.get("BACKEND", ""))
+
+
+def asgi_application() -> str | None:
+    """Return the dotted path of the site's ASGI application, None where the settings name none.
+
+    Django has no such setting of its own; Channels, daphne and many a project have it.
+    """
+    path = getattr(settings, "ASGI_APPLICATION", None)
+    return str(path) if path else None
+
+
+def web_workers() -> int | None:
+    """Return how many worker processes serve the site on this host, None where nobody says.
+
+    The variable WEB_CONCURRENCY is what gunicorn, uvicorn and hosting platforms go by.
+    """
+    text = os.environ.get("WEB_CONCURRENCY", "").strip()
+    return int(text) if text.isdecimal() and int(text) > 0 else None
+
+
+def default_sslmode() -> str | None:
+    """Return which sslmode libpq takes where the settings name none, None for its own default."""
+    return os.environ.get("PGSSLMODE") or None

@@ -54,13 +54,18 @@ def verify() -> None:
 
     Raises ImproperlyConfigured for the first value that cannot be honoured.
     """
-    configs = [http_config(name) for name in http_names()]
-    if configs and find_spec("aiohttp"):
+    for name in http_names():
+        verify_one(name)
+
+
+def verify_one(name: str) -> None:
+    """Check one client session of `POOLKIT["HTTP"]`, as `verify()` does for all."""
+    config = http_config(name)
+    if find_spec("aiohttp"):
         _require_aiohttp()
         from django_poolkit.http import options
 
-        for config in configs:
-            options.read(config)
+        options.read(config)
 
 
 def _make(name: str) -> SharedClientSession:

@@ -38,6 +38,14 @@ def directory() -> Path | None:
     return Path(named) if named else None
 
 
+def is_too_late() -> bool:
+    """Tell whether the folder was named after prometheus_client had been imported.
+
+    It decides at its import whether figures go into files.
+    """
+    return directory() is not None and not getattr(values.ValueClass, "_multiprocess", False)
+
+
 class Writer:
     """Writes what `readings` say into the files of prometheus_client, from a thread of its own."""
 
@@ -71,7 +79,7 @@ class Writer:
         """Begin to write, unless this process does so already. Called before a pool opens."""
         if self._thread is not None or self._end.is_set() or directory() is None:
             return
-        if not getattr(values.ValueClass, "_multiprocess", False):
+        if is_too_late():
             self._complain(
                 "event=multiprocess_off PROMETHEUS_MULTIPROC_DIR was set after prometheus_client "
                 "had been imported, so that no figure of this process reaches a scrape: set it "

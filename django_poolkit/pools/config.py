@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, get_args
 
 from django_poolkit.pools import credentials as supplied
 from django_poolkit.pools.errors import PoolConfigError
+from django_poolkit.pools.presets import applied
 
 ResetPolicy = Literal["dirty", "request", "always"]
 Mode = Literal["session", "transaction"]
@@ -127,11 +128,14 @@ class PoolConfig:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], *, path: str = "pool") -> PoolConfig:
-        """Read the options as users write them.
+        """Read the options as users write them; what a `preset` stands for is filled in.
 
         `path` names the place of the mapping in every error. Raises PoolConfigError.
         """
-        values = dict(options)
+        try:
+            values = applied(options)
+        except PoolConfigError as error:
+            raise PoolConfigError(f"{path}{error}") from None
         guards: dict[str, str | int] = {}
         for key in (*SERVER_GUARDS, *LIBPQ_GUARDS):
             if key in values:
@@ -149,7 +153,7 @@ class PoolConfig:
             values["reset"] = "dirty"  # what may leave state behind is pinned, and so told apart
         known = {f.name for f in fields(cls)} - {"guards", "reset_callback"}
         for key in values.keys() - known - {"reset_callback"}:
-            raise PoolConfigError(_unknown(key, known, path))
+            raise PoolConfigError(_unknown(key, known | {"preset"}, path))
         if "reset_callback" in options:
             raise PoolConfigError(_unknown("reset_callback", known, path))
         try:

@@ -33,7 +33,9 @@ class Home(Protocol):
     greeting: object
 
     def release(self, lease: Lease) -> None: ...
-    def release_idle(self, lease: Lease) -> None: ...
+    def rest(self, lease: Lease) -> bool: ...
+    def rouse(self, lease: Lease, depth: int, skip: int) -> bool: ...
+    def end_rest(self, lease: Lease) -> None: ...
     def discard(self, lease: Lease) -> None: ...
     def lost(self, lease: Lease) -> None: ...
     def adrift(self, lease: Lease) -> None: ...
@@ -162,6 +164,8 @@ class Lease:
     """Leads to what it was acquired for."""
     overdue = False
     """Whether it has been reported as held for too long."""
+    listed = False
+    """Whether its key has been told to somebody, who may want to kill what it was."""
     lost = False
     """Whether it was dropped instead of being released, and waits to be taken back."""
     pinned: str | None = None
@@ -200,6 +204,10 @@ class Lease:
         """Leads to who gives it back as soon as it is idle; None for one that is held on to."""
         self.cursors = 0
         """Open cursors, and those in `gone`. Counted for a keeper, by the owner alone."""
+        self.turn = 0
+        """Number of the present turn, or of the next one while it rests."""
+        self.turns: list[float] = []
+        """Seconds of each turn before the present one, of a lease that rested in between."""
         self.gone: list[None] = []
         """One entry for each cursor that another thread closed, as its garbage collector may."""
         self.released = False

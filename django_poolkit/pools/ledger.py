@@ -9,12 +9,15 @@ import itertools
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from operator import attrgetter
 from time import monotonic
 from typing import Any
 
 from django_poolkit.pools.lease import Lease, format_stack
 from django_poolkit.pools.statement_kinds import verb_of
 from django_poolkit.pools.stats import Histogram, LeaseStats
+
+_since = attrgetter("since")
 
 
 class Ledger:
@@ -51,9 +54,25 @@ class Ledger:
             return False
         if self.reported:
             self.reported.discard(lease.key)
+        self.count_turns(lease)
         self.use.observe(now - lease.since)
-        self.settled_at = now
+        self.settled_at = max(self.settled_at, now)
         return True
+
+    def count_turns(self, lease: Lease) -> None:
+        """Enter the turns of a lease that are over: each was acquired, and used, by itself.
+
+        Its owner may add one meanwhile. Called under the lock.
+        """
+        turns = lease.turns
+        while turns:
+            self.use.observe(turns.pop())
+            self.acquired += 1
+
+    def count_turns_locked(self) -> None:
+        """Enter those of all live leases."""
+        for lease in self.leases_locked():
+            self.count_turns(lease)
 
     def revoke_locked(self, lease: Lease) -> None:
         """Undo `lend_locked`: what was lent turned out to be of no use. The lease goes on."""
@@ -65,18 +84,12 @@ class Ledger:
 
     def oldest_locked(self, now: float) -> float:
         """Return the age of the oldest lease in seconds, 0.0 where there is none."""
-        # Leases are entered in the order in which they begin, and a dict keeps it.
-        for reference in self.live.values():
-            if (lease := reference()) is not None:
-                return now - lease.since
-        return 0.0
+        return now - min((lease.since for lease in self.leases_locked()), default=now)
 
     def standstill_locked(self, now: float) -> float:
         """Return the seconds since a lease began or ended, 0.0 where nothing is leased."""
-        for reference in reversed(self.live.values()):
-            if (lease := reference()) is not None:
-                return now - max(lease.since, self.settled_at)
-        return 0.0
+        newest = max((lease.since for lease in self.leases_locked()), default=None)
+        return 0.0 if newest is None else now - max(newest, self.settled_at)
 
     def overdue_locked(self, after: float, now: float) -> list[Lease]:
         """Return the leases held for longer than `after` seconds, each one only once."""
@@ -106,7 +119,8 @@ class Ledger:
 
     def leases_locked(self) -> list[Lease]:
         """Return the live leases, oldest first."""
-        return [lease for reference in self.live.values() if (lease := reference()) is not None]
+        live = [lease for reference in self.live.values() if (lease := reference()) is not None]
+        return sorted(live, key=_since)  # of a lease that rested, the present turn's begin
 
 
 def describe(lease: Lease) -> LeaseStats:

@@ -408,6 +408,10 @@ def databases(engine: str, **entry: Any) -> dict[str, Any]:
             databases("django.db.backends.postgresql", OPTIONS={"pool": {"mode": "session"}}),
             r"options of django_poolkit \(mode\).*Set ENGINE to 'django_poolkit",
         ),
+        (
+            databases("django.db.backends.postgresql", OPTIONS={"pool": {"preset": "api"}}),
+            r"options of django_poolkit \(preset\).*Set ENGINE to 'django_poolkit",
+        ),
     ],
 )
 def test_django_refuses_to_start_on_settings_that_cannot_be_honoured(

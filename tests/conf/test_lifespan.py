@@ -32,6 +32,7 @@ def test_what_holds_where_nothing_is_set():
         drain_timeout=5.0,
         resource_stop_timeout=3.0,
         cut_after=None,
+        killed_after=30.0,
     )
 
 
@@ -45,6 +46,7 @@ def test_what_is_set_holds():
         "DRAIN_TIMEOUT": 0,
         "RESOURCE_STOP_TIMEOUT": 0.5,
         "CUT_AFTER": 4,
+        "KILLED_AFTER": 40,
     }
     assert config_of(section) == LifespanConfig(
         resources=("shop.resources.redis", "shop.search.index"),
@@ -55,6 +57,7 @@ def test_what_is_set_holds():
         drain_timeout=0.0,
         resource_stop_timeout=0.5,
         cut_after=4.0,
+        killed_after=40.0,
     )
 
 

@@ -18,7 +18,7 @@ class Pool:
     """A pool whose figures are made up."""
 
     def __init__(self) -> None:
-        self.acquired = self.waited = self.timeouts = 0
+        self.acquired = self.waited = self.timeouts = self.refused = 0
         self.wait, self.use = Histogram(), Histogram()
 
     def lease(self, count: int, *, wait: float = 0.0, use: float = 0.001) -> None:
@@ -32,6 +32,7 @@ class Pool:
     def stats(self) -> PoolStats:
         return make_stats(
             acquired=self.acquired, waited=self.waited, timeouts=self.timeouts,
+            too_many_waiters=self.refused,
             wait=self.wait.snapshot(), use=self.use.snapshot(),
         )  # fmt: skip
 
@@ -93,6 +94,57 @@ def test_what_is_older_than_the_window_is_forgotten(pool, clock):
     assert found["use"]["p99"] == 0.0025
 
 
+def test_what_was_asked_for_is_told_for_each_stretch_in_vain_or_not(pool, clock):
+    recent = Recent()
+    recent.sample()
+    for count, lost in ((10, 0), (40, 5)):
+        clock.now += 5.0
+        pool.lease(count)
+        pool.timeouts += lost
+        pool.refused += lost
+        recent.sample()
+    clock.now += 2.0
+    pool.lease(6)
+    assert of(recent, pool)["asked"] == [(5.0, 2.0), (5.0, 10.0), (2.0, 3.0)]
+
+
+def test_a_stretch_too_short_for_a_rate_goes_with_the_one_beside_it(pool, clock):
+    recent = Recent()
+    recent.sample()
+    clock.now += 0.25
+    pool.lease(5)
+    recent.sample()
+    clock.now += 3.75
+    pool.lease(15)
+    recent.sample()
+    clock.now += 0.5
+    pool.lease(7)
+    assert of(recent, pool)["asked"] == [(4.5, 6.0)]
+
+
+def test_before_the_first_sample_there_is_one_stretch(pool):
+    pool.lease(6)
+    assert of(Recent(), pool)["asked"] == [(3.0, 2.0)]
+
+
+def test_the_stretches_are_as_many_as_samples_fit_into_the_window(pool, clock):
+    recent = Recent()
+    for _ in range(100):
+        recent.sample()
+        clock.now += 5.0
+    assert len(of(recent, pool)["asked"]) <= WINDOW / 5.0
+
+
+def test_the_seconds_that_were_held_in_the_window_are_told(pool, clock):
+    recent = Recent()
+    pool.lease(3, use=2.0)
+    recent.sample()
+    clock.now += 5.0
+    pool.lease(4, wait=0.5, use=0.25)
+    found = of(recent, pool)
+    assert (found["use"]["sum"], found["wait"]["sum"]) == (1.0, 2.0)
+
+
 def test_who_did_not_queue_waited_no_time(pool):
     pool.lease(95)
     pool.lease(5, wait=0.2)
@@ -104,7 +156,8 @@ def test_who_did_not_queue_waited_no_time(pool):
 
 def test_a_quantile_of_nothing_and_one_beyond_the_buckets_are_none(pool):
     assert of(Recent(), pool)["use"] == {
-        "count": 0, "counts": (0,) * (len(BUCKETS) + 1), "p50": None, "p95": None, "p99": None,
+        "count": 0, "counts": (0,) * (len(BUCKETS) + 1), "sum": 0.0,
+        "p50": None, "p95": None, "p99": None,
     }  # fmt: skip
     pool.lease(1, use=31.0)
     use = of(Recent(), pool)["use"]

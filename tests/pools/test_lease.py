@@ -27,7 +27,13 @@ class Home:
     def count_pin(self, reason):
         raise NotImplementedError
 
-    def release_idle(self, lease):
+    def rest(self, lease):
+        raise NotImplementedError
+
+    def rouse(self, lease, depth, skip):
+        raise NotImplementedError
+
+    def end_rest(self, lease):
         raise NotImplementedError
 
     def release(self, lease):

@@ -18,8 +18,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from operator import methodcaller
 from time import monotonic
 from types import FrameType
@@ -59,10 +58,6 @@ def _prepares(frame: FrameType) -> bool:
     return frame.f_globals.get("__name__") in _PREPARING
 
 
-class _Hand:
-    """Pins for as long as it lives: so an interrupt of whoever lets go lets go as well."""
-
-
 class HoldingMixin(GreetingMixin):
     """Takes a lease when it is needed, and gives it back when it is not."""
 
@@ -74,6 +69,7 @@ class HoldingMixin(GreetingMixin):
         self._met = False  # whether Django's ensure_connection() has been passed since then
         self._wanted = False  # whether who connects goes on to use the lease
         self._steady: ConnectionPool | None = None
+        self._last: Lease | None = None  # the one before, which may rest in its pool
         self._me: weakref.ref[HoldingMixin] | None = None
         super().__init__(*args, **kwargs)
 
@@ -198,9 +194,16 @@ class HoldingMixin(GreetingMixin):
     def _take(self, between: int = 0) -> Lease:
         pool, self._steady = self._steady, None  # the settings may change before a second try
         lease: Lease | None = None
+        last, self._last = self._last, None
         try:
             try:
-                if pool is None:
+                if (
+                    last is not None
+                    and last.pool is pool
+                    and last.pool.rouse(last, _DEPTH, _SKIPPED + between)
+                ):
+                    lease = last
+                elif pool is None:
                     lease = self._lease_from(self._found(), _DEPTH, _SKIPPED + 1 + between)
                 else:
                     lease = pool.acquire(depth=_DEPTH, skip=_SKIPPED + between)
@@ -211,6 +214,8 @@ class HoldingMixin(GreetingMixin):
                 raise
             if self._host is None and not self._reroutes:
                 self._steady = lease.pool  # type: ignore[assignment]
+            if last is not lease and last is not None:
+                last.pool.end_rest(last)
             lease.keeper = self._me
             self._take_over(lease)
             raw = self._raw = lease._connection
@@ -241,7 +246,8 @@ class HoldingMixin(GreetingMixin):
         if lease.committed or lease.wrote:
             self._note_end(lease, scope)
         try:
-            lease.pool.release_idle(lease)
+            if lease.pool.rest(lease):
+                self._last = lease
         except Exception:
             with self.wrap_database_errors:
                 raise
@@ -280,30 +286,6 @@ class HoldingMixin(GreetingMixin):
         if lease.new_types:
             lease.pool.greeting = object()
         super()._end(lease, scope)
-
-    @contextmanager
-    def pinned(self) -> Iterator[None]:
-        """Hold one connection for the length of a `with` block, from its first statement on.
-
-        At the end it is reset, also of what no statement showed, and given back, unless it was
-        held before. In session mode it is held anyhow.
-        """
-        if self._by_hand:
-            yield
-            return
-        hand = _Hand()
-        self._hand = weakref.ref(hand)
-        try:
-            if self._lease is not None and self._opened:
-                self._lease.mark_dirty("pinned")
-            yield
-        finally:
-            del hand
-            lease = self._lease
-            if lease is not None and lease.pinned == "pinned":
-                lease.pinned = None
-                if self._idle(lease):
-                    self.close()  # its reset takes away what wrapper classes believe to be set
 
 
 # From the caller of Django's cursor() on, and no further than the ORM is deep.

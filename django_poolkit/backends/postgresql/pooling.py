@@ -6,7 +6,7 @@ there alone, opens nothing, and knows its pool as any other wrapper does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -144,21 +144,24 @@ class PoolChoiceMixin(_Base):
     def _find_pool(self, config: PoolConfig) -> ConnectionPool:
         host, name = self._twin_of, config.name
         name = name if host is None else f"{name or self.alias}/{host.key}"
-        key = registry.content_key(
+        return registry.pools.get(
+            self._pool_key(),
+            partial(self._make_pool, config),
+            alias=self.alias if host is None else f"{self.alias}/{host.key}",
+            also=() if host is None else (self.alias,),
+            place=self._place(),
+            name=name,
+        )
+
+    def _pool_key(self) -> Hashable:
+        """Return what two aliases have in common that share one pool."""
+        return registry.content_key(
             (
                 type(self).__module__,
                 self.settings_dict | _NOT_OF_THE_CONNECTION,
                 self.timezone_name,
                 bool(self.timezone),
             )
-        )
-        return registry.pools.get(
-            key,
-            partial(self._make_pool, config),
-            alias=self.alias if host is None else f"{self.alias}/{host.key}",
-            also=() if host is None else (self.alias,),
-            place=self._place(),
-            name=name,
         )
 
     def _place(self) -> tuple[str, str, str]:

@@ -6,6 +6,7 @@ to the end of the block.
 
 from __future__ import annotations
 
+import weakref
 from _thread import get_ident
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,10 @@ _PREPARES: Final = BaseDatabaseWrapper._prepare_cursor  # type: ignore[attr-defi
 # Frames of Django's `ensure_connection()` and `connect()`, which the first statement after a
 # `close()` passes: the stack of its lease is to reach as far as that of any other.
 _BETWEEN: Final = 4
+
+
+class _Hand:
+    """Pins for as long as it lives: so an interrupt of whoever lets go lets go as well."""
 
 
 class PooledDatabaseWrapperMixin(HoldingMixin):
@@ -94,6 +99,9 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
         """End the lease, if there is one, with its pins, and all that was open."""
         if self._lease is not None and self._raw is None:
             self._raw = self._lease._connection  # an interrupt hit an earlier call half way
+        if (last := self._last) is not None:
+            self._last = None
+            last.pool.end_rest(last)
         super().close()  # through every wrapper class in between, which may keep accounts
         if self._opened:  # but nothing was leased, and so Django saw no connection
             self.connection = None
@@ -119,6 +127,30 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
     def ensure_timezone(self) -> bool:
         self._steady = None  # another zone is another pool
         return super().ensure_timezone()
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Hold one connection for the length of a `with` block, from its first statement on.
+
+        At the end it is reset, also of what no statement showed, and given back, unless it was
+        held before. In session mode it is held anyhow.
+        """
+        if self._by_hand:
+            yield
+            return
+        hand = _Hand()
+        self._hand = weakref.ref(hand)
+        try:
+            if self._lease is not None and self._opened:
+                self._lease.mark_dirty("pinned")
+            yield
+        finally:
+            del hand
+            lease = self._lease
+            if lease is not None and lease.pinned == "pinned":
+                lease.pinned = None
+                if self._idle(lease):
+                    self.close()  # its reset takes away what wrapper classes believe to be set
 
     # -- what Django does with a connection
 

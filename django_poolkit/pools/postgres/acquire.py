@@ -13,7 +13,7 @@ from weakref import ref
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.errors import PoolError
-from django_poolkit.pools.lease import STACK_DEPTH, Lease, Stack, capture_stack
+from django_poolkit.pools.lease import STACK_DEPTH, Lease
 from django_poolkit.pools.postgres import probe
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import (
@@ -33,9 +33,6 @@ _IDLE: Final = int(TransactionStatus.IDLE)  # to compare with an enumeration's m
 # A waiter looks this often, in seconds, whether a finalizer left something for it.
 _ORPHAN_ROUND: Final = 0.25
 
-# Seconds between two leases that remember their stack, where not all of them do: to walk ten
-# frames costs what taking an idle connection costs, and who looks wants to see the usual.
-_STACK_INTERVAL: Final = 0.001
 _REFUSALS: Final[dict[type[BaseException], str]] = {
     PoolTimeout: "timeout",
     PoolDeadlock: "deadlock",
@@ -46,8 +43,6 @@ _REFUSALS: Final[dict[type[BaseException], str]] = {
 
 class Acquire(Queueing):
     """Gives connections out. `ConnectionPool` is the whole."""
-
-    _samples: bool
 
     def acquire(
         self, timeout: float | None = None, *, depth: int = STACK_DEPTH, skip: int = 1,
@@ -99,11 +94,6 @@ class Acquire(Queueing):
         except BaseException as error:
             self._not_acquired(lease, error, started)
             raise
-
-    def _take_stack(self, depth: int, skip: int) -> Stack:
-        if self._samples:
-            self._stack_due = monotonic() + _STACK_INTERVAL
-        return capture_stack(depth, skip)
 
     def _no_finalizer(self) -> PoolError:
         return PoolError(

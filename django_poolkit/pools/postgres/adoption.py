@@ -19,7 +19,7 @@ from django_poolkit.pools.lease import Lease, acquired_at, format_stack
 from django_poolkit.pools.ledger import describe
 from django_poolkit.pools.postgres import reset
 from django_poolkit.pools.postgres.errors import LeaseReleased
-from django_poolkit.pools.postgres.release import Release
+from django_poolkit.pools.postgres.resting import Resting
 from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.state import Orphan
 from django_poolkit.pools.postgres.task_wait import abandon
@@ -27,7 +27,7 @@ from django_poolkit.pools.postgres.task_wait import abandon
 logger = logging.getLogger("django_poolkit.pool")
 
 
-class Adoption(Release):
+class Adoption(Resting):
     """Takes back what finalizers could only report. `ConnectionPool` is the whole."""
 
     _lends_to_tasks = False

@@ -51,17 +51,23 @@ class ClientCursor:
     """What a cursor of psycopg has in front of its own."""
 
     # Of the class that it is mixed into: in a dict, they would cost each cursor one.
-    _poolkit_slots: ClassVar[tuple[str, ...]] = ("_poolkit_counted", "_poolkit_lease")
+    _poolkit_slots: ClassVar[tuple[str, ...]] = (
+        "_poolkit_counted", "_poolkit_lease", "_poolkit_turn",
+    )  # fmt: skip
     _poolkit_lease: Lease | None
     _poolkit_counted: bool
+    _poolkit_turn: int
     _conn: Any
 
     def __init__(self, connection: Any, *args: Any, row_factory: Any = None, **kwargs: Any) -> None:
         lease = self._poolkit_lease = connection._lease_ref()
         self._poolkit_counted = False
-        if lease is not None and lease.keeper is not None:
-            lease.cursors += 1
-            self._poolkit_counted = True
+        self._poolkit_turn = 0
+        if lease is not None:
+            self._poolkit_turn = lease.turn
+            if lease.keeper is not None:
+                lease.cursors += 1
+                self._poolkit_counted = True
         # psycopg's way of calling it, spelled out: others cost more than all the rest in here.
         if args or kwargs:
             super().__init__(connection, *args, row_factory=row_factory, **kwargs)  # type: ignore[call-arg]
@@ -106,7 +112,7 @@ class ClientCursor:
         lease = self._poolkit_lease
         if lease is None:
             return  # configure, check and reset callbacks work on connections nobody holds
-        if lease.released:
+        if lease.released or self._poolkit_turn != lease.turn:
             raise refused()
         if query is not None:
             lease.pool.statements.note(lease, query, self._conn)
@@ -119,7 +125,7 @@ class ClientCursor:
     def _start_query(self, query: Any = None) -> Generator[Any, Any, None]:
         # As `_poolkit_note` does it, without its price: every statement passes here.
         if (lease := self._poolkit_lease) is not None:
-            if lease.released:
+            if lease.released or self._poolkit_turn != lease.turn:
                 raise refused()
             if query is not None:
                 statements = lease.pool.statements
@@ -143,7 +149,7 @@ class ClientCursor:
 
     def _check_result_for_fetch(self) -> Any:
         lease = self._poolkit_lease
-        if lease is not None and lease.released:
+        if lease is not None and (lease.released or self._poolkit_turn != lease.turn):
             raise refused()
         return super()._check_result_for_fetch()  # type: ignore[misc]
 
@@ -177,7 +183,8 @@ class ServerCursor(ClientCursor):
         lock is not reentrant. What stays open on the server is closed by the release.
         """
         lease = self._poolkit_lease
-        if lease is not None and (lease.released or self._conn.lock.locked()):
+        over = lease is not None and (lease.released or self._poolkit_turn != lease.turn)
+        if lease is not None and (over or self._conn.lock.locked()):
             self._close()  # type: ignore[attr-defined]
             if self._poolkit_counted:
                 self._poolkit_leave()
@@ -207,7 +214,7 @@ class ServerCursor(ClientCursor):
 
     def _close_gen(self) -> Generator[Any, Any, None]:
         lease = self._poolkit_lease
-        if lease is not None and lease.released:
+        if lease is not None and (lease.released or self._poolkit_turn != lease.turn):
             return  # the release has closed it, and the connection may be another's by now
         yield from super()._close_gen()  # type: ignore[misc]
         if lease is not None and self._poolkit_open:

@@ -107,9 +107,12 @@ class PlainCursor(ClientCursor):
     def __init__(self, connection: Any, *, row_factory: Any = None) -> None:
         lease = self._poolkit_lease = connection._lease_ref()
         self._poolkit_counted = False
-        if lease is not None and lease.keeper is not None:
-            lease.cursors += 1
-            self._poolkit_counted = True
+        self._poolkit_turn = 0
+        if lease is not None:
+            self._poolkit_turn = lease.turn
+            if lease.keeper is not None:
+                lease.cursors += 1
+                self._poolkit_counted = True
         self._conn = connection
         self._pgconn = connection.pgconn
         self._row_factory = row_factory or connection.row_factory
@@ -151,7 +154,7 @@ class PlainCursor(ClientCursor):
 
     def _start_query(self, query: Any = None) -> Generator[Any, Any, None]:
         if (lease := self._poolkit_lease) is not None:
-            if lease.released:
+            if lease.released or self._poolkit_turn != lease.turn:
                 raise refused()
             if query is not None:
                 statements = lease.pool.statements
@@ -171,7 +174,8 @@ class PlainCursor(ClientCursor):
             yield from self._conn._start_query()
 
     def _check_result_for_fetch(self) -> Any:
-        if (lease := self._poolkit_lease) is not None and lease.released:
+        lease = self._poolkit_lease
+        if lease is not None and (lease.released or self._poolkit_turn != lease.turn):
             raise refused()
         if (result := self.pgresult) and result.status == _TUPLES:  # type: ignore[attr-defined]
             return result

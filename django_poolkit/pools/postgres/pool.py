@@ -153,6 +153,8 @@ class ConnectionPool(Steering):
         config = self.config
         asks = config.reset_callback or config.verify_state or config.observe
         self._plain_home = not asks and config.reset != "always"
+        per_statement = config.mode == "transaction" and config.reset == "dirty"
+        self._rests = per_statement and self._plain_home and not (config.shares or config.check)
         stacks = self.config.stacks or ("all" if self.config.leak_after else "sampled")
         self._samples = stacks == "sampled"
         self._stack_due = math.inf if stacks == "none" else 0.0
@@ -170,7 +172,10 @@ class ConnectionPool(Steering):
 
     @critical
     def _live_leases(self) -> list[Lease]:
-        return self._ledger.leases_locked()
+        leases = self._ledger.leases_locked()
+        for lease in leases:
+            lease.listed = True  # its next turn is another lease, with another key
+        return leases
 
     # -- steering
 
@@ -203,6 +208,7 @@ class ConnectionPool(Steering):
 
     def check(self) -> None:
         """Probe every idle connection, and drop those that do not answer. Blocks."""
+        self.collect()
         for connection in list(self._pool):
             self._ping_idle(connection)
 
@@ -265,8 +271,7 @@ class ConnectionPool(Steering):
         lease = conn._owned_lease or conn._lease_ref()
         if lease is None:
             raise ValueError(f"can't return connection to pool {self.name!r}: it is not leased")
-        conn._owned_lease = None
-        lease._connection = conn
+        conn._owned_lease, lease._connection = None, conn
         self.release(lease)
 
     # -- beginnings
@@ -300,6 +305,7 @@ class ConnectionPool(Steering):
             self.statements.recorder.forget()
         self._lock = threading.RLock()
         self._pool = deque()
+        self._resting = {}
         self._orphans = deque()
         self._adopting = False
         self._waiting = Lanes() if self._shares else Waiters()

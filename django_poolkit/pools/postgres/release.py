@@ -29,6 +29,8 @@ class Release(Cleaning):
 
     _plain_home: bool
     """Whether the options ask for nothing at a release that leaves nothing behind."""
+    _rests: bool
+    """Whether they ask for nothing between two turns of a lease either."""
 
     def release(self, lease: Lease) -> None:
         """Give a connection back.
@@ -124,6 +126,8 @@ class Release(Cleaning):
                     and live.pop(lease.key, None) is not None
                 )
                 if settled:
+                    if lease.turns:
+                        ledger.count_turns(lease)
                     ledger.use.observe(now - lease.since)
                     ledger.settled_at = now
                     lease.released, lease._connection = True, None

@@ -21,6 +21,7 @@ import psycopg_pool
 from psycopg_pool._acompat import spawn
 from psycopg_pool.pool import MaintenanceTask, StopWorker
 
+from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.ledger import Ledger
 from django_poolkit.pools.postgres.clock import clock
 from django_poolkit.pools.postgres.connection import PoolConnection
@@ -48,6 +49,8 @@ def critical(
         with self._lock:
             before, self._inside = self._inside, _thread.get_ident()
             try:
+                if self._resting and not before:
+                    self._collect_locked()
                 return method(self, *args)  # type: ignore[call-arg]
             finally:
                 self._inside = before
@@ -108,6 +111,8 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
 
     _ledger: Ledger
     _inside = 0
+    _resting: dict[int, Lease]
+    """Leases between two turns, by their keys: idle, and at hand for their owners."""
     _popped: dict[str, int]
 
     def _prepare_shell(self) -> None:
@@ -116,6 +121,11 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
         self._pid = os.getpid()
         self._outstanding = self._born = 0
         self._popped = {}
+        self._resting = {}
+
+    def _collect_locked(self) -> None:
+        """Put what rests among the idle. In `State`."""
+        raise NotImplementedError
 
     # -- threads
 
@@ -220,6 +230,7 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
     @critical
     def _counted(self) -> dict[str, int]:
         ledger = self._ledger
+        ledger.count_turns_locked()
         wait, use, connect = (
             histogram.snapshot() for histogram in (ledger.wait, ledger.use, ledger.connect)
         )

@@ -101,6 +101,40 @@ class State(Shell):
         if self._pool_full_event is not None and len(self._pool) >= self._min_size:
             self._pool_full_event.set()
 
+    def _collect_locked(self) -> None:
+        """Settle the leases that rest: their connections become idle, or a waiter's."""
+        found = []
+        while self._resting:
+            try:
+                found.append(self._resting.popitem()[1])
+            except KeyError:  # its owner was faster
+                break
+        for lease in reversed(found):  # so that the one used last is the next to be used
+            connection = self._roused(lease)
+            if self._doubted_locked(connection):
+                self._orphans.append((lease, "release"))  # which closes it, outside of the lock
+                continue
+            self._ledger.settle_locked(lease, monotonic())
+            lease.released, lease._connection = True, None
+            self._park(connection)
+            self._give_locked(connection, monotonic())
+
+    @staticmethod
+    def _roused(lease: Lease) -> PoolConnection:
+        """Return the connection of a lease that has rested, which has been no use of it."""
+        connection: PoolConnection = lease._connection
+        lease.since += monotonic() - connection._used_at
+        return connection
+
+    def _doubted_locked(self, connection: PoolConnection) -> bool:
+        """Return whether a connection that rests has to go."""
+        return (
+            self._closed
+            or connection._generation != self._generation
+            or connection._expire_at <= monotonic()
+            or self._size_locked() > self._max_size
+        )
+
     def _pop_locked(self) -> Waiter | None:
         """Take out of the queue whoever is to have the next connection."""
         if self._shares is None:
@@ -186,7 +220,7 @@ class State(Shell):
     @property
     def load(self) -> int:
         """Leases, and those who wait for one, at this moment. Takes no lock."""
-        return len(self._ledger.live) + len(self._waiting)
+        return len(self._ledger.live) - len(self._resting) + len(self._waiting)
 
     def note_lag(self, seconds: float | None, size: int | None) -> None:
         """Enter how far its server is behind, in seconds and in bytes; None for not known."""
@@ -204,6 +238,7 @@ class State(Shell):
 
     def _stats_locked(self, now: float) -> PoolStats:
         ledger = self._ledger
+        ledger.count_turns_locked()
         left = max(0.0, self._paused_until - now)
         lag, lag_bytes = self._lag
         state = "closed" if self.ended else "paused" if left else "open"

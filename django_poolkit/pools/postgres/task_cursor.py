@@ -52,7 +52,8 @@ class TaskServerCursor(ServerCursor):
 
     async def close(self) -> None:  # type: ignore[override]
         """Close the cursor, as psycopg does. What a release has closed, is closed."""
-        if self._poolkit_lease is not None and self._poolkit_lease.released:
+        lease = self._poolkit_lease
+        if lease is not None and (lease.released or self._poolkit_turn != lease.turn):
             self._close()  # type: ignore[attr-defined]
         else:
             await super(ClientCursor, self).close()  # type: ignore[misc]

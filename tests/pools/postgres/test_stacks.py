@@ -6,7 +6,7 @@ import pytest
 
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.errors import PoolConfigError
-from django_poolkit.pools.postgres import acquire
+from django_poolkit.pools.postgres import resting
 
 pytestmark = pytest.mark.core
 
@@ -22,9 +22,9 @@ def remembered(pool, count=50):
 
 
 def test_sampled_ones_have_a_pause_between_them(make_pool, monkeypatch):
-    monkeypatch.setattr(acquire, "_STACK_INTERVAL", 60.0)
+    monkeypatch.setattr(resting, "_STACK_INTERVAL", 60.0)
     assert remembered(make_pool(max_size=1)) == 1
-    monkeypatch.setattr(acquire, "_STACK_INTERVAL", 0.0)
+    monkeypatch.setattr(resting, "_STACK_INTERVAL", 0.0)
     assert remembered(make_pool(max_size=1)) == 50
 
 
