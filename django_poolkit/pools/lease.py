@@ -9,7 +9,10 @@ from _thread import get_ident
 from collections.abc import Callable
 from time import monotonic
 from types import CodeType
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
 
 # Deep enough to reach a view through Django's handlers, cheap enough for each acquire.
 STACK_DEPTH: Final = 32
@@ -88,6 +91,23 @@ def frames_of(thread: threading.Thread) -> tuple[str, ...]:
     return format_stack(tuple(stack))
 
 
+def frames_of_task(task: asyncio.Task[Any]) -> tuple[str, ...]:
+    """Return where a task is suspended, formatted as a stack; empty where it has ended."""
+    stack: list[tuple[CodeType, int]] = []
+    awaited: Any = task.get_coro()
+    while awaited is not None and len(stack) < STACK_DEPTH:
+        # Of coroutines, of generators that are awaited, and of asynchronous generators.
+        for kind in ("cr", "gi", "ag"):
+            frame = getattr(awaited, f"{kind}_frame", None)
+            if frame is not None:
+                stack.append((frame.f_code, frame.f_lineno))
+                awaited = getattr(awaited, f"{kind}_await" if kind != "gi" else "gi_yieldfrom")
+                break
+        else:
+            break
+    return format_stack(tuple(reversed(stack)))
+
+
 def format_stack(stack: Stack) -> tuple[str, ...]:
     """Return a stack as lines, `file:line function`, innermost first.
 
@@ -162,6 +182,10 @@ class Lease:
     """The share of its pool that it counts against, None where against none."""
     alias: str | None = None
     """For which alias of `DATABASES` it was acquired, None where for none."""
+    loop: asyncio.AbstractEventLoop | None = None
+    """The event loop on which it was acquired, None where by a thread that waited itself."""
+    task: weakref.ref[asyncio.Task[Any]] | None = None
+    """The task that acquired it on that loop."""
 
     def __init__(self, pool: Home, key: int, stack: Stack) -> None:
         self._connection: Any = None
@@ -192,14 +216,32 @@ class Lease:
 
     @property
     def thread(self) -> str:
-        """Name of the thread that acquired it."""
-        return self._thread.name
+        """Name of the thread that acquired it, and of the task where one did."""
+        task = None if self.task is None else self.task()
+        return self._thread.name if task is None else f"{self._thread.name} ({task.get_name()})"
+
+    @property
+    def holder(self) -> object:
+        """The task that acquired it, else the thread: who waits no more than for one thing."""
+        return self._thread if self.task is None else self.task()
+
+    @property
+    def held(self) -> Any:
+        """The connection as its pool has it. None once the lease has been released."""
+        connection = self._connection
+        return connection() if isinstance(connection, weakref.ref) else connection
 
     @property
     def connection(self) -> Any:
         """The driver's connection. None once the lease has been released."""
         connection = self._connection
         return connection() if isinstance(connection, weakref.ref) else connection
+
+    def where_now(self) -> tuple[str, ...]:
+        """Return where its holder is at the moment, as a stack; empty where that has ended."""
+        if self.task is None:
+            return frames_of(self._thread)
+        return () if (task := self.task()) is None else frames_of_task(task)
 
     def seconds(self) -> float:
         """How long the lease has been held."""

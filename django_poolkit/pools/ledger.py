@@ -125,7 +125,7 @@ class Ledger:
 
 def describe(lease: Lease) -> LeaseStats:
     """Return a lease as a value: who has it, since when, what for, and how the server sees it."""
-    connection = lease.connection
+    connection = lease.held
     pid, status = 0, "unknown"
     if connection is not None and not connection.closed:
         pid = connection.info.backend_pid

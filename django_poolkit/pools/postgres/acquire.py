@@ -12,10 +12,9 @@ from weakref import ref
 
 from psycopg.pq import TransactionStatus
 
-from django_poolkit.pools.deadline import current
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import STACK_DEPTH, Lease
-from django_poolkit.pools.postgres import deadlock, probe
+from django_poolkit.pools.postgres import probe
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import (
     LeaseReleased,
@@ -24,9 +23,8 @@ from django_poolkit.pools.postgres.errors import (
     PoolTimeout,
     TooManyWaiters,
 )
-from django_poolkit.pools.postgres.growth import FIRST_PAUSE, Attempt
-from django_poolkit.pools.postgres.patience import Patience
-from django_poolkit.pools.postgres.shell import critical
+from django_poolkit.pools.postgres.growth import FIRST_PAUSE
+from django_poolkit.pools.postgres.queueing import Queueing
 from django_poolkit.pools.postgres.waiters import ThreadWaiter
 
 logger = logging.getLogger("django_poolkit.pool")
@@ -43,7 +41,7 @@ _REFUSALS: Final[dict[type[BaseException], str]] = {
 }
 
 
-class Acquire(Patience):
+class Acquire(Queueing):
     """Gives connections out. `ConnectionPool` is the whole."""
 
     def acquire(
@@ -106,7 +104,7 @@ class Acquire(Patience):
 
     def _not_acquired(self, lease: Lease, error: BaseException, started: float) -> None:
         # An interrupt between the hand-over and the acquiring frame's end, or a failing check.
-        if lease.connection is not None and not lease.released:
+        if lease.held is not None and not lease.released:
             with suppress(LeaseReleased):  # it hit the ledger in the middle of an entry
                 self.discard(lease)
         if (kind := _REFUSALS.get(type(error))) is not None:
@@ -122,9 +120,7 @@ class Acquire(Patience):
         patience: float | None,
     ) -> None:
         """Probe what has been lent, and go on, through the queue, until something lives."""
-        allowed = self.timeout if timeout is None else timeout
-        if (deadline := current()) is not None:
-            allowed = min(allowed, max(0.0, deadline.at - started))
+        allowed = self._allowed(timeout, started)
         lease.patience = patience
         again, pause = False, FIRST_PAUSE / 2
         while True:
@@ -163,17 +159,14 @@ class Acquire(Patience):
 
     def _take(self, lease: Lease, started: float, allowed: float, again: bool) -> PoolConnection:
         """Return an idle connection, or one that came while queued. Lent, but not yet probed."""
-        if self._closed:
-            self.open()
-        if self._orphans:
-            self._adopt_orphans(patient=False)
-        connection, waiter, starts = self._lend_or_queue(lease, started, allowed, again)
+        self._pass_by()
+        connection, waiter, starts = self._lend_or_queue(
+            lease, started, allowed, again, ThreadWaiter
+        )
         if waiter is None:
             assert connection is not None
             return connection
-        if waiter.saturates:
-            waiters = len(self._waiting)
-            self.events.tell("pool_saturated", pool=self.name, waiters=waiters)
+        self._say_saturated(waiter)
         try:
             self._start(starts)
             while not waiter.settled and (left := self._ends(started, allowed) - monotonic()) > 0:
@@ -186,69 +179,31 @@ class Acquire(Patience):
         finally:
             if not waiter.settled:  # the time is up, or an interrupt came
                 self._leave_queue(waiter, started, allowed)
-        if waiter.error is not None:
-            raise waiter.error
-        seconds = monotonic() - waiter.since
-        self.events.tell("lease_waited", pool=self.name, seconds=seconds)
-        return waiter.connection  # type: ignore[no-any-return]
-
-    @critical
-    def _lend_or_queue(
-        self, lease: Lease, started: float, allowed: float, again: bool
-    ) -> tuple[PoolConnection, None, list[Attempt]] | tuple[None, ThreadWaiter, list[Attempt]]:
-        if self._closed:
-            self._check_open_getconn()
-        free = again or not self._wanting_locked()
-        if self._pool and free and not self._paused() and self._admits_locked(lease):
-            connection: PoolConnection = self._pool.pop()
-            self._lend_locked(lease, connection, monotonic())
-            return connection, None, []
-        if lease.patience is not None:
-            self._turn_away_locked(lease)
-        waiter = self._queue_locked(lease, started, allowed, again)
-        return None, waiter, self._plan_locked()
-
-    @critical
-    def _leave_queue(self, waiter: ThreadWaiter, started: float, allowed: float) -> None:
-        self._waiting.remove(waiter)
-        if not waiter.settled:
-            waiter.error = self._timed_out_locked(waiter.lease, started, allowed)
-
-    def _queue_locked(
-        self, lease: Lease, started: float, allowed: float, again: bool
-    ) -> ThreadWaiter:
-        waiter = ThreadWaiter(lease)
-        if again:
-            self._waiting.append_first(waiter)
-            return waiter
-        if allowed <= 0 or (self._ends(started, allowed) <= monotonic() and not self._paused()):
-            raise self._timed_out_locked(lease, started, allowed)
-        if self.max_waiting and (crowd := self._crowd_locked(lease)) >= self.max_waiting:
-            raise self._crowded_locked(crowd)
-        deadlock.look_locked(self, lease)
-        self._told_full = self._told_full and len(self._waiting) > 0
-        if len(self._ledger.live) >= self._max_size and not self._told_full:
-            self._told_full = waiter.saturates = True
-        self._waiting.append(waiter)
-        return waiter
+        return self._served(waiter)
 
     def _unusable(self, connection: PoolConnection, deadline: float) -> str | None:
         """Return None for a connection that can be handed out, else the reason to close it."""
-        config = self.config
-        timeout = min(config.probe_timeout, max(deadline - monotonic(), probe.SHORTEST))
-        found = probe.look(connection, bypass=config.bypass, timeout=timeout)
-        if found is not probe.State.ALIVE:
-            return str(found.value)
-        if config.check is not None:
-            try:
-                config.check(connection)
-            except Exception as error:
-                name = type(error).__name__
-                logger.info("pool=%s event=check_failed error=%s", self.name, name)
-                self._ledger.last_check_error = f"check refused a connection: {name}"
-                return "check_failed"
-            self._ledger.last_check_error = None
-            self._forget_check(connection)
+        timeout = self._for_probe(deadline)
+        found = probe.look(connection, bypass=self.config.bypass, timeout=timeout)
+        return self._checked(connection) if found is probe.State.ALIVE else str(found.value)
+
+    def _for_probe(self, deadline: float) -> float:
+        """Return for how many seconds a probe may be waited for."""
+        return min(self.config.probe_timeout, max(deadline - monotonic(), probe.SHORTEST))
+
+    def _checked(self, connection: PoolConnection) -> str | None:
+        """Return None where the user's check lets a connection pass. Blocks as that does."""
+        if self.config.check is None:
+            return None
+        try:
+            self.config.check(connection)
+        except Exception as error:
+            name = type(error).__name__
+            logger.info("pool=%s event=check_failed error=%s", self.name, name)
+            self._ledger.last_check_error = f"check refused a connection: {name}"
+            return "check_failed"
+        self._ledger.last_check_error = None
+        self._forget_check(connection)
         return None
 
     @staticmethod
@@ -257,31 +212,3 @@ class Acquire(Patience):
         lease = connection._lease_ref()
         if lease is not None:
             lease.foreign = lease.committed = lease.wrote = False
-
-    def _evict(self, lease: Lease, connection: PoolConnection, reason: str) -> None:
-        """Drop a connection found dead before its first use, and its like among the idle."""
-        gone, starts = self._drop_dead(lease, connection, reason)
-        logger.warning("pool=%s event=evicted count=%d reason=%s", self.name, len(gone), reason)
-        for each in gone:
-            self._close_for(each, reason)
-        self._start(starts)
-
-    @critical
-    def _drop_dead(
-        self, lease: Lease, connection: PoolConnection, reason: str
-    ) -> tuple[list[PoolConnection], list[Attempt]]:
-        self._ledger.revoke_locked(lease)
-        self._park(connection)
-        gone = [connection]
-        for other in list(self._pool):
-            # Silence is the network's: what was last heard of before it began is as silent.
-            # Death shows at each socket, at no cost.
-            if reason == "silent":
-                dead = other._used_at <= connection._used_at
-            else:
-                dead = not probe.quiet(other)
-            if dead:
-                self._pool.remove(other)
-                gone.append(other)
-        self._ledger.closed[reason] += len(gone)
-        return gone, self._plan_locked()

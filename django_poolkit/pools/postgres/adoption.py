@@ -6,6 +6,7 @@ then takes back what was left.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -14,17 +15,23 @@ from contextlib import suppress
 from weakref import ref
 
 from django_poolkit.pools.errors import PoolWarning, SessionStateLeft
-from django_poolkit.pools.lease import Lease, acquired_at
+from django_poolkit.pools.lease import Lease, acquired_at, format_stack
 from django_poolkit.pools.ledger import describe
 from django_poolkit.pools.postgres import reset
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.resting import Resting
 from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.state import Orphan
+from django_poolkit.pools.postgres.task_wait import abandon
+
+logger = logging.getLogger("django_poolkit.pool")
 
 
 class Adoption(Resting):
     """Takes back what finalizers could only report. `ConnectionPool` is the whole."""
+
+    _lends_to_tasks = False
+    """Whether a task has ever acquired."""
 
     def lost(self, lease: Lease) -> None:
         """Take note of a lease that was dropped. Called by its finalizer, on any thread."""
@@ -57,6 +64,8 @@ class Adoption(Resting):
 
         Who is not patient, as one who acquires, leaves to a worker what needs a round trip.
         """
+        if self._lends_to_tasks:
+            self._reclaim()
         leaked: list[tuple[Lease, float]] = []
         left: list[Orphan] = []
         while self._orphans:
@@ -87,6 +96,35 @@ class Adoption(Resting):
         for lease, seconds in leaked:
             self._warn_of_leak(lease, seconds)
 
+    def _reclaim(self) -> None:
+        """Take back what tasks have of which the event loop was closed: they never run again."""
+        taken = 0
+        for lease in self._of_closed_loops():
+            seconds, connection = lease.seconds(), lease.held
+            if connection is not None:
+                connection._waited_on = 0
+                abandon(connection)
+            with suppress(LeaseReleased):  # another thread was faster
+                self.discard(lease)
+                taken += 1
+                self.events.tell(
+                    "lease_leaked", pool=self.name, kind="dropped", seconds=seconds,
+                    thread=lease.thread, where=None, stack=format_stack(lease.stack),
+                )  # fmt: skip
+        if taken:
+            logger.warning("pool=%s event=loop_closed leases=%d", self.name, taken)
+            self._count_leaks(taken)
+
+    @critical
+    def _of_closed_loops(self) -> list[Lease]:
+        return [
+            lease
+            for lease in self._ledger.leases_locked()
+            if lease.loop is not None
+            and lease.loop.is_closed()
+            and not (lease.released or lease.lost)  # which is among the orphans
+        ]
+
     def _call_adopter(self) -> None:
         """Have a worker take back what is left."""
         if self._closed:  # meanwhile, and its workers have gone
@@ -99,7 +137,7 @@ class Adoption(Resting):
                 self.adopt_orphans()
 
     def _needs_work(self, lease: Lease) -> bool:
-        connection = lease.connection
+        connection = lease.held
         if connection is None or lease.released or self._closed:
             return False
         if self.config.verify_state or not reset.at_rest(connection):
@@ -113,8 +151,8 @@ class Adoption(Resting):
             return
         try:
             if lease.released:  # an interrupt hit its release half way
-                self._settle(lease, lease.connection, "interrupted")
-            elif lease.connection is None:  # it died with its owner, and closed itself
+                self._settle(lease, lease.held, "interrupted")
+            elif lease.held is None:  # it died with its owner, and closed itself
                 self._claim(lease)
                 self._settle(lease, None, "lost")
             elif cause == "discard" or self._closed:
@@ -127,7 +165,7 @@ class Adoption(Resting):
             self._forsake(lease)
 
     def _forsake(self, lease: Lease) -> None:
-        connection = lease.connection
+        connection = lease.held
         lease.released = True
         lease._connection = None
         if connection is not None:

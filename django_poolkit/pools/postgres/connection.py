@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import select
+import socket
 from collections import deque
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 import psycopg
@@ -77,6 +80,8 @@ class PoolConnection(psycopg.Connection[Any]):
     # as soon as that has come; None where it is not known whether the server has heard.
     _cancelled_for: Deadline | None
     _certain: int | None
+    _waited_on: int  # tasks of a loop that wait for its socket; written on that loop alone
+    _for_tasks: tuple[object, Any]  # its factories, and the same for tasks
     _adapters_shown: bool  # whether anybody may have registered adapters since `settle()`
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -87,7 +92,8 @@ class PoolConnection(psycopg.Connection[Any]):
         self._adapters_shown = True
         self._generation = 0
         self._used_at = self._idle_since = 0.0
-        self._factories = None, None
+        self._factories = self._for_tasks = None, None
+        self._waited_on = 0
         super().__init__(*args, **kwargs)
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
@@ -160,6 +166,18 @@ class PoolConnection(psycopg.Connection[Any]):
 
     def _refuse_parked(self) -> NoReturn:
         raise LeaseReleased("this connection has been given back to its pool: acquire one again")
+
+    def cut_off(self) -> None:
+        """Hang up on the server, and have whoever waits for the socket find that out.
+
+        Its number stays taken: to give that to another one would be worse where a loop still
+        looks at it.
+        """
+        with (
+            suppress(OSError, psycopg.Error),
+            socket.socket(fileno=os.dup(self.pgconn.socket)) as line,
+        ):
+            line.shutdown(socket.SHUT_RDWR)
 
     def prepare_by(self, plans: Plans) -> None:
         """Have statements prepared by the rules of the pool, from the first one on."""

@@ -10,7 +10,7 @@ from typing import Final
 
 import psycopg
 import psycopg_pool
-from psycopg import _cursor_base, _server_cursor_base
+from psycopg import _cursor_base, _server_cursor_base, waiting
 from psycopg._preparing import PrepareManager
 from psycopg.adapt import AdaptersMap
 from psycopg_pool import base, sched
@@ -33,7 +33,9 @@ CONNECTION: Final = (
     "_notice_handlers", "_notify_handlers", "_notifies_backlog", "_pipeline", "_tpc",
     "_num_transactions", "_adapters", "_prepared",
 )  # fmt: skip
-CONNECTION_METHODS: Final = ("_start_query", "_exec_command")
+OF_A_TASK: Final = ("lock", "cursor_factory", "server_cursor_factory")
+WAITING: Final = ("wait_async", "wait_conn_async", "wait_conn")
+CONNECTION_METHODS: Final = ("_start_query", "_exec_command", "_cancel_gen")
 
 
 def missing() -> list[str]:
@@ -49,6 +51,7 @@ def missing() -> list[str]:
     owners: dict[type, tuple[str, ...]] = {
         # The first is overridden by the connection of a prober, the second by every one.
         psycopg.Connection: ("_connect_gen", "_commit_gen", *CONNECTION_METHODS),
+        psycopg.AsyncConnection: ("_commit_gen", "_exec_command", "wait"),
         psycopg.pq.PGconn: ("_encoding",),
         base.BasePool: ("_jitter", "_set_connection_expiry_date"),
         sched.Scheduler: ("enter",),
@@ -64,6 +67,10 @@ def missing() -> list[str]:
     }  # fmt: skip
     for owner, names in owners.items():
         absent += [f"{owner.__name__}.{n}" for n in names if not hasattr(owner, n)]
+    absent += [f"waiting.{n}" for n in WAITING if not hasattr(waiting, n)]
+    # A connection of a task has them for itself, and the rest from that of the pool.
+    own = psycopg.AsyncConnection.__init__.__code__.co_names
+    absent += [f"AsyncConnection.{n}" for n in OF_A_TASK if n not in own]
     adapters = AdaptersMap()
     for name in ("_dumpers", "_dumpers_by_oid", "_loaders"):
         if not hasattr(adapters, name):

@@ -1,62 +1,63 @@
-"""Threads that hold one connection and wait for another, until nobody is left to give one back.
+"""Those who hold one connection and wait for another, until nobody is left to give one back.
 
 With as many threads as connections, and two connections for each, a pool waits for itself until
 the first timeout. Who would be the last to queue is refused instead, as a database does with a
-deadlock: that unwinds, gives back what it holds, and the others go on.
+deadlock: that unwinds, gives back what it holds, and the others go on. Tasks of an event loop are
+told apart: they wait for each other no more than threads do.
 """
 
 from __future__ import annotations
 
-import threading
 from time import monotonic
 
 from django_poolkit.pools.lease import Lease, Stack, capture_stack, format_stack
 from django_poolkit.pools.postgres.errors import PoolDeadlock
 from django_poolkit.pools.postgres.state import State
-from django_poolkit.pools.postgres.waiters import ThreadWaiter
 
 _SKIPPED = 4  # frames of the pool between the caller and here
 
 
 def look_locked(pool: State, lease: Lease) -> None:
-    """Refuse a lease that is about to queue where all others would wait for its thread.
+    """Refuse a lease that is about to queue where all others would wait for its holder.
 
     Looks through the live leases and the waiters. Raises PoolDeadlock.
     """
     held = held_locked(pool, lease)
     if not held or len(pool._ledger.live) < pool._max_size or pool._orphans:
         return
-    waiting = {w.lease._thread for w in pool._waiting.queue if isinstance(w, ThreadWaiter)}
-    waiting.add(lease._thread)
+    waiting = {waiter.lease.holder for waiter in pool._waiting.queue}
+    waiting.add(lease.holder)
     live = pool._ledger.leases_locked()
     # One that has died without a word is about to be taken back.
     if len(live) != len(pool._ledger.live) or not all(_stuck(each, waiting) for each in live):
         return
     pool._ledger.timeouts += 1
     stats = pool._stats_locked(monotonic())
+    whose = "threads" if lease.task is None else "tasks"
     raise PoolDeadlock(
-        f"pool {pool.name!r}: all {len(live)} connections are held by threads that wait for a "
-        f"further one, and this thread would be the last of them ({stats.summary()}). "
+        f"pool {pool.name!r}: all {len(live)} connections are held by {whose} that wait for a "
+        f"further one, and this {whose[:-1]} would be the last of them ({stats.summary()}). "
         f"It holds {_described(held[0])}\n"
         f"and asks for another at:\n  {_lines(capture_stack(skip=_SKIPPED))}\n"
-        "Have each thread hold one connection at a time, or set max_size to at least "
-        "threads * (connections of each - 1) + 1.",
+        f"Have each {whose[:-1]} hold one connection at a time, or set max_size to at least "
+        f"{whose} * (connections of each - 1) + 1.",
         pool=pool.name,
         stats=stats,
     )
 
 
 def held_locked(pool: State, lease: Lease) -> list[Lease]:
-    """Return the leases that the thread of `lease` holds, and nobody else can give back."""
-    mine = {lease._thread}
+    """Return the leases that the holder of `lease` holds, and nobody else can give back."""
+    mine = {lease.holder}
     return [each for each in pool._ledger.leases_locked() if _stuck(each, mine)]
 
 
-def _stuck(lease: Lease, threads: set[threading.Thread]) -> bool:
-    # A lease that was acquired by hand may have been handed to another thread. Those of Django's
-    # connections and of `with pool.lease()` end in the thread in which they began.
+def _stuck(lease: Lease, holders: set[object]) -> bool:
+    # A lease that was acquired by hand may have been handed to somebody else. Those of Django's
+    # connections and of `with pool.lease()` end with whom they began. One whose task has died
+    # waits for nothing, but to be taken back.
     return (lease.in_block or lease.alias is not None) and (
-        not lease.shared and lease._thread in threads
+        not lease.shared and (holder := lease.holder) is not None and holder in holders
     )
 
 

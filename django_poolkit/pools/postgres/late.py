@@ -42,8 +42,8 @@ ENDINGS: Final = frozenset(
     }
 )  # fmt: skip
 # How psycopg reads on in what a statement, which runs, gives it piece by piece.
-_READS: Final = ("_stream_fetchone_gen", "_read_gen", "_read_row_gen")
-_COMMITS: Final = ("_commit_gen", "steps")
+READS: Final = ("_stream_fetchone_gen", "_read_gen", "_read_row_gen")
+COMMITS: Final = ("_commit_gen", "steps")
 _WAIT: Final = psycopg.Connection.wait
 _ACTIVE: Final = TransactionStatus.ACTIVE
 
@@ -69,18 +69,18 @@ def wait(
             pass
         if connection.pgconn.transaction_status != _ACTIVE:
             gen.close()
-            raise _exceeded(connection, deadline, "while notifications were waited for")
+            raise exceeded(connection, deadline, "while notifications were waited for")
         return _cancelled(connection, gen, interval, deadline)
     # Whoever has met the deadline may leave what he was in, and begin nothing.
-    reads = _name_of(gen) in _READS
-    if _ends(connection, gen) or (reads and connection._cancelled_for is deadline):
+    reads = name_of(gen) in READS
+    if ends(connection, gen) or (reads and connection._cancelled_for is deadline):
         return _bounded(connection, gen, interval, deadline, GRACE)
     runs = connection.pgconn.transaction_status == _ACTIVE
     if runs and reads:
         return _cancelled(connection, gen, interval, deadline)
-    text = None if runs else _text_of(gen)
+    text = None if runs else text_of(gen)
     gen.close()
-    raise _exceeded(connection, deadline, "while {} ran" if runs else "before {} began", text)
+    raise exceeded(connection, deadline, "while {} ran" if runs else "before {} began", text)
 
 
 def _cancelled(
@@ -91,7 +91,7 @@ def _cancelled(
     connection._cancelled_for, connection._certain = deadline, None
     generation = connection._generation
     connection._generation = DOUBTFUL  # until it is known that no cancellation is on its way
-    if _cancel(connection):
+    if cancel(connection):
         connection._certain = generation
     return _bounded(connection, gen, interval, deadline, max(0.0, until - monotonic()))
 
@@ -114,15 +114,15 @@ def _bounded(
             raise
         if connection._certain is not None and connection._generation == DOUBTFUL:
             connection._generation = connection._certain  # it has come
-        raise _exceeded(connection, deadline, "while {} ran; it was cancelled") from error
+        raise exceeded(connection, deadline, "while {} ran; it was cancelled") from error
     except psycopg.errors._WaitTimeout:
         connection.pgconn.finish()  # first: what `gen` does at its end must not wait again
         gen.close()
         text = "while {} ran; the server did not end it, so the connection was closed"
-        raise _exceeded(connection, deadline, text) from None
+        raise exceeded(connection, deadline, text) from None
 
 
-def _cancel(connection: PoolConnection) -> bool:
+def cancel(connection: PoolConnection) -> bool:
     """Ask the server to cancel what runs; return whether it has heard. Blocks for `GRACE` s."""
     try:
         if capabilities.has_cancel_safe():
@@ -155,7 +155,8 @@ def _say_failed(connection: PoolConnection, error: BaseException) -> None:
     logger.warning("pool=%s event=cancel_failed error=%s", name, type(error).__name__)
 
 
-def _name_of(gen: Generator[Any, Any, Any]) -> str:
+def name_of(gen: Generator[Any, Any, Any]) -> str:
+    """Return the name of what psycopg does step by step."""
     return getattr(gen, "__name__", "")
 
 
@@ -164,22 +165,23 @@ def _arguments(gen: Generator[Any, Any, Any]) -> Mapping[str, Any]:
     return {} if (frame := getattr(gen, "gi_frame", None)) is None else frame.f_locals
 
 
-def _text_of(gen: Generator[Any, Any, Any]) -> str | None:
+def text_of(gen: Generator[Any, Any, Any]) -> str | None:
+    """Return the statement that has not begun, None where it is none, or has no text."""
     query = _arguments(gen).get("query")
     if isinstance(query, bytes):
         return query.decode("latin-1")
-    if query is None and _name_of(gen) in _COMMITS:
+    if query is None and name_of(gen) in COMMITS:
         return "COMMIT"
     return query if isinstance(query, str) else None
 
 
-def _ends(connection: PoolConnection, gen: Generator[Any, Any, Any]) -> bool:
+def ends(connection: PoolConnection, gen: Generator[Any, Any, Any]) -> bool:
     """Return whether it leaves a transaction, a cursor, a COPY or a pipeline."""
-    if _name_of(gen) != "_execute_gen":
+    if name_of(gen) != "_execute_gen":
         # A block of psycopg's that no error ends would commit.
-        return _name_of(gen) in ENDINGS and _arguments(gen).get("exc_type", gen) is not None
+        return name_of(gen) in ENDINGS and _arguments(gen).get("exc_type", gen) is not None
     # Django rolls back to a savepoint by a text, and then releases it by another.
-    lease, text = connection._lease_ref(), _text_of(gen)
+    lease, text = connection._lease_ref(), text_of(gen)
     if _begins_with(text, "RELEASE"):
         text = None if lease is None else lease.statement
     return _begins_with(text, "ROLLBACK")
@@ -189,9 +191,10 @@ def _begins_with(text: str | None, word: str) -> bool:
     return text is not None and text.lstrip()[: len(word)].upper() == word
 
 
-def _exceeded(
+def exceeded(
     connection: PoolConnection, deadline: Deadline, where: str, text: str | None = None
 ) -> DeadlineExceeded:
+    """Return the error for whoever has met a deadline; `where` has a place for the statement."""
     lease = connection._lease_ref()
     if text is None and lease is not None:
         text = lease.statement

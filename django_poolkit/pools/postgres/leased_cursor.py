@@ -27,7 +27,7 @@ _TUPLES: Final = ExecStatus.TUPLES_OK
 _mixed: WeakKeyDictionary[type[Any], ref[type[Any]]] = WeakKeyDictionary()
 _mixed_preparing: WeakKeyDictionary[type[Any], ref[type[Any]]] = WeakKeyDictionary()
 
-# What `_PlainCursor` spells out, as psycopg 3.3 has it, and what state there is to set.
+# What `PlainCursor` spells out, as psycopg 3.3 has it, and what state there is to set.
 SPELLED_OUT: Final = {
     name: getattr(psycopg.Cursor, name)
     for name in (
@@ -40,7 +40,7 @@ _STATE: Final = {
     "_pgconn", "_pos", "_query", "_results", "_row_factory", "_rowcount", "_statusmessage", "_tx",
     "__weakref__", "arraysize", "format", "pgresult",
 }  # fmt: skip
-_KNOWN: Final = {*_cursor_base.BaseCursor.__slots__} == _STATE
+KNOWN: Final = {*_cursor_base.BaseCursor.__slots__} == _STATE
 
 
 def leased(factory: type[Any], *, preparing: bool = False) -> type[Any]:
@@ -50,16 +50,20 @@ def leased(factory: type[Any], *, preparing: bool = False) -> type[Any]:
     """
     if issubclass(factory, ClientCursor):
         return factory
-    mixed = _mixed_preparing if preparing else _mixed
+    server = hasattr(factory, "_declare_gen")
+    # Not for those that do a step in their own way, nor for a psycopg with more to set.
+    plain = KNOWN and all(getattr(factory, n) is own for n, own in SPELLED_OUT.items())
+    mixin = ServerCursor if server else PlainCursor if plain else ClientCursor
+    # One that the server knows by name is never prepared.
+    return mix(factory, mixin, PreparingCursor if preparing and not server else None)
+
+
+def mix(factory: type[Any], mixin: type[ClientCursor], healing: type[Any] | None) -> type[Any]:
+    """Return `factory` with a mixin, and in front of it one that heals what was prepared."""
+    mixed = _mixed if healing is None else _mixed_preparing
     # Held weakly on both sides: some instrumentation makes a new class per connection.
     if (known := mixed.get(factory)) is not None and (cls := known()) is not None:
         return cls
-    if hasattr(factory, "_declare_gen"):
-        mixin: type[ClientCursor] = ServerCursor
-    else:
-        # Not for those that do a step in their own way, nor for a psycopg with more to set.
-        plain = _KNOWN and all(getattr(factory, n) is own for n, own in SPELLED_OUT.items())
-        mixin = _PlainCursor if plain else ClientCursor
     names: dict[str, Any] = {
         "__module__": factory.__module__,
         "__qualname__": factory.__qualname__,
@@ -67,8 +71,7 @@ def leased(factory: type[Any], *, preparing: bool = False) -> type[Any]:
     }
     if (finalize := getattr(factory, "__del__", None)) is not None:
         names["__del__"] = _both(finalize)
-    heals = preparing and mixin is not ServerCursor  # which is never prepared
-    bases = (PreparingCursor, mixin, factory) if heals else (mixin, factory)
+    bases = (mixin, factory) if healing is None else (healing, mixin, factory)
     cls = type(factory.__name__, bases, names)
     mixed[factory] = ref(cls)
     return cls
@@ -92,7 +95,7 @@ class _Context(tuple[AdaptersMap, Any]):
     connection = property(itemgetter(1))
 
 
-class _PlainCursor(ClientCursor):
+class PlainCursor(ClientCursor):
     """Does in one function what takes psycopg several.
 
     Dearest of all, psycopg copies the adapters of the connection for each cursor. Here the

@@ -23,7 +23,7 @@ from django_poolkit.pools.postgres.errors import (
 )
 from django_poolkit.pools.postgres.growth import FIRST_PAUSE
 from django_poolkit.pools.postgres.shell import critical
-from django_poolkit.pools.postgres.waiters import ThreadWaiter
+from django_poolkit.pools.postgres.waiters import Waiter
 
 # Seconds after which a connect under way is worth a word in a timeout's message.
 _LONG_CONNECT: Final = 1.0
@@ -114,14 +114,14 @@ class Patience(Adoption):
         self._refusing, self._respite = False, 0.0
 
     @critical
-    def _look_whether_in_vain(self, waiter: ThreadWaiter) -> None:
+    def _look_whether_in_vain(self, waiter: Waiter) -> None:
         reason = self._in_vain_locked(waiter.lease)
         # Who joins the queue wakes one connect from its pause, but not more often than it is good.
         if reason is None and self._refusing and self._growth.asleep():
             reason = self.last_refusal
         if reason is not None and not waiter.settled:
             self._waiting.remove(waiter)
-            waiter.error = self._refusal(reason)
+            waiter.fail(self._refusal(reason))
 
     def _in_vain_locked(self, lease: Lease) -> str | None:
         """Return why it makes no sense to wait any longer, None where it does."""

@@ -179,7 +179,7 @@ class PreparingCursor:
             prepared.outdate()
             status = connection.pgconn.transaction_status
             commits = pgq.query.lstrip()[:4].upper().startswith(_COMMITS)
-            if commits or not _can_repeat(connection, first):
+            if commits or not can_repeat(connection, first):
                 raise stale(error) from error
         if status == _INERROR:
             yield from connection._exec_command(b"ROLLBACK")
@@ -199,13 +199,13 @@ class PreparingCursor:
                 raise
             prepared.outdate()
             # An iterator has been used up by now.
-            if not isinstance(params_seq, list | tuple) or not _can_repeat(connection, False):
+            if not isinstance(params_seq, list | tuple) or not can_repeat(connection, False):
                 raise stale(error) from error
         prepared.plans.healed += 1
         super().executemany(query, params_seq, returning=returning)  # type: ignore[misc]
 
 
-def _can_repeat(connection: Any, first: bool) -> bool:
+def can_repeat(connection: Any, first: bool) -> bool:
     """Return whether nothing is lost by running the statement that has failed once more."""
     if connection._pipeline:
         return False

@@ -257,7 +257,7 @@ class ConnectionPool(Steering):
 
     @staticmethod
     def _entrust(lease: Lease) -> PoolConnection:
-        connection: PoolConnection = lease.connection
+        connection: PoolConnection = lease.held
         # The caller holds the connection and nothing else: so it owns the lease, not the
         # other way round, or neither would ever be missed.
         # In this order: an interrupt in between must leave no cycle that hides both.
@@ -271,8 +271,7 @@ class ConnectionPool(Steering):
         lease = conn._owned_lease or conn._lease_ref()
         if lease is None:
             raise ValueError(f"can't return connection to pool {self.name!r}: it is not leased")
-        conn._owned_lease = None
-        lease._connection = conn
+        conn._owned_lease, lease._connection = None, conn
         self.release(lease)
 
     # -- beginnings
@@ -294,7 +293,7 @@ class ConnectionPool(Steering):
         leases = [lease for ref in list(self._ledger.live.values()) if (lease := ref())]
         leases += [lease for lease, _ in self._orphans]
         for lease in leases:
-            if (connection := lease.connection) is not None:
+            if (connection := lease.held) is not None:
                 inherited.append(connection)
                 connection._parked = True
             lease.released = True

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Final
 
 import psycopg
-from psycopg import generators
+from psycopg import generators, waiting
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
@@ -53,19 +53,41 @@ def quiet(connection: PoolConnection) -> bool:
 def look(connection: PoolConnection, *, bypass: float, timeout: float) -> State:
     """Return whether the connection can be handed out. Blocks `timeout` seconds at most."""
     try:
-        if quiet(connection):
-            if connection.pgconn.transaction_status != _IDLE:
-                return State.DEAD  # someone used it after giving it back, below its cursors
-            if monotonic() - connection._used_at <= bypass:
-                return State.ALIVE
-        elif not _drained(connection):
-            return State.DEAD
+        if (found := _seen(connection, bypass)) is not None:
+            return found
         execute(connection, b"", timeout)
     except psycopg.errors._WaitTimeout:
         return State.SILENT
     except (psycopg.Error, OSError, ValueError):
         return State.DEAD
     return State.ALIVE if connection.pgconn.transaction_status == _IDLE else State.DEAD
+
+
+async def look_on_loop(connection: PoolConnection, *, bypass: float, timeout: float) -> State:  # noqa: ASYNC109
+    """Do as `look()`, and have the running loop wait for the answer instead of the thread."""
+    try:
+        if (found := _seen(connection, bypass)) is not None:
+            return found
+        pgconn = connection.pgconn
+        pgconn.send_query(b"")
+        steps = generators.execute(pgconn)
+        results = await waiting.wait_async(steps, pgconn.socket, interval=timeout, timeout=timeout)
+        if any(result.status == _FAILED for result in results):
+            return State.DEAD
+    except psycopg.errors._WaitTimeout:
+        return State.SILENT
+    except (psycopg.Error, OSError, ValueError):
+        return State.DEAD
+    return State.ALIVE if connection.pgconn.transaction_status == _IDLE else State.DEAD
+
+
+def _seen(connection: PoolConnection, bypass: float) -> State | None:
+    """Return what can be told without a word to the server, None where it has to be asked."""
+    if quiet(connection):
+        if connection.pgconn.transaction_status != _IDLE:
+            return State.DEAD  # someone used it after giving it back, below its cursors
+        return State.ALIVE if monotonic() - connection._used_at <= bypass else None
+    return None if _drained(connection) else State.DEAD
 
 
 def looked_at(connection: PoolConnection) -> None:

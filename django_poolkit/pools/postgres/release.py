@@ -62,7 +62,7 @@ class Release(Cleaning):
         if self._inside == get_ident():
             self._orphans.append((lease, "release"))
             return
-        connection = lease.connection
+        connection = lease.held
         if lease.released or connection is None:
             raise LeaseReleased(f"this lease of pool {self.name!r} has been released already")
         reason = "pool_closed" if self._closed else reset.hopeless(connection, lease)
@@ -147,7 +147,7 @@ class Release(Cleaning):
         if self._inside == get_ident():
             self._orphans.append((lease, "discard"))
             return
-        connection = lease.connection
+        connection = lease.held
         self._claim(lease)
         self._settle(lease, connection, "discarded")
 
@@ -162,7 +162,10 @@ class Release(Cleaning):
 
     def _close_for(self, connection: PoolConnection, reason: str) -> None:
         """Close a connection that has been counted out for `reason`."""
-        self._close_connection(connection)
+        if connection._waited_on:  # by a task that shares it, which closes it when it has seen that
+            connection.cut_off()
+        else:
+            self._close_connection(connection)
         self.events.tell("connection_closed", pool=self.name, reason=reason)
 
     @critical

@@ -207,7 +207,7 @@ class Steering(Upkeep):
     def _doom(self, key: int) -> tuple[Lease, PoolConnection, socket.socket] | None:
         reference = self._ledger.live.get(key)
         lease = None if reference is None else reference()
-        connection = None if lease is None else lease.connection
+        connection = None if lease is None else lease.held
         if lease is None or connection is None or connection.closed:
             return None
         # From here on nobody else gets it, however late the cancellation reaches the server.

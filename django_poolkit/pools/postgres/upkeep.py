@@ -14,14 +14,14 @@ from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.config import LIBPQ_GUARDS
 from django_poolkit.pools.credentials import Credentials
-from django_poolkit.pools.lease import Lease, acquired_at, frames_of
+from django_poolkit.pools.lease import Lease, acquired_at
 from django_poolkit.pools.ledger import describe
 from django_poolkit.pools.postgres import housekeeper, naming, probe, verify
-from django_poolkit.pools.postgres.acquire import Acquire
 from django_poolkit.pools.postgres.connect import Connector, sqlstate, summarise
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.growth import Attempt
 from django_poolkit.pools.postgres.shell import Job, critical
+from django_poolkit.pools.postgres.task_release import TaskRelease
 
 logger = logging.getLogger("django_poolkit.pool")
 
@@ -36,7 +36,7 @@ def _parsed(conninfo: str) -> Mapping[str, Any]:
         raise psycopg.ProgrammingError("the connection string cannot be parsed") from None
 
 
-class Upkeep(Acquire):
+class Upkeep(TaskRelease):
     """Runs in worker threads. `ConnectionPool` is the whole."""
 
     _connector: Connector
@@ -273,9 +273,10 @@ class Upkeep(Acquire):
             found = describe(lease)
             logger.warning(
                 "pool=%s event=overdue seconds=%.1f thread=%s where=%s statement=%s lease=%d. "
-                "%s\nIts thread is now at:\n  %s",
+                "%s\nIts %s is now at:\n  %s",
                 self.name, found.seconds, found.thread, found.where, found.statement, found.key,
-                acquired_at(found.stack), "\n  ".join(frames_of(lease._thread)) or "(it has ended)",
+                acquired_at(found.stack), "thread" if lease.task is None else "task",
+                "\n  ".join(lease.where_now()) or "(it has ended)",
             )  # fmt: skip
             self.events.tell(
                 "lease_leaked",

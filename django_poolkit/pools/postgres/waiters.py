@@ -1,8 +1,7 @@
 """The queue of those who wait for a connection: first come, first served.
 
-A waiter is anything with `set()` and `fail()`: threads here, other kinds of callers may join
-the same queue. The hand-over is a handshake: a waiter that has gone refuses, and the
-connection goes to the next.
+Threads wait here, and the tasks of event loops in the same queue (`task_waiter.py`). The hand-over
+is a handshake: a waiter that has gone refuses, and the connection goes to the next.
 """
 
 from __future__ import annotations
@@ -12,28 +11,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from django_poolkit.pools.lease import Lease
 
 
-class Waiter(Protocol):
-    """One place in the queue. Both verbs are called under the lock of the pool."""
+class Waiter:
+    """One place in the queue. Its state changes under the pool's lock only."""
 
-    lease: Lease
-    since: float
-
-    def set(self, connection: Any) -> bool: ...
-    def fail(self, error: BaseException) -> bool: ...
-
-
-class ThreadWaiter:
-    """A thread in the queue.
-
-    Its state changes under the pool's lock only; one raw lock is all that it sleeps on.
-    """
-
-    __slots__ = ("_gate", "connection", "error", "lease", "saturates", "since")
+    __slots__ = ("connection", "error", "lease", "saturates", "since")
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
@@ -42,8 +28,6 @@ class ThreadWaiter:
         """Whether it is the first of the queue that found all connections leased."""
         self.connection: Any = None
         self.error: BaseException | None = None
-        self._gate = _thread.allocate_lock()
-        self._gate.acquire()
 
     @property
     def settled(self) -> bool:
@@ -51,18 +35,38 @@ class ThreadWaiter:
         return self.connection is not None or self.error is not None
 
     def set(self, connection: Any) -> bool:
-        """Hand over a connection; return False if the waiter is settled already."""
+        """Hand over a connection; return False if the waiter is settled already, or has gone."""
         if self.settled:
             return False
         self.connection = connection
-        self._gate.release()
-        return True
+        if self._wake():
+            return True
+        self.connection = None
+        return False
 
     def fail(self, error: BaseException) -> bool:
-        """Refuse it; return False if it is settled already."""
+        """Refuse it; return False if it is settled already, or has gone."""
         if self.settled:
             return False
         self.error = error
+        return self._wake()
+
+    def _wake(self) -> bool:
+        """Wake who sleeps; return False if nobody does any more. Does not block."""
+        raise NotImplementedError
+
+
+class ThreadWaiter(Waiter):
+    """A thread in the queue. One raw lock is all that it sleeps on."""
+
+    __slots__ = ("_gate",)
+
+    def __init__(self, lease: Lease) -> None:
+        super().__init__(lease)
+        self._gate = _thread.allocate_lock()
+        self._gate.acquire()
+
+    def _wake(self) -> bool:
         self._gate.release()
         return True
 

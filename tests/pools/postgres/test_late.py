@@ -220,7 +220,7 @@ def test_a_statement_that_ends_at_the_same_moment_keeps_its_result(make_pool, mo
         time.sleep(3 * SHORT)  # meanwhile the statement ends
         return True
 
-    monkeypatch.setattr(late, "_cancel", cancel)
+    monkeypatch.setattr(late, "cancel", cancel)
     with pool.acquire() as connection, deadline(SHORT):
         found = connection.execute("SELECT pg_sleep(%s), 7", [2 * SHORT]).fetchone()
         assert found[1] == 7
@@ -279,7 +279,7 @@ def test_psycopg_has_what_is_told_by_its_name():
     from psycopg import Connection, Cursor, ServerCursor, _copy, _pipeline, generators
 
     owners = (Connection, Cursor, ServerCursor, _copy.Copy, _pipeline.Pipeline, generators)
-    for name in (*late.ENDINGS, *late._READS, "_commit_gen", "_execute_gen"):
+    for name in (*late.ENDINGS, *late.READS, "_commit_gen", "_execute_gen"):
         assert any(hasattr(owner, name) for owner in owners), name
     assert "exc_type" in psycopg.Transaction._exit_gen.__code__.co_varnames
     assert "query" in Cursor._execute_gen.__code__.co_varnames

@@ -51,8 +51,8 @@ def test_what_is_spelled_out_reads_as_it_did(function):
 
 def test_a_new_cursor_has_the_state_of_psycopgs(connection):
     ours, theirs = connection.cursor(), psycopg.Cursor(connection)
-    assert isinstance(ours, leased_cursor._PlainCursor)
-    assert not isinstance(theirs, leased_cursor._PlainCursor)
+    assert isinstance(ours, leased_cursor.PlainCursor)
+    assert not isinstance(theirs, leased_cursor.PlainCursor)
     for name in {*_cursor_base.BaseCursor.__slots__} - {"__weakref__", "_adapters"}:
         assert getattr(ours, name, "unset") == getattr(theirs, name, "unset"), name
 
@@ -201,8 +201,8 @@ def test_a_factory_that_does_a_step_itself_is_asked_for_it(make_pool, name):
 
 def test_a_psycopg_with_more_state_is_not_spelled_out(monkeypatch):
     factory = type("Theirs", (psycopg.Cursor,), {})
-    monkeypatch.setattr(leased_cursor, "_KNOWN", False)
-    assert not issubclass(leased(factory), leased_cursor._PlainCursor)
+    monkeypatch.setattr(leased_cursor, "KNOWN", False)
+    assert not issubclass(leased(factory), leased_cursor.PlainCursor)
 
 
 def test_a_connection_class_that_makes_its_cursors_is_asked_for_them(make_pool):
