@@ -90,7 +90,7 @@ class Project:
         node: Node,
         pool: Mapping[str, Any],
         control: Mapping[str, Any],
-        asyncpg: Mapping[str, Any],
+        asyncpg: dict[str, Any],
     ) -> None:
         self.home = home.resolve()
         self._node = node
@@ -113,7 +113,7 @@ class Project:
             "package": self.package,
             "databases": pprint.pformat({"default": database}),
             "poolkit": pprint.pformat(
-                {"CONTROL": dict(control), "ASYNCPG": {"default": dict(asyncpg)}}
+                {"CONTROL": dict(control), **({"ASYNCPG": {"default": asyncpg}} if asyncpg else {})}
             ),
             "broker": pprint.pformat({**self.queue, "polling_interval": 0.05}),
         }
