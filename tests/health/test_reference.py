@@ -99,6 +99,6 @@ def test_every_system_check_is_there() -> None:
     code = (ROOT / "django_poolkit/checks/health.py").read_text()
     ids = re.findall(r'id="([\w.]+)"', code)
     assert len(set(ids)) == len(ids) > 4
-    assert set(re.findall(r"^\| `(poolkit\.\w+)`", section("System checks"), re.MULTILINE)) == {
+    assert set(re.findall(r"^\| \[`(poolkit\.\w+)`\]", section("System checks"), re.MULTILINE)) == {
         *ids
     }
