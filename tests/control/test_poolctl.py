@@ -34,8 +34,6 @@ from django_poolkit.management.commands.poolctl import Command
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import Call
 
-pytestmark = pytest.mark.core
-
 ROOT = Path(__file__).parents[2]
 
 

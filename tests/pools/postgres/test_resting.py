@@ -21,8 +21,6 @@ from django_poolkit.testing import Node
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import Call, assert_adds_up
 
-pytestmark = pytest.mark.core
-
 DEPTH, SKIP = 10, 1
 
 
