@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.health.negotiation import ranges
+from django_poolkit.pools.chance import chance
 from django_poolkit.pools.errors import (
     PoolDeadlock,
     PoolError,
@@ -79,7 +79,7 @@ def answer(scope: RequestScope, error: PoolError, *, method: str, path: str, acc
         ("Cache-Control", "no-store"),
     ]
     if not scope.may_have_committed():
-        headers.append(("Retry-After", str(random.randint(*RETRY_AFTER))))
+        headers.append(("Retry-After", str(chance.randint(*RETRY_AFTER))))
     scope.answered = True
     note("answered_503", error, method=method, path=path)
     return Answer(headers, b"" if method == "HEAD" else body)

@@ -126,6 +126,19 @@ def test_each_library_is_known_to_its_own_modules_only(path: Path) -> None:
             assert name.startswith(KNOWS[library]), f"{name} imports {library}"
 
 
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_nobody_draws_from_the_generator_that_users_seed(path: Path) -> None:
+    for node in ast.walk(tree_of(path)):
+        drawn = set()
+        if isinstance(node, ast.ImportFrom) and node.module == "random":
+            drawn = {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            drawn = {a.asname for a in node.names if a.name == "random" and a.asname}
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "random":
+            drawn = {node.attr}
+        assert drawn <= {"Random", "SystemRandom"}, f"{name_of(path)}: use pools/chance.py"
+
+
 def test_imports_have_no_circle() -> None:
     names = {f"django_poolkit.{name_of(p).replace('/', '.')}": p for p in modules()}
     names = {n.removesuffix(".__init__"): p for n, p in names.items()}

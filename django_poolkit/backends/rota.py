@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from random import randrange
 from typing import Protocol
 
+from django_poolkit.pools.chance import chance
 from django_poolkit.pools.forks import in_child
 
 
@@ -48,7 +48,7 @@ class Rota:
         turns = self._turns.get(alias)
         if turns is None:
             turns = self._turns[alias] = {}
-            for _ in range(randrange(2 * len(hosts))):
+            for _ in range(chance.randrange(2 * len(hosts))):
                 _take_turn(turns, hosts)
         return _take_turn(turns, hosts)
 

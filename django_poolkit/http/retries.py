@@ -7,7 +7,6 @@ in the long run they are no more than a share of all requests.
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -21,6 +20,8 @@ from aiohttp import (
     ServerTimeoutError,
 )
 from aiohttp.payload import BytesPayload
+
+from django_poolkit.pools.chance import chance
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110, 9.2.2."""
@@ -103,4 +104,4 @@ class Retry:
             or not self._budget.spend()
         ):
             return None
-        return max(least, random.uniform(0, min(LONGEST, BASE * 2 ** (self._failures - 1))))
+        return max(least, chance.uniform(0, min(LONGEST, BASE * 2 ** (self._failures - 1))))

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import random
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from time import monotonic
 from typing import Any, Final, Literal, NamedTuple
 
 from django_poolkit.lifespan.base import Resource, ResourceError, said_of, stack_of
+from django_poolkit.pools.chance import chance
 
 logger = logging.getLogger("django_poolkit.lifespan")
 
@@ -212,5 +212,5 @@ class Keeper:
 def _pauses() -> Iterator[float]:
     seconds = _FIRST_PAUSE
     while True:
-        yield random.uniform(0.8, 1.2) * seconds
+        yield chance.uniform(0.8, 1.2) * seconds
         seconds = min(2 * seconds, _LONGEST_PAUSE)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.db import connections
 
 from django_poolkit.backends.rota import rota
+from django_poolkit.pools.chance import chance
 from django_poolkit.routing import (
     admission,
     loads,
@@ -91,7 +91,7 @@ def host_for(alias: str, weights: Mapping[str, float]) -> str | None:
     if here is None:
         if not admission.troubled:
             return None
-        return rota.pick(alias, readable.hosts_for(alias, weights, random.random()))
+        return rota.pick(alias, readable.hosts_for(alias, weights, chance.random()))
     cluster = cluster_of(alias)
     if cluster is not None and (settled := here.settled.get(cluster.name)) is not None:
         weights = _sufficient(cluster, here, settled, alias, weights)

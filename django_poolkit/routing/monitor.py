@@ -10,12 +10,12 @@ import atexit
 import logging
 import threading
 from collections.abc import Iterator, Mapping
-from random import uniform
 from time import monotonic
 from typing import Any, Final
 
 from django.core.signals import setting_changed
 
+from django_poolkit.pools.chance import chance
 from django_poolkit.pools.forks import in_child
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.fence import untold
@@ -203,7 +203,7 @@ class Monitor:
             except Exception as error:  # as settings that are wrong by now
                 if failed != (failed := type(error).__name__):
                     logger.error("event=look_failed error=%s", failed)
-            self._wake.wait(uniform(*(ALERT if self._alert else CALM)) - LEAST)
+            self._wake.wait(chance.uniform(*(ALERT if self._alert else CALM)) - LEAST)
             if stop.wait(LEAST):
                 return
             self._wake.clear()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from random import random
 
+from django_poolkit.pools.chance import chance
 from django_poolkit.routing import admission, members, topology
 from django_poolkit.routing.errors import NoReplica
 from django_poolkit.routing.monitor import monitor
@@ -19,7 +19,7 @@ def replicas_for(cluster: Cluster, here: Scope | None, *, asked_for: bool) -> tu
     cluster's settings want that.
     """
     places = _places(cluster, here)
-    draw = random() if here is None else here.draw
+    draw = chance.random() if here is None else here.draw
     if found := _with(places, draw):
         return found
     if (asked_for or cluster.all_down == "stale") and (found := _stale(places)):
@@ -45,7 +45,7 @@ def others(
     else:
         places = {alias: _names(alias, keys) for alias, keys in settled.hosts.items()}
     places = {alias: names for alias, names in places.items() if names and alias not in been}
-    draw = random() if here is None else here.draw
+    draw = chance.random() if here is None else here.draw
     if left := _with(places, draw):
         return left
     if monitor.is_lost(cluster) and (left := _recovering(places)):

@@ -11,13 +11,13 @@ import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from random import random
 from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Final, NamedTuple
 
 from django_poolkit.backends import request as requests
 from django_poolkit.backends.request import RequestScope
+from django_poolkit.pools.chance import chance
 from django_poolkit.pools.forks import in_child
 from django_poolkit.routing.blocks import Block, place_of
 from django_poolkit.routing.figures import Decisions
@@ -92,7 +92,7 @@ class Scope:
         """By alias and host: replicas that it reads, and that are not the visitor's own."""
         self.fallen: set[str] = set()
         """The clusters whose primary it reads because no replica could be read."""
-        self.draw = random()
+        self.draw = chance.random()
         """Says which trials of replicas it takes part in, from 0.0 to 1.0."""
         self.decisions: Decisions | None = None
         """What was decided in it; None where nobody wants to know."""

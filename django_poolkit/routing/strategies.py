@@ -5,11 +5,11 @@ Knows no server: it is given the names with their weights, and a way to ask for 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from typing import Final, Literal, NamedTuple
 
 from django_poolkit.backends.rota import rota
+from django_poolkit.pools.chance import chance
 
 Strategy = Literal["round_robin", "random", "least_used", "latency"]
 Draw = Callable[[], float]
@@ -34,7 +34,7 @@ def pick(
     place: str,
     weights: Mapping[str, float],
     load_of: Callable[[str], Load],
-    draw: Draw = random.random,
+    draw: Draw = chance.random,
 ) -> str:
     """Return one of several names, each with its weight.
 
@@ -51,7 +51,7 @@ def pick(
     return rota.pick(place, weights)
 
 
-def drawn(weights: Mapping[str, float], draw: Draw = random.random) -> str:
+def drawn(weights: Mapping[str, float], draw: Draw = chance.random) -> str:
     """Return one at random, each as often as its weight says."""
     left = draw() * sum(weights.values())
     for name, weight in weights.items():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import random
 import secrets
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from django_poolkit.pools.chance import chance
 from django_poolkit.testing.errors import ClusterError
 
 # Below the range that systems take for outgoing connections, so that a stopped
@@ -57,7 +57,7 @@ class Memory:
         if name in self.ports:
             yield self.ports[name]
         for _ in range(_ATTEMPTS):
-            port = random.choice(_PORTS)
+            port = chance.choice(_PORTS)
             if _is_free(host, port):
                 yield port
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import statistics
-import sys
-import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import psycopg
 import psycopg_pool
 
 from django_poolkit.pools.postgres import ConnectionPool
-from django_poolkit.testing import Cluster
+from django_poolkit.testing import Node
+from tests.benchmarks.contest import CONNECTIONS, HELD, OURS, THEIRS, Row, crowd, run, turns
 
 READING = """
 contestants:
@@ -36,23 +31,12 @@ examples:
   python -m tests.benchmarks.alease --json            the same, for another program
 """
 
-HELD, OURS, THEIRS = "held", "ours", "theirs"
 # As the pool has it by default, and so for all.
 ALIKE: dict[str, Any] = {"autocommit": True, "prepare_threshold": None}
-Query = Callable[[], Awaitable[Any]]
 
 
-async def _round(query: Query, queries: int) -> float:
-    started = time.perf_counter()
-    for _ in range(queries):
-        await query()
-    return (time.perf_counter() - started) / queries * 1e6
-
-
-def _pools(
-    where: dict[str, Any], size: int
-) -> tuple[ConnectionPool, psycopg_pool.AsyncConnectionPool[Any]]:
-    kwargs = {**where, **ALIKE}
+def _pools(node: Node, size: int) -> tuple[ConnectionPool, psycopg_pool.AsyncConnectionPool[Any]]:
+    kwargs = {**node.conninfo(), **ALIKE}
     theirs: psycopg_pool.AsyncConnectionPool[Any] = psycopg_pool.AsyncConnectionPool(
         kwargs=kwargs, min_size=size, max_size=size, timeout=60.0, open=False
     )
@@ -60,10 +44,10 @@ def _pools(
     return ours, theirs
 
 
-async def cost(where: dict[str, Any], rounds: int, queries: int) -> list[dict[str, Any]]:
+async def cost(node: Node, rounds: int, queries: int) -> list[Row]:
     """Return a row for each contestant."""
-    held = await psycopg.AsyncConnection.connect(**where, **ALIKE)
-    ours, theirs = _pools(where, 1)
+    held = await psycopg.AsyncConnection.connect(**node.conninfo(), **ALIKE)
+    ours, theirs = _pools(node, 1)
     await theirs.open()
 
     async def by_held() -> None:
@@ -77,91 +61,34 @@ async def cost(where: dict[str, Any], rounds: int, queries: int) -> list[dict[st
         async with theirs.connection() as connection:
             await connection.execute("SELECT 1")
 
-    queries_of: dict[str, Query] = {HELD: by_held, OURS: by_ours, THEIRS: by_theirs}
-    times: dict[str, list[float]] = {name: [] for name in queries_of}
-    for number in range(rounds + 1):
-        for name, query in queries_of.items():
-            seconds = await _round(query, queries)
-            if number:  # the first warms up
-                times[name].append(seconds)
+    rows = await turns({HELD: by_held, OURS: by_ours, THEIRS: by_theirs}, rounds, queries)
     await held.close()
-    await theirs.close()
-    await asyncio.to_thread(ours.close)
-    return [
-        {"contestant": name, "us": statistics.median(found), "least": min(found)}
-        for name, found in times.items()
-    ]
-
-
-async def fairness(where: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
-    """Return a row for each pool: 100 tasks on 10 connections."""
-    ours, theirs = _pools(where, 10)
-    await theirs.open(wait=True)
-    await asyncio.to_thread(ours.open, True)
-    rows = []
-    for name, enter in ((OURS, ours.alease), (THEIRS, theirs.connection)):
-        served, waits = [0] * 100, [0.0] * 100
-        end = time.perf_counter() + seconds
-
-        async def work(
-            number: int,
-            enter: Any = enter,
-            served: list[int] = served,
-            waits: list[float] = waits,
-            end: float = end,
-        ) -> None:
-            while (started := time.perf_counter()) < end:
-                async with enter() as connection:
-                    waits[number] = max(waits[number], time.perf_counter() - started)
-                    await connection.execute("SELECT 1")
-                served[number] += 1
-
-        await asyncio.gather(*(work(number) for number in range(100)))
-        total = sum(served)
-        rows.append(
-            {
-                "contestant": name,
-                "per second": total / seconds,
-                "longest wait": max(waits) * 1000,
-                "jain": total**2 / (100 * sum(count**2 for count in served)),
-            }
-        )
     await theirs.close()
     await asyncio.to_thread(ours.close)
     return rows
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    lines = ["  ".join(f"{name:>12}" for name in rows[0])]
-    for row in rows:
-        cells = [v if isinstance(v, str) else f"{v:.3f}" for v in row.values()]
-        lines.append("  ".join(f"{cell:>12}" for cell in cells))
-    return "\n".join(lines)
+async def fairness(node: Node, seconds: float) -> list[Row]:
+    """Return a row for each pool."""
+    ours, theirs = _pools(node, CONNECTIONS)
+    await theirs.open(wait=True)
+    await asyncio.to_thread(ours.open, True)
+
+    async def query(connection: Any) -> None:
+        await connection.execute("SELECT 1")
+
+    rows = [
+        await crowd(OURS, ours.alease, query, seconds),
+        await crowd(THEIRS, theirs.connection, query, seconds),
+    ]
+    await theirs.close()
+    await asyncio.to_thread(ours.close)
+    return rows
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=READING, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--queries", type=int, default=200, help="of each round")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of the second table, a pool")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    with Cluster() as cluster:
-        where = cluster.primary.conninfo()
-        costs = asyncio.run(cost(where, options.rounds, options.queries))
-        fair = asyncio.run(fairness(where, options.seconds))
-    if options.json:
-        json.dump({"cost": costs, "fairness": fair}, sys.stdout)
-        return
-    print(_table(costs), _table(fair), sep="\n\n")
-    us = {row["contestant"]: row["us"] for row in costs}
-    print(
-        f"\nours takes {us[OURS] - us[HELD]:+.1f} us beside held ({us[OURS] / us[HELD]:.2f} x); "
-        f"theirs takes {us[THEIRS] / us[OURS]:.2f} x ours"
-    )
+    run(__doc__, READING, cost, fairness, arguments)
 
 
 if __name__ == "__main__":

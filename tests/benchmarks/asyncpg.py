@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import json
-import statistics
-import sys
-import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
 
 from django_poolkit.pools.asyncpg.pool import AsyncpgPool
-from django_poolkit.testing import Cluster
+from django_poolkit.testing import Node
+from tests.benchmarks.contest import CONNECTIONS, HELD, OURS, THEIRS, Row, crowd, run, turns
 
 READING = """
 contestants:
@@ -35,23 +29,23 @@ examples:
   python -m tests.benchmarks.asyncpg --json            the same, for another program
 """
 
-HELD, OURS, THEIRS, BARE = "held", "ours", "theirs", "no reset"
-Query = Callable[[], Awaitable[Any]]
+BARE = "no reset"
 
 
 async def _nothing(connection: Any) -> None:
     pass
 
 
-async def _round(query: Query, queries: int) -> float:
-    started = time.perf_counter()
-    for _ in range(queries):
-        await query()
-    return (time.perf_counter() - started) / queries * 1e6
+def _where(node: Node) -> dict[str, Any]:
+    return {
+        "host": node.host, "port": node.port, "user": node.user, "password": node.password,
+        "database": node.dbname,
+    }  # fmt: skip
 
 
-async def cost(where: dict[str, Any], rounds: int, queries: int) -> list[dict[str, Any]]:
+async def cost(node: Node, rounds: int, queries: int) -> list[Row]:
     """Return a row for each contestant."""
+    where = _where(node)
     held = await asyncpg.connect(**where)
     ours = AsyncpgPool(where, max_size=1)
     theirs = await asyncpg.create_pool(min_size=1, max_size=1, **where)
@@ -72,94 +66,35 @@ async def cost(where: dict[str, Any], rounds: int, queries: int) -> list[dict[st
         async with bare.acquire() as connection:
             await connection.fetchval("SELECT 1")
 
-    queries_of: dict[str, Query] = {HELD: by_held, OURS: by_ours, THEIRS: by_theirs, BARE: by_bare}
-    times: dict[str, list[float]] = {name: [] for name in queries_of}
-    for number in range(rounds + 1):
-        for name, query in queries_of.items():
-            seconds = await _round(query, queries)
-            if number:  # the first warms up
-                times[name].append(seconds)
+    queries_of = {HELD: by_held, OURS: by_ours, THEIRS: by_theirs, BARE: by_bare}
+    rows = await turns(queries_of, rounds, queries)
     await held.close()
     for pool in (ours, theirs, bare):
         await pool.close()
-    return [
-        {"contestant": name, "us": statistics.median(found), "least": min(found)}
-        for name, found in times.items()
+    return rows
+
+
+async def fairness(node: Node, seconds: float) -> list[Row]:
+    """Return a row for each pool."""
+    where, size = _where(node), CONNECTIONS
+    ours = AsyncpgPool(where, max_size=size, TIMEOUT=60.0)
+    theirs = await asyncpg.create_pool(min_size=size, max_size=size, **where)
+
+    async def query(connection: Any) -> None:
+        await connection.fetchval("SELECT 1")
+
+    rows = [
+        await crowd(OURS, ours.lease, query, seconds),
+        await crowd(THEIRS, theirs.acquire, query, seconds),
     ]
-
-
-async def fairness(where: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
-    """Return a row for each pool: 100 tasks on 10 connections."""
-    ours = AsyncpgPool(where, max_size=10, TIMEOUT=60.0)
-    theirs = await asyncpg.create_pool(min_size=10, max_size=10, **where)
-    rows = []
-    for name, enter in ((OURS, ours.lease), (THEIRS, theirs.acquire)):
-        served, waits = [0] * 100, [0.0] * 100
-        end = time.perf_counter() + seconds
-
-        async def work(
-            number: int,
-            enter: Any = enter,
-            served: list[int] = served,
-            waits: list[float] = waits,
-            end: float = end,
-        ) -> None:
-            while (started := time.perf_counter()) < end:
-                async with enter() as connection:
-                    waits[number] = max(waits[number], time.perf_counter() - started)
-                    await connection.fetchval("SELECT 1")
-                served[number] += 1
-
-        await asyncio.gather(*(work(number) for number in range(100)))
-        total = sum(served)
-        rows.append(
-            {
-                "contestant": name,
-                "per second": total / seconds,
-                "longest wait": max(waits) * 1000,
-                "jain": total**2 / (100 * sum(count**2 for count in served)),
-            }
-        )
     for pool in (ours, theirs):
         await pool.close()
     return rows
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    lines = ["  ".join(f"{name:>12}" for name in rows[0])]
-    for row in rows:
-        cells = [v if isinstance(v, str) else f"{v:.3f}" for v in row.values()]
-        lines.append("  ".join(f"{cell:>12}" for cell in cells))
-    return "\n".join(lines)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Measure, and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=READING, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--queries", type=int, default=200, help="of each round")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of the second table, a pool")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    with Cluster() as cluster:
-        node = cluster.primary
-        where = {
-            "host": node.host, "port": node.port, "user": node.user, "password": node.password,
-            "database": node.dbname,
-        }  # fmt: skip
-        costs = asyncio.run(cost(where, options.rounds, options.queries))
-        fair = asyncio.run(fairness(where, options.seconds))
-    if options.json:
-        json.dump({"cost": costs, "fairness": fair}, sys.stdout)
-        return
-    print(_table(costs), _table(fair), sep="\n\n")
-    us = {row["contestant"]: row["us"] for row in costs}
-    print(
-        f"\nours takes {us[OURS] - us[HELD]:+.1f} us beside held ({us[OURS] / us[HELD]:.2f} x); "
-        f"theirs takes {us[THEIRS] / us[OURS]:.2f} x ours"
-    )
+    run(__doc__, READING, cost, fairness, arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A directory for sockets, servers in it, and a bare client."""
+"""A directory for sockets, servers in it, a bare client, and a process that has a database."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connections
+from django.test import override_settings
 
+from django_poolkit import registry
 from django_poolkit.conf.control import ControlConfig
 from django_poolkit.control import protocol
+from django_poolkit.control import server as own_server
 from django_poolkit.control.conversation import Conversation
 from django_poolkit.control.server import ControlServer
+from django_poolkit.testing import Node
 
 
 @pytest.fixture
@@ -116,3 +121,29 @@ def dial() -> Iterator[Callable[[ControlServer], Line]]:
     yield call
     for line in lines:
         line.socket.close()
+
+
+@pytest.fixture
+def database(
+    django_db_modify_db_settings: None,
+    django_db_blocker: Any,
+    primary: Node,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[dict[str, Any]]:
+    """The default database of this process, whose sockets are in a directory of the test's."""
+    settings = connections.settings["default"]
+    monkeypatch.setitem(settings, "NAME", primary.dbname)
+
+    def start_anew() -> None:
+        connections.close_all()
+        registry.pools.close_all()
+        own_server.stop()
+
+    with (
+        django_db_blocker.unblock(),
+        override_settings(POOLKIT={"CONTROL": {"DIRECTORY": str(place)}}),
+    ):
+        start_anew()
+        yield settings
+        start_anew()

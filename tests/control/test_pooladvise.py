@@ -9,20 +9,16 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection, connections
-from django.test import override_settings
+from django.db import connection
 
 from django_poolkit import registry
-from django_poolkit.control import server
 from django_poolkit.control.measured import FEWEST
 from django_poolkit.pools import queueing
-from django_poolkit.testing import Node
 from tests.control.test_poolstatus import ROOT
 
 _MANAGE = """
@@ -37,31 +33,10 @@ execute_from_command_line(["manage.py", "pooladvise", *sys.argv[1:]])
 
 
 @pytest.fixture(autouse=True)
-def database(
-    django_db_modify_db_settings: None,
-    django_db_blocker: Any,
-    primary: Node,
-    place: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[dict[str, Any]]:
-    """The default database of this process, whose sockets are in a directory of the test's."""
+def quick(database: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process a database, and its simulations few leases."""
     monkeypatch.setattr(queueing, "LEAST", 4_000)
     monkeypatch.setattr(queueing, "MOST", 8_000)
-    settings = connections.settings["default"]
-    monkeypatch.setitem(settings, "NAME", primary.dbname)
-
-    def start_anew() -> None:
-        connections.close_all()
-        registry.pools.close_all()
-        server.stop()
-
-    with (
-        django_db_blocker.unblock(),
-        override_settings(POOLKIT={"CONTROL": {"DIRECTORY": str(place)}}),
-    ):
-        start_anew()
-        yield settings
-        start_anew()
 
 
 def lease(count: int) -> None:

@@ -18,13 +18,11 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command, load_command_class
-from django.db import OperationalError, connection, connections
-from django.test import override_settings
+from django.db import OperationalError, connection
 
 from django_poolkit import registry
-from django_poolkit.control import render, server
+from django_poolkit.control import render
 from django_poolkit.control.collect import WORDS, Problem
-from django_poolkit.testing import Node
 from django_poolkit.testing.waiting import wait_until
 from tests.control.statuses import lease, pool, status
 
@@ -46,34 +44,11 @@ execute_from_command_line(["manage.py", "poolstatus", *sys.argv[1:]])
 """
 
 
-@pytest.fixture(autouse=True)
-def database(
-    django_db_modify_db_settings: None,
-    django_db_blocker: Any,
-    primary: Node,
-    place: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[dict[str, Any]]:
-    """The default database of this process, whose sockets are in a directory of the test's."""
-    settings = connections.settings["default"]
-    monkeypatch.setitem(settings, "NAME", primary.dbname)
-
-    def start_anew() -> None:
-        connections.close_all()
-        registry.pools.close_all()
-        server.stop()
-
-    with (
-        django_db_blocker.unblock(),
-        override_settings(POOLKIT={"CONTROL": {"DIRECTORY": str(place)}}),
-    ):
-        start_anew()
-        yield settings
-        start_anew()
+pytestmark = pytest.mark.usefixtures("database")
 
 
 @pytest.fixture
-def live() -> None:
+def live(database: dict[str, Any]) -> None:
     """Make this process one that is found: it holds a lease."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")

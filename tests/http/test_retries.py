@@ -15,6 +15,7 @@ import pytest
 
 from django_poolkit.http.retries import Budget
 from django_poolkit.http.shared import SharedClientSession
+from django_poolkit.pools.chance import chance
 from tests.http.support import MakeSession
 from tests.http.upstream import Upstream
 
@@ -30,7 +31,7 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         await sleep(0)
 
     monkeypatch.setattr("asyncio.sleep", skip)
-    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    monkeypatch.setattr(chance, "uniform", lambda low, high: high)
     return asked
 
 

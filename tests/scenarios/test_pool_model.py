@@ -110,6 +110,9 @@ class PoolMachine(PoolModel):
                 work(held.connection)
             except _DUPLICATES:
                 held.connection.rollback()
+            except psycopg.errors.ReadOnlySqlTransaction:
+                assert held.connection.read_only  # of this lease's own making
+                held.connection.rollback()
 
     # -- trouble
 
@@ -251,6 +254,19 @@ def test_the_model_allows_for_a_worker_that_replaces_the_dead_at_once(primary, a
     monkeypatch.undo()
     assert len(machine.all_held) == 1
     machine.agrees()
+    machine.close_pool()
+
+
+def test_the_model_allows_for_a_connection_that_was_made_read_only(primary, admin):
+    machine = PoolMachine(primary, admin)
+    machine.open(min_size=0, more=1)
+    machine.acquire()
+    machine.leave_an_attribute(which=0, name="read_only")
+    machine.leave_residue(which=0, residue="temp_table", committed=True)
+    machine.agrees()
+    machine.release(which=0)
+    machine.acquire()
+    machine.leave_residue(which=0, residue="temp_table", committed=True)
     machine.close_pool()
 
 

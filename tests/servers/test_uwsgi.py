@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 
@@ -66,6 +67,21 @@ def test_each_worker_has_connections_of_its_own(site: Site, node: Node) -> None:
     assert len(after - workers) == 1
     assert after >= workers - {victim}
     wait_until(lambda: victim not in sessions(node), PATIENCE)
+
+
+def test_no_worker_draws_what_another_draws(project: Project) -> None:
+    drawn: dict[int, set[float]] = {}
+    with serve(project, "forked", 2) as site:
+
+        def both_have() -> bool:
+            replies = [site.client.start("/draw/") for _ in range(8)]
+            for reply in (each.result(PATIENCE) for each in replies):
+                drawn.setdefault(reply.pid, set()).update(json.loads(reply.body)["drawn"])
+            return len(drawn) == 2
+
+        wait_until(both_have, PATIENCE)
+    one, other = drawn.values()
+    assert not one & other
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from operator import methodcaller
-from random import uniform
 from time import monotonic, sleep
 from typing import Any, Final, TypeVar
 
@@ -19,6 +18,7 @@ from django_poolkit.backends.postgresql.binding import bind_on_the_server
 from django_poolkit.backends.postgresql.errors import EXHAUSTED
 from django_poolkit.backends.postgresql.pooling import PoolChoiceMixin, Twins
 from django_poolkit.backends.rota import rota
+from django_poolkit.pools.chance import chance
 from django_poolkit.pools.errors import PoolClosed, PoolError
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool
@@ -137,7 +137,7 @@ class HostChoiceMixin(PoolChoiceMixin):
                 if not pause:
                     self._leave_alias()
                 # Not queued at one of them: any may be the first that is back.
-                sleep(pause * uniform(0.5, 1.0))
+                sleep(pause * chance.uniform(0.5, 1.0))
                 pause = min(2 * pause or _ROUND, _LONGEST_ROUND)
                 refused.clear()
             else:

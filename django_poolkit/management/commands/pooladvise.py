@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from django.core.management.base import CommandError
-
-from django_poolkit.control import advising, servers
+from django_poolkit.control import advising
 from django_poolkit.control.advice import Advice, advise
 from django_poolkit.control.collect import collect
 from django_poolkit.control.supposed import AdviceError, Question
-from django_poolkit.control.tables import draw
-from django_poolkit.management.teaching import TeachingCommand
+from django_poolkit.management.teaching import TeachingCommand, refuse, verify_pooled, while_read
 from django_poolkit.pools.sizing import rules
 
 
@@ -126,14 +120,9 @@ class Command(TeachingCommand):
                 options["database"],
             )
         except AdviceError as error:
-            raise CommandError(str(error), returncode=2) from None
-        try:
+            refuse(str(error))
+        with while_read():
             self._show(advice, options)
-            self.stdout.flush()
-        except BrokenPipeError:
-            # Who read has seen enough. Python would try to write the rest once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(128 + signal.SIGPIPE)
         if advice.exit_code:
             sys.exit(advice.exit_code)
 
@@ -141,32 +130,18 @@ class Command(TeachingCommand):
         published = rules(options["cores"], options["disks"]) if options["cores"] else []
         if options["format"] == "json":
             document = advice.as_dict() | {"rules": [rule._asdict() for rule in published]}
-            self.stdout.write(json.dumps(document))
+            self.print(json.dumps(document))
             for problem in advice.problems:
                 self.stderr.write(problem)
             return
-        terminal = bool(self.stdout.isatty()) and os.environ.get("TERM") != "dumb"
-        plain = options["no_color"] or "NO_COLOR" in os.environ
-        text = draw(
-            advising.tables(advice, published),
-            color=options["force_color"] or (terminal and not plain),
-            width=shutil.get_terminal_size().columns if terminal else None,
-        )
-        encoding = getattr(self.stdout, "encoding", None) or "utf-8"
-        self.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        self.print(self.drawn(advising.tables(advice, published), options))
 
 
 def _verify(options: dict[str, Any]) -> None:
-    """Refuse what makes no sense, with the exit code that argparse has for it."""
-    pooled = servers.pooled_names()
-    for alias in options["database"]:
-        if alias not in pooled:
-            known = ", ".join(pooled) or "none"
-            raise CommandError(
-                f"{alias!r} is no pooled alias of DATABASES; these are: {known}", returncode=2
-            )
+    """Refuse what makes no sense."""
+    verify_pooled(options["database"])
     if options["leases_per_request"] is not None and options["requests_per_second"] is None:
-        raise CommandError("--leases-per-request needs --requests-per-second", returncode=2)
+        refuse("--leases-per-request needs --requests-per-second")
 
 
 def _question(options: dict[str, Any]) -> Question:

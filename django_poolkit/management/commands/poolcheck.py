@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from contextlib import suppress
@@ -15,10 +13,10 @@ from django.core.management.base import CommandError
 from django.db import connections
 
 from django_poolkit import health
-from django_poolkit.control.tables import Cell, Table, draw, duration, printable
+from django_poolkit.control.tables import Cell, Table, duration, printable
 from django_poolkit.health.formats import as_json
 from django_poolkit.health.report import Figures, Report, Result, Status
-from django_poolkit.management.teaching import TeachingCommand
+from django_poolkit.management.teaching import TeachingCommand, refuse
 from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.topology import role_of
 
@@ -84,25 +82,11 @@ class Command(TeachingCommand):
         if options["format"] == "json":
             document = as_json(report)
             del document["group"], document["age"]  # it is none, and of now
-            self._print(json.dumps(document))
+            self.print(json.dumps(document))
         else:
-            self._print(self._drawn(report, options))
+            self.print(self.drawn([table(report)], options))
         if code := EXIT_CODES[report.status]:
             sys.exit(code)
-
-    def _drawn(self, report: Report, options: dict[str, Any]) -> str:
-        terminal = bool(self.stdout.isatty()) and os.environ.get("TERM") != "dumb"
-        plain = options["no_color"] or "NO_COLOR" in os.environ
-        return draw(
-            [table(report)],
-            color=options["force_color"] or (terminal and not plain),
-            width=shutil.get_terminal_size().columns if terminal else None,
-        )
-
-    def _print(self, text: str) -> None:
-        # An alias may be more than this terminal can spell.
-        encoding = getattr(self.stdout, "encoding", None) or "utf-8"
-        self.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def table(report: Report) -> Table:
@@ -146,7 +130,7 @@ def _names(aliases: list[str]) -> list[str]:
     for alias in aliases:
         if alias not in connections.settings:
             known = ", ".join(connections.settings) or "none"
-            raise CommandError(f"DATABASES has no {alias!r}; there are: {known}", returncode=2)
+            refuse(f"DATABASES has no {alias!r}; there are: {known}")
     if aliases:
         return [f"db:{alias}" for alias in dict.fromkeys(aliases)]
     # How this process is itself says nothing: it is no server, and ends in a moment.

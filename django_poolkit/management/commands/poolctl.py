@@ -6,19 +6,19 @@ import json
 import math
 from argparse import ArgumentParser, ArgumentTypeError
 from contextlib import suppress
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from django.core.management.base import CommandError
 
 from django_poolkit.conf.control import ControlConfig, control_config
-from django_poolkit.control import servers, steer
+from django_poolkit.control import steer
 from django_poolkit.control.client import explain_none
 from django_poolkit.control.directory import DirectoryRefused
 from django_poolkit.control.orders import LONGEST
 from django_poolkit.control.outcome import REFUSED, Outcome
 from django_poolkit.control.steer import LeaseId, Target
 from django_poolkit.control.tables import draw, printable
-from django_poolkit.management.teaching import TeachingCommand
+from django_poolkit.management.teaching import TeachingCommand, refuse, verify_pooled
 
 # By command, the options that it takes.
 _TAKES: Final = {
@@ -149,38 +149,30 @@ def _seconds(text: str) -> float:
 
 
 def _verify(options: dict[str, Any]) -> None:
-    """Refuse what makes no sense, with the exit code that argparse has for it."""
+    """Refuse what makes no sense."""
     command = options["command"]
     takes = _TAKES[command]
     named = {name for name in _OPTIONS if options[name] not in (None, False, [])}
     if odd := sorted(named - takes):
         flags = ", ".join("a lease" if name == "lease" else _flag(name) for name in odd)
-        _refuse(f"{command} does not take {flags}")
+        refuse(f"{command} does not take {flags}")
     if command == "kill-lease":
         if not options["lease"]:
-            _refuse("which lease? `poolstatus --leases` shows their names: <pid>/<pool>/<number>")
+            refuse("which lease? `poolstatus --leases` shows their names: <pid>/<pool>/<number>")
     elif not named & {"database", "pid", "all"}:
         what = " or ".join(_flag(name) for name in ("database", "pid", "all") if name in takes)
-        _refuse(f"{command} what? Name it by {what}")
+        refuse(f"{command} what? Name it by {what}")
     elif options["all"] and named & {"database", "pid"}:
-        _refuse("--all goes without --database and --pid")
+        refuse("--all goes without --database and --pid")
     if command == "resize" and not named & {"min_size", "max_size"}:
-        _refuse("resize to what? Name --max-size, --min-size, or both")
+        refuse("resize to what? Name --max-size, --min-size, or both")
     if options["for"] is not None and not 0 < options["for"] <= LONGEST:
-        _refuse(f"--for must be above 0 and at most {LONGEST:g} seconds")
-    pooled = servers.pooled_names() if options["database"] else []
-    for alias in options["database"] or ():
-        if alias not in pooled:
-            known = ", ".join(pooled) or "none"
-            _refuse(f"{alias!r} is no pooled alias of DATABASES; these are: {known}")
+        refuse(f"--for must be above 0 and at most {LONGEST:g} seconds")
+    verify_pooled(options["database"] or ())
 
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def _refuse(text: str) -> NoReturn:
-    raise CommandError(text, returncode=REFUSED)
 
 
 def _carry_out(config: ControlConfig, options: dict[str, Any]) -> Outcome:

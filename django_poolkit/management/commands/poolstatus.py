@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
-from django.core.management.base import CommandError
-
-from django_poolkit.control import render, servers, watch
+from django_poolkit.control import render, watch
 from django_poolkit.control.collect import Report, collect
-from django_poolkit.control.tables import Table, draw, printable
-from django_poolkit.management.teaching import TeachingCommand
+from django_poolkit.control.tables import printable
+from django_poolkit.management.teaching import TeachingCommand, refuse, verify_pooled, while_read
 
 _INTERVAL = 2.0  # seconds between two looks, where none are given
 _SHORTEST = 0.1
@@ -92,59 +87,37 @@ class Command(TeachingCommand):
         """Show what there is, once or until Ctrl-C; end with the exit code."""
         _verify(options)
         try:
-            if options["watch"] is not None:
-                self._watch(options)
-            code = self._once(options)
+            with while_read():
+                if options["watch"] is not None:
+                    self._watch(options)
+                code = self._once(options)
         except KeyboardInterrupt:
             sys.exit(130)
-        except BrokenPipeError:
-            # Who read has seen enough. Python would try to write the rest once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(128 + signal.SIGPIPE)
         if code:
             sys.exit(code)
 
     def _once(self, options: dict[str, Any]) -> int:
         report = _collect(options)
         if options["format"] == "table":
-            self._print(self._drawn(render.tables(report), options))
+            self.print(self.drawn(render.tables(report), options))
         else:
-            self._print(_document(report, options["format"]))
+            self.print(_document(report, options["format"]))
             for problem in report.problems:
                 for line in problem.lines():
                     self.stderr.write(printable(line))
         return report.exit_code
 
     def _watch(self, options: dict[str, Any]) -> NoReturn:
-        if options["format"] == "table" and self._on_terminal():
-            with watch.screen(partial(self._print, ending="")) as show:
+        if options["format"] == "table" and self.on_terminal():
+            with watch.screen(partial(self.print, ending="")) as show:
                 watch.every(options["watch"], lambda: show(self._screen(options)))
         as_line = render.line if options["format"] == "table" else _json
-        watch.every(options["watch"], lambda: self._print(as_line(_collect(options))))
+        watch.every(options["watch"], lambda: self.print(as_line(_collect(options))))
 
     def _screen(self, options: dict[str, Any]) -> str:
         *others, conclusion = render.tables(_collect(options))
         # At the top: a screen is cut off below.
-        return self._drawn([conclusion, *others], options)
-
-    def _drawn(self, tables: list[Table], options: dict[str, Any]) -> str:
-        terminal = self._on_terminal()
-        plain = options["no_color"] or "NO_COLOR" in os.environ
-        return draw(
-            tables,
-            color=options["force_color"] or (terminal and not plain),
-            width=shutil.get_terminal_size().columns if terminal else None,
-        )
-
-    def _on_terminal(self) -> bool:
-        return bool(self.stdout.isatty()) and os.environ.get("TERM") != "dumb"
-
-    def _print(self, text: str, ending: str = "\n") -> None:
-        # What other processes say may be more than this terminal can spell.
-        encoding = getattr(self.stdout, "encoding", None) or "utf-8"
-        text = text.encode(encoding, "backslashreplace").decode(encoding)
-        self.stdout.write(text, ending=ending)
-        self.stdout.flush()
+        return self.drawn([conclusion, *others], options)
 
 
 def _seconds(text: str) -> float:
@@ -155,18 +128,12 @@ def _seconds(text: str) -> float:
 
 
 def _verify(options: dict[str, Any]) -> None:
-    """Refuse what makes no sense, with the exit code that argparse has for it."""
-    pooled = servers.pooled_names()
-    for alias in options["database"]:
-        if alias not in pooled:
-            known = ", ".join(pooled) or "none"
-            raise CommandError(
-                f"{alias!r} is no pooled alias of DATABASES; these are: {known}", returncode=2
-            )
+    """Refuse what makes no sense."""
+    verify_pooled(options["database"])
     if options["format"] == "prometheus":
         for name in ("watch", "leases", "pins"):
             if options[name]:
-                raise CommandError(f"--{name} does not go with --format prometheus", returncode=2)
+                refuse(f"--{name} does not go with --format prometheus")
 
 
 def _collect(options: dict[str, Any]) -> Report:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from django_poolkit.pools.asyncpg.connect import summarise
 from django_poolkit.pools.asyncpg.errors import PoolClosed
+from django_poolkit.pools.chance import chance
 
 if TYPE_CHECKING:
     from django_poolkit.pools.asyncpg.pool import AsyncpgPool
@@ -172,5 +172,5 @@ class Listener:
             except Exception as error:
                 text = summarise(error, *self._pool.secrets())
                 logger.warning("pool=%s event=connect_failed error=%s", self._pool.name, text)
-            await asyncio.sleep(pause * random.uniform(0.75, 1.25))
+            await asyncio.sleep(pause * chance.uniform(0.75, 1.25))
             pause = min(pause * 2, self._pool.config.reconnect_cap)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from time import monotonic
@@ -23,6 +22,7 @@ from django_poolkit.pools.asyncpg.connection import LeasedConnection
 from django_poolkit.pools.asyncpg.errors import PoolClosed, PoolPaused, PoolTimeout
 from django_poolkit.pools.asyncpg.lease import AsyncpgLease
 from django_poolkit.pools.asyncpg.physical import Physical
+from django_poolkit.pools.chance import chance
 from django_poolkit.pools.errors import PoolError
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class State:
 
     def lifetime(self) -> float:
         """Return how long a new connection may live, in seconds."""
-        return float(self.pool.config.max_lifetime * (1 - random.uniform(0, _SPREAD)))
+        return float(self.pool.config.max_lifetime * (1 - chance.uniform(0, _SPREAD)))
 
     def timed_out_locked(self, started: float, allowed: float) -> PoolError:
         """Return the error of a caller whose time is up, and count it."""

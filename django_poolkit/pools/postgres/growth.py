@@ -7,9 +7,10 @@ pause that doubles up to a cap, and a new waiter cuts one pause short.
 
 from __future__ import annotations
 
-from random import uniform
 from time import monotonic
 from typing import Final
+
+from django_poolkit.pools.chance import chance
 
 FIRST_PAUSE: Final = 0.1
 # A waiter ends a pause early, but not more often than this: an outage with a thousand waiters
@@ -112,7 +113,7 @@ class Growth:
         attempt.pause = min(self._cap, attempt.pause * 2 or FIRST_PAUSE)
         attempt.sleeping = True
         attempt.nap += 1
-        return attempt.pause * uniform(1 - JITTER, 1 + JITTER)
+        return attempt.pause * chance.uniform(1 - JITTER, 1 + JITTER)
 
     def due(self, attempt: Attempt, nap: int) -> bool:
         """Return whether the attempt still takes that pause, and end it: its time is over."""

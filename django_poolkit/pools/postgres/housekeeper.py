@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from random import uniform
 from typing import Final
 
+from django_poolkit.pools.chance import chance
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.postgres.connection import PoolConnection
 
@@ -19,7 +19,7 @@ _LONGEST_ROUND: Final = 30.0
 
 def lifetime(max_lifetime: float) -> float:
     """Return the seconds one connection may live: up to a quarter less than the maximum."""
-    return max_lifetime * uniform(1.0 - LIFETIME_SPREAD, 1.0)
+    return max_lifetime * chance.uniform(1.0 - LIFETIME_SPREAD, 1.0)
 
 
 def interval(config: PoolConfig) -> float:

@@ -189,20 +189,25 @@ class PreparingCursor:
 
     def executemany(self, query: Any, params_seq: Any, *, returning: bool = False) -> None:
         """Run a statement for many parameters, as psycopg does: in one transaction."""
-        connection = self._conn
         try:
             super().executemany(query, params_seq, returning=returning)  # type: ignore[misc]
             return
         except psycopg.Error as error:
-            prepared: Prepared | None = connection._plans
-            if prepared is None or not is_stale(error):
-                raise
-            prepared.outdate()
-            # An iterator has been used up by now.
-            if not isinstance(params_seq, list | tuple) or not can_repeat(connection, False):
-                raise stale(error) from error
-        prepared.plans.healed += 1
+            healing = heal_many(self._conn, params_seq, error)
+        healing.healed += 1
         super().executemany(query, params_seq, returning=returning)  # type: ignore[misc]
+
+
+def heal_many(connection: Any, params_seq: Any, error: psycopg.Error) -> Plans:
+    """Return the plans if an `executemany()` that failed is to be run once more; else raise."""
+    prepared: Prepared | None = connection._plans
+    if prepared is None or not is_stale(error):
+        raise error
+    prepared.outdate()
+    # An iterator has been used up by now.
+    if not isinstance(params_seq, list | tuple) or not can_repeat(connection, False):
+        raise stale(error) from error
+    return prepared.plans
 
 
 def can_repeat(connection: Any, first: bool) -> bool:

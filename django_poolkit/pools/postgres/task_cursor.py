@@ -10,13 +10,7 @@ from psycopg.raw_cursor import RawCursorMixin
 
 from django_poolkit.pools.postgres.cursor import ClientCursor, ServerCursor
 from django_poolkit.pools.postgres.leased_cursor import KNOWN, SPELLED_OUT, PlainCursor, mix
-from django_poolkit.pools.postgres.plans import (
-    Prepared,
-    PreparingCursor,
-    can_repeat,
-    is_stale,
-    stale,
-)
+from django_poolkit.pools.postgres.plans import PreparingCursor, heal_many
 
 # What `PlainCursor` spells out, as psycopg has it for tasks.
 _SPELLED_OUT: Final = {name: getattr(psycopg.AsyncCursor, name) for name in SPELLED_OUT}
@@ -68,20 +62,13 @@ class TaskPreparingCursor(PreparingCursor):
         self, query: Any, params_seq: Any, *, returning: bool = False
     ) -> None:
         """Run a statement for many parameters, as psycopg does: in one transaction."""
-        connection = self._conn
         following: Any = super(PreparingCursor, self)
         try:
             await following.executemany(query, params_seq, returning=returning)
             return
         except psycopg.Error as error:
-            prepared: Prepared | None = connection._plans
-            if prepared is None or not is_stale(error):
-                raise
-            prepared.outdate()
-            # An iterator has been used up by now.
-            if not isinstance(params_seq, list | tuple) or not can_repeat(connection, False):
-                raise stale(error) from error
-        prepared.plans.healed += 1
+            healing = heal_many(self._conn, params_seq, error)
+        healing.healed += 1
         await following.executemany(query, params_seq, returning=returning)
 
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from django_poolkit.pools.chance import chance
 from django_poolkit.pools.postgres import growth
 from django_poolkit.pools.postgres.growth import Growth
 from django_poolkit.testing.waiting import wait_until
@@ -83,7 +84,7 @@ class TestPauses:
         return attempts.failed(attempt, wanted=True)
 
     def test_they_double_up_to_the_cap(self, monkeypatch):
-        monkeypatch.setattr(growth, "uniform", lambda low, high: 1.0)
+        monkeypatch.setattr(chance, "uniform", lambda low, high: 1.0)
         attempts = make(cap=1.0)
         [one] = attempts.plan(waiters=1, room=1)
         assert [self.fail(attempts, one) for _ in range(6)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]

@@ -134,8 +134,10 @@ class TestStatements:
         assert pool.stats().connects == 1
         assert_quiet(pool)
 
-    def test_a_server_that_says_nothing_is_given_up(self, far_pool, proxy, run_on_each):
-        pool = far_pool(max_size=1)
+    def test_a_server_that_says_nothing_is_given_up(
+        self, far_pool, proxy, primary, app, run_on_each
+    ):
+        pool = far_pool(max_size=1, kwargs={"application_name": app})
 
         async def work() -> None:
             async with pool.alease() as connection:
@@ -143,8 +145,7 @@ class TestStatements:
 
         async def main():
             task = asyncio.ensure_future(work())
-            await until(lambda: pool.stats().used == 1)
-            await asyncio.sleep(0.1)
+            await until_runs(primary, app)
             await asyncio.to_thread(proxy.stall)
             started = asyncio.get_running_loop().time()
             await cancelled(task)

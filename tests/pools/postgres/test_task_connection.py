@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from django_poolkit.pools.deadline import deadline
 from django_poolkit.pools.postgres.connection import PoolConnection
-from django_poolkit.pools.postgres.errors import DeadlineExceeded, LeaseReleased
+from django_poolkit.pools.postgres.errors import DeadlineExceeded, LeaseReleased, StalePlan
 from tests.pools.postgres.tasks import assert_quiet, run_on_each, until_runs
 from tests.pools.support import Upper
 
@@ -144,6 +144,34 @@ class TestState:
                 await connection.execute("DROP TABLE grows")
 
         run_on_each(main)
+        assert pool.plans.healed == 1
+
+    def test_many_at_once_are_run_again_if_they_still_can_be(self, make_pool, run_on_each, params):
+        pool = make_pool(max_size=1, prepare=True)
+        text = "INSERT INTO many (id) VALUES (%s) RETURNING *"
+
+        async def main():
+            async with pool.alease() as connection, connection.cursor() as cursor:
+                await connection.set_autocommit(True)
+                await cursor.execute("CREATE TABLE many (id int)")
+                for _ in range(6):
+                    await cursor.executemany(text, [(1,), (2,)], returning=True)
+                with psycopg.connect(**params, autocommit=True) as other:
+                    other.execute("ALTER TABLE many ADD name text")
+                    await cursor.executemany(text, [(3,), (4,)], returning=True)
+                    assert len(cursor.description) == 2
+                    for _ in range(6):
+                        await cursor.executemany(text, [(5,)], returning=True)
+                    other.execute("ALTER TABLE many ADD more text")
+                with pytest.raises(StalePlan):
+                    await cursor.executemany(text, iter([(6,)]), returning=True)
+                found = await value(
+                    connection, "SELECT array_agg(DISTINCT id ORDER BY id) FROM many"
+                )
+                await connection.execute("DROP TABLE many")
+                return found
+
+        assert sorted(run_on_each(main)) == [1, 2, 3, 4, 5]
         assert pool.plans.healed == 1
 
     def test_attributes_are_those_of_the_pool_again_at_the_next_lease(self, make_pool, run_on_each):

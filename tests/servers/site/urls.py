@@ -9,6 +9,7 @@ from tests.servers.site import views
 accounts = [path("idle/", views.idle, name="idle")]
 urlpatterns = [
     path("quick/", views.quick, name="quick"),
+    path("draw/", views.draw, name="draw"),
     path("slow/", views.slow, name="slow"),
     path("aslow/", views.aslow, name="aslow"),
     path("raw/", views.raw, name="raw"),

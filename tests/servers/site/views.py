@@ -12,6 +12,7 @@ from django.db import connection, transaction
 from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
 
 from django_poolkit import asyncpg_pools
+from django_poolkit.pools.chance import chance
 
 
 def run(statement: str, *parameters: float) -> None:
@@ -36,6 +37,12 @@ async def aslow(request: HttpRequest) -> JsonResponse:
     """Run a statement that takes long, from a coroutine."""
     await sync_to_async(run)("SELECT pg_sleep(%s)", float(request.GET["seconds"]))
     return JsonResponse({"pid": os.getpid()})
+
+
+def draw(request: HttpRequest) -> JsonResponse:
+    """Leave something to chance, slowly enough that another worker is asked, too."""
+    run("SELECT pg_sleep(0.05)")
+    return JsonResponse({"pid": os.getpid(), "drawn": [chance.random() for _ in range(20)]})
 
 
 def idle(request: HttpRequest) -> JsonResponse:
