@@ -110,7 +110,7 @@ class ConnectionPool(Steering):
         self.greeting = object()
         self._growth = Growth(workers=config.num_workers, cap=config.reconnect_cap)
         recorder = Recorder() if config.observe else None
-        self.statements = Statements(config.reset, config.harmless_functions, recorder=recorder)
+        self.statements = Statements(config, recorder)
         self._prepare_shell()
         super().__init__(
             conninfo,
@@ -143,7 +143,7 @@ class ConnectionPool(Steering):
         self.plans = Plans(self.name, config.prepared_max)
         self._connector = Connector(
             connection_class, defaults, name=self.name, timeout=self.timeout,
-            prepare=config.prepare, plans=self.plans,
+            prepare=config.prepare, plans=self.plans, pooler=config.pooler,
         )  # fmt: skip
         self._credentials = supplier(
             config.credentials, config.credentials_ttl, defaults.origins, self.name
