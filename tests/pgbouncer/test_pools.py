@@ -72,7 +72,7 @@ class TestWhatArrives:
         as_role = {"user": role, "password": role}
         pool = behind(kwargs=as_role, statement_timeout="7s")
         with pytest.raises(PoolTimeout) as caught:
-            pool.acquire(timeout=1.0)
+            pool.acquire(timeout=0.5)
         assert (
             "PoolConfigError: start-up option statement_timeout: the server has another value"
             in (str(caught.value))
@@ -85,7 +85,7 @@ class TestWhatArrives:
         as_role = {"user": role, "password": role}
         reads = SessionDefaults({"role": "pg_read_all_data"}, {"role": "['assume_role']"})
         with pytest.raises(PoolTimeout, match=r"\['assume_role'\]: the server has another value"):
-            behind(kwargs=as_role, defaults=reads).acquire(timeout=1.0)
+            behind(kwargs=as_role, defaults=reads).acquire(timeout=0.5)
         altered("SET role = 'pg_read_all_data'")
         with behind(kwargs=as_role, defaults=reads, max_size=1).lease() as connection:
             assert connection.execute("SELECT current_user").fetchone() == ("pg_read_all_data",)
@@ -204,7 +204,7 @@ class TestPrepared:
         if bouncer.version >= TRACKS:
             pytest.skip("this PgBouncer keeps track")
         with pytest.raises(PoolTimeout) as caught:
-            behind(prepare=True).acquire(timeout=1.0)
+            behind(prepare=True).acquire(timeout=0.5)
         assert f"NotSupportedError: {UNTRACKED}" in str(caught.value)
         assert not bouncer_has_prepared(behind)
 
@@ -220,7 +220,7 @@ class TestPrepared:
         if bouncer.version >= TRACKS:
             pytest.skip("this PgBouncer keeps track")
         with pytest.raises(PoolTimeout) as caught:
-            behind(pooler=None, prepare=True).acquire(timeout=1.0)
+            behind(pooler=None, prepare=True).acquire(timeout=0.5)
         assert f"NotSupportedError: {REFUSAL}" in str(caught.value)
 
     def test_nothing_is_prepared_without_the_option(self, behind: Make) -> None:
