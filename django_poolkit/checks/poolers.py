@@ -90,7 +90,7 @@ def _of_the_string(alias: Alias) -> Iterator[CheckMessage]:
             f"{alias.of_pool('pooler')} is {declared(alias)!r}, which refuses that, or drops it "
             "without a word.",
             hint="Give it to the role: ALTER ROLE … SET …",
-            id="poolkit.W026",
+            id="poolkit.W039",
         )
 
 

@@ -100,13 +100,13 @@ CASES: list[tuple[str, dict[str, Any], str, list[dict[str, Any]]]] = [
     ("W026", {"databases": {"default": {**behind(), "OPTIONS": {"assume_role": "shop"}}}},
      "['assume_role']",
      [one({"pooler": "pgbouncer-transaction"}, OPTIONS={"assume_role": "shop"})]),
-    ("W026", one({"pooler": "pgbouncer-transaction"},
+    ("W039", one({"pooler": "pgbouncer-transaction"},
                  OPTIONS={"options": "-c search_path=shop -c TimeZone=UTC"}),
      "['options'] has search_path, and", [
          one({"pooler": "pgbouncer-transaction"}, OPTIONS={"options": "-c timezone=UTC"}),
          one({"pooler": "pgbouncer-transaction", "statement_timeout": "5s"}),
          one({"pooler": "pgbouncer-session"}, OPTIONS={"options": "-c search_path=shop"})]),
-    ("W026", one({"pooler": "rds-proxy"}, OPTIONS={"options": "-c TimeZone=UTC"}), "has TimeZone",
+    ("W039", one({"pooler": "rds-proxy"}, OPTIONS={"options": "-c TimeZone=UTC"}), "has TimeZone",
      []),
     ("W027", asyncpg(database({"pooler": "pgbouncer-transaction"})),
      "['pooler'] is 'pgbouncer-transaction'", [
