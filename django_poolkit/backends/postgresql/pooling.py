@@ -189,8 +189,9 @@ class PoolChoiceMixin(_Base):
         pool.statements.locking = _tell_of_lock
         pool.statements.alone = _tell_of_lone_write
         pool.statements.commits = _Commits()
-        if pool.statements.recorder is not None:
-            pool.statements.recorder.site = origin.call_site(config.trusted_modules)
+        for counter in (pool.statements.recorder, pool.statements.proxied):
+            if counter is not None:
+                counter.site = origin.call_site(config.trusted_modules)
         if ports.note_pool is not None:
             ports.note_pool(self.alias, pool)
         return pool

@@ -15,7 +15,6 @@ from psycopg import _cursor_base, sql
 from psycopg.pq import DiagnosticField
 
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres import behind
 from django_poolkit.pools.postgres.errors import LeaseReleased
 
 # read_only_sql_transaction. One's own SET TRANSACTION READ ONLY has it as well.
@@ -194,8 +193,8 @@ class ServerCursor(ClientCursor):
 
     def _declare_gen(self, query: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, None]:
         lease = self._poolkit_lease
-        if self.withhold and lease is not None and lease.pool.statements.loses:  # type: ignore[attr-defined]
-            behind.refuse_held_cursor()
+        if lease is not None:
+            lease.pool.statements.declares(held=self.withhold)  # type: ignore[attr-defined]
         self._poolkit_note(query)
         yield from super()._declare_gen(query, *args, **kwargs)  # type: ignore[misc]
         if self._poolkit_lease is not None and self.withhold:  # type: ignore[attr-defined]

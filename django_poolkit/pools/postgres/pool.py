@@ -301,8 +301,7 @@ class ConnectionPool(Steering):
         inherited += [*self.prober.forget(), *self.positions.forget()]
         self._ledger = Ledger()
         self.events.after_fork()
-        if self.statements.recorder is not None:
-            self.statements.recorder.forget()
+        self.statements.forget()
         self._lock = threading.RLock()
         self._pool = deque()
         self._orphans = deque()

@@ -18,6 +18,7 @@ from django_poolkit.pools.postgres import behind, reset
 from django_poolkit.pools.postgres.commit import Listener
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.cursor import text_of
+from django_poolkit.pools.rds_proxy import CURSOR, Proxied, condition
 from django_poolkit.pools.session_state import CACHE_SIZE, CACHED_LENGTH, StatementRules
 
 # Statements that write nothing. Those of _OPAQUE may write behind a name, and _MAKES after all.
@@ -93,6 +94,8 @@ class Statements:
         """Whether a pooler in between loses session state, so that it has to be refused."""
         self.recorder = recorder
         """Where it is observed what transaction mode would do, None where it is not."""
+        self.proxied = Proxied() if recorder or config.pooler == "rds-proxy" else None
+        """Counts what would have RDS Proxy hold a client on one session, None where nobody asks."""
         policy = self._policy = config.reset
         self._rules = StatementRules(config.harmless_functions)
         # Texts that do no more than read. Shared by threads: one call each adds, finds, or empties.
@@ -127,6 +130,8 @@ class Statements:
         if self.recorder is not None and lease.keeper is not None:
             residue = self._rules.residue(text) if text is not None else "unparsed"
             cast(Watch, lease.keeper).statement(lease, residue, sys._getframe(1))
+        if self.proxied is not None and text is not None:
+            self.proxied.statement(text, self._rules.residue(text), sys._getframe(1))
         told = lease.committed and not (self.writing or self.alone)
         if lease.dirty is not None and told and not self.loses:
             # Nothing is left to be learnt but this.
@@ -169,6 +174,17 @@ class Statements:
         if text is None or "prepare" in text.lower():
             lease.prepares = True
 
+    def declares(self, *, held: bool) -> None:
+        """Take note of a cursor of the server that is about to be declared.
+
+        Raises psycopg's NotSupportedError for one that outlives its transaction, where a pooler in
+        between would lose it.
+        """
+        if held and self.loses:
+            behind.refuse_held_cursor()
+        if self.proxied is not None:
+            self.proxied.add(CURSOR, sys._getframe(1))
+
     def only_reads(self, query: Any) -> bool:
         """Return whether a statement does no more than read, as far as its text shows.
 
@@ -183,9 +199,17 @@ class Statements:
             and not _LOCKS.search(query)
         )
 
+    def forget(self) -> None:
+        """Start anew in a forked child with what is counted."""
+        for counter in (self.recorder, self.proxied):
+            if counter is not None:
+                counter.forget()
+
     def _remember(self, text: str | None) -> None:
         if text is None or len(text) > CACHED_LENGTH:
             return
+        if self.proxied is not None and condition(text, None) is not None:
+            return  # it is to be counted each time
         if len(self._plain) >= CACHE_SIZE:
             self._plain.clear()
         self._plain.add(text)
