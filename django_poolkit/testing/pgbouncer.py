@@ -51,6 +51,16 @@ def find_pgbouncer() -> Path | None:
     return Path(found) if found else None
 
 
+def require_pgbouncer() -> Path:
+    """Return the program. Raises ClusterError where there is none."""
+    if (program := find_pgbouncer()) is None:
+        raise ClusterError(
+            "there is no PgBouncer here: install the package `pgbouncer`, or name the program by "
+            "POOLKIT_PGBOUNCER"
+        )
+    return program
+
+
 class PgBouncer:
     """PgBouncer in front of one server, on a port of this machine's loopback. Use as a context.
 
@@ -136,12 +146,7 @@ class PgBouncer:
 
     def start(self, timeout: float = 30.0) -> None:
         """Start it, and block until it listens."""
-        program = find_pgbouncer()
-        if program is None:
-            raise ClusterError(
-                "there is no PgBouncer here: install the package `pgbouncer`, or name the program "
-                "by POOLKIT_PGBOUNCER"
-            )
+        program = require_pgbouncer()
         for left in reversed(range(_TRIES)):
             try:
                 self._start(program, timeout)

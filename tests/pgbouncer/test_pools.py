@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,9 @@ import psycopg
 import pytest
 
 from django_poolkit.pools.errors import PoolWarning
+from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.pools.postgres.commit import Asked, Commit
 from django_poolkit.pools.postgres.connect import SessionDefaults
 from django_poolkit.pools.postgres.errors import PoolTimeout
 from django_poolkit.pools.postgres.poolers import REFUSAL, UNTRACKED
@@ -197,6 +200,61 @@ class TestStateOfTheSession:
                 cursor.execute("SELECT 1")
             with connection.transaction(), connection.cursor("brief") as cursor:
                 assert cursor.execute("SELECT 1").fetchall() == [(1,)]
+
+    def test_tasks_are_told_the_same(self, behind: Make) -> None:
+        async def work(pool: ConnectionPool) -> None:
+            async with pool.alease() as connection:
+                with pytest.raises(psycopg.NotSupportedError, match="SET LOCAL"):
+                    await connection.execute("SET work_mem = '5MB'")
+                await connection.execute("SELECT 1")
+
+        pool = behind(max_size=1)
+        asyncio.run(work(pool))
+        assert pool.stats().closed == {}
+
+
+class TestServers:
+    """Which server a connection leads to may be another after each transaction."""
+
+    def test_none_is_remembered_by_a_connection(self, behind: Make) -> None:
+        pool = behind(max_size=1)
+        told: list[Commit] = []
+        pool.statements.commits = Positions(told)
+        for _ in range(2):
+            with pool.lease() as connection:
+                connection.autocommit = False
+                connection.execute("CREATE TABLE kept (n int)")
+                connection.execute("DROP TABLE kept")
+                connection.commit()
+                assert connection._server is None
+        first, second = (commit.position for commit in told)
+        assert first is not None
+        assert second is not None
+        assert first.reached_by(second)
+        assert first.system == second.system
+
+    def test_no_reading_is_still_good(self, behind: Make, make_pool: Make) -> None:
+        reader = behind().positions
+        assert reader.still(reader.read(5.0)) is False
+        reader = make_pool().positions
+        assert reader.still(reader.read(5.0)) is True
+
+
+class Positions:
+    """Asks for the position of each commit."""
+
+    knows_writes: bool | None = None
+
+    def __init__(self, told: list[Commit]) -> None:
+        self._told = told
+
+    def ask(self, lease: Lease) -> Asked:
+        """Return that the position is wanted."""
+        return "position"
+
+    def tell(self, lease: Lease, commit: Commit) -> None:
+        """Take down what has been committed."""
+        self._told.append(commit)
 
 
 class TestPrepared:

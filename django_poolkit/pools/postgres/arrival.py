@@ -144,7 +144,7 @@ class Arrival:
                 "connection (a pooler in between drops start-up options), so it is set by "
                 "statement. Have the pooler pass or track `options`, and declare it by the option "
                 "'pooler'.",
-                "options_dropped",
+                "event=options_dropped",
             )
 
     def _warn_of_pooler(self) -> None:
@@ -156,7 +156,7 @@ class Arrival:
             f"pool {self._name!r}: a pooler stands in between, and {place} does not say which. If "
             "it lends its sessions by transaction, session state is lost there without a word: "
             "write 'pgbouncer-transaction', 'pgbouncer-session' or 'rds-proxy'.",
-            "pooler_undeclared",
+            "event=pooler_undeclared",
         )
 
     def _tell(self, text: str, event: str) -> None:
@@ -164,4 +164,4 @@ class Arrival:
             warnings.warn(text, PoolWarning, stacklevel=2)
         except PoolWarning:
             # A filter made it an error, which in this thread could only fail the connect.
-            logger.warning("event=%s %s", event, text)
+            logger.warning("%s %s", event, text)

@@ -129,8 +129,8 @@ class ConnectionPool(Steering):
         # Weakly: a pool that is dropped must be collected, and closed, at once.
         beside = _parameters_of(weakref.WeakMethod(self._parameters))
         self.fence = self._connector.fence = Fence()
-        self.prober = Prober(beside, name=self.name, fence=self.fence)
-        self.positions = PositionReader(beside, name=self.name, fence=self.fence)
+        names: dict[str, Any] = {"name": self.name, "fence": self.fence, "pooler": config.pooler}
+        self.prober, self.positions = Prober(beside, **names), PositionReader(beside, **names)
         self.aliases = (self.name,)
         fork.register(self)
         if open:
