@@ -115,6 +115,7 @@ REFUSED = {
     "RESET ALL": "SET LOCAL",
     "SELECT set_config('app.tenant', '7', false)": "SET LOCAL",
     "SET TIME ZONE 'UTC'; SET work_mem = '5MB'": "SET LOCAL",
+    "SELECT set_config('TimeZone', 'UTC', false), set_config('a.b', '', false)": "SET LOCAL",
     "LISTEN news": "notification",
     "PREPARE p AS SELECT 1": "the option 'prepare'",
     "EXECUTE p": "the option 'prepare'",
@@ -170,10 +171,18 @@ class TestStateOfTheSession:
             assert connection.execute("SELECT currval('drawn')").fetchone() == (1,)
             connection.execute("DROP SEQUENCE drawn")
 
-    def test_what_it_tracks_ends_with_the_client(self, behind: Make) -> None:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "SET TIME ZONE 'Europe/Rome'",
+            "set session TimeZone to 'Europe/Rome'",
+            "SELECT set_config('TimeZone', 'Europe/Rome', false)",  # as Django does
+        ],
+    )
+    def test_what_it_tracks_ends_with_the_client(self, behind: Make, text: str) -> None:
         pool = behind(max_size=1, defaults=ZONE)
         with pool.lease() as connection:
-            connection.execute("SET TIME ZONE 'Europe/Rome'")
+            connection.execute(text)
             assert connection.execute("SHOW TimeZone").fetchone() == ("Europe/Rome",)
         assert pool.stats().closed == {"pooler": 1}
         with pool.lease() as connection:

@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 _IDLE: Final = TransactionStatus.IDLE
 
 # What PgBouncer keeps for each client, as it is SET: the connection says so until it is closed.
+_NAMES: Final = "timezone|application_name|client_encoding|datestyle|standard_conforming_strings"
 _TRACKED: Final = re.compile(
-    r"\s*(?:set\s+(?:session\s+)?"
-    r"(?:time\s+zone|timezone|application_name|client_encoding|names|datestyle"
-    r"|standard_conforming_strings)"
-    r"|reset\s+(?:time\s+zone|timezone|application_name|client_encoding|datestyle"
-    r"|standard_conforming_strings))\b",
-    re.IGNORECASE,
+    rf"\s*(?:set\s+(?:session\s+)?(?:time\s+zone|names|{_NAMES})\b"
+    rf"|reset\s+(?:time\s+zone|{_NAMES})\b"
+    rf"|select\s+(?:pg_catalog\.)?set_config\(\s*'(?:{_NAMES})'(?!.*set_config))",
+    re.IGNORECASE | re.DOTALL,
 )
 _DRAWS: Final = re.compile(r"\b(nextval|setval|insert)\b", re.IGNORECASE)
 # In place of what is refused. Of other kinds nobody knows whether they leave anything, or, as a
