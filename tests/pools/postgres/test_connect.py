@@ -143,7 +143,7 @@ class TestPoolers:
         pool = make(max_size=1, defaults=SessionDefaults(ZONE, ORIGINS))
         with pytest.warns(PoolWarning) as caught:
             lease = pool.acquire()
-        of_the_pooler, of_the_zone = sorted(str(warning.message) for warning in caught)
+        of_the_zone, of_the_pooler = sorted(str(warning.message) for warning in caught)
         assert "a pooler stands in between" in of_the_pooler
         assert "TIME_ZONE did not reach the server" in of_the_zone
         assert lease.connection.execute("SHOW TimeZone").fetchone() == ("Asia/Tokyo",)
