@@ -40,6 +40,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"connections of each of the {WORKERS} workers, at most {shown}",
     )  # fmt: skip
     parser.add_argument(
+        "--pgbouncer", action="store_true",
+        help="put the load on it once more, through PgBouncer, which has to be installed",
+    )  # fmt: skip
+    parser.add_argument(
         "--port", type=_port, default=PORT, help=f"of the site; a free one if it is taken {shown}"
     )
     parser.add_argument(
@@ -48,6 +52,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(list(arguments))
     if options.check and options.serve:
         parser.error("--check has no result without load: leave --serve away")
+    if options.pgbouncer and options.serve:
+        parser.error("--pgbouncer has no result without load: leave --serve away")
     connections = WORKERS * options.pool_size
     if not options.serve and options.crowd < 2 * connections:
         parser.error(

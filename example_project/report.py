@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from rich.table import Table
 
 from example_project.measures import Measures
-from example_project.runs import Load, runs_of
+from example_project.runs import Load, Run, runs_of, runs_through_pgbouncer
 from example_project.serving import Shape
 from example_project.visits import Visits
 
@@ -54,9 +54,14 @@ def _rows(load: Load) -> Iterator[_Row]:
         yield "well since the last failure", lambda measures: f"{measures.faultless:,}"
 
 
+def _made(results: Mapping[str, Measures], load: Load) -> list[Run]:
+    """Return the runs of a load that have been made, or are being made."""
+    return [run for run in (*runs_of(load), *runs_through_pgbouncer(load)) if run.key in results]
+
+
 def table(results: Mapping[str, Measures], shape: Shape, load: Load) -> Table:
     """Return the runs of a load that have been made, or are being made, side by side."""
-    made = [run for run in runs_of(load) if run.key in results]
+    made = _made(results, load)
     title = (
         f"{load.title[0].upper()}{load.title[1:]}: {load.in_flight} requests in flight,"
         f" at most {shape.connections} connections"
@@ -73,9 +78,8 @@ def table(results: Mapping[str, Measures], shape: Shape, load: Load) -> Table:
 def legend(results: Mapping[str, Measures], load: Load) -> str:
     """Return what the table leaves unsaid: what "killed" means, and the kinds of failure."""
     lines = [_KILLED] if load.kill else []
-    for run in runs_of(load):
-        failures = results[run.key].failures if run.key in results else None
-        if failures:
+    for run in _made(results, load):
+        if failures := results[run.key].failures:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in failures.most_common())
             lines.append(f"Failed with {run.engine.title}: {kinds}.")
     return "".join(f"{line}\n" for line in lines)
@@ -122,7 +126,9 @@ def conclusion(
     everyday, crowd, outage = loads
 
     def each(load: Load, value: Callable[[Measures], str]) -> str:
-        return ", ".join(f"{run.engine.title} {value(results[run.key])}" for run in runs_of(load))
+        return ", ".join(
+            f"{run.engine.title} {value(results[run.key])}" for run in _made(results, load)
+        )
 
     def failed(measures: Measures) -> str:
         return f"{measures.failures.total():,} of {measures.requests:,}"
@@ -132,7 +138,9 @@ def conclusion(
 
     title = f"{crowd.in_flight} requests in flight, {crowd.title}, at most {shape.connections}"
     lines = [f"{title} connections:"]
-    lines += [f"  {run.engine.title:18}{_in_a_crowd(results[run.key])}" for run in runs_of(crowd)]
+    lines += [
+        f"  {run.engine.title:18}{_in_a_crowd(results[run.key])}" for run in _made(results, crowd)
+    ]
     lines += [
         f"{everyday.in_flight} requests in flight on an ordinary day, answered well a second:",
         f"  {each(everyday, lambda measures: f'{measures.throughput:,.0f}')}",

@@ -43,6 +43,18 @@ ENGINES = (
 )
 """In the order in which they are run. All have the same pool size and the same timeout."""
 
+PGBOUNCER = Engine(
+    "pgbouncer",
+    "through PgBouncer",
+    {
+        "SHOP_BACKEND": "poolkit",
+        "SHOP_POOL_MODE": "transaction",
+        "SHOP_POOLER": "pgbouncer-transaction",
+        **_NO_ROUTING,
+    },
+)
+"""Transaction mode once more, with PgBouncer in between, where that is asked for."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -93,3 +105,8 @@ def loads(in_flight: int, crowd: int) -> tuple[Load, Load, Load]:
 def runs_of(load: Load) -> tuple[Run, ...]:
     """Return the runs of one load, in their order."""
     return tuple(Run(load, engine) for engine in ENGINES)
+
+
+def runs_through_pgbouncer(load: Load) -> tuple[Run, ...]:
+    """Return the runs of one load behind PgBouncer; none where the load is an outage."""
+    return () if load.kill else (Run(load, PGBOUNCER),)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from django_poolkit.testing import Node
+from django_poolkit.testing.pgbouncer import PgBouncer
 from example_project.processes import Child, ChildFailed, listen, url_of
 from example_project.runs import UPSTREAM_SECONDS
 from example_project.upstream import CONNECTIONS, PEAK
@@ -39,6 +40,11 @@ class Shape:
         """Connections of the whole site to one database, at most."""
         return WORKERS * self.pool_size
 
+    @property
+    def shared(self) -> int:
+        """Sessions of the server that PgBouncer lends, where that is in between."""
+        return max(1, self.connections // 2)
+
 
 def database_environment(primary: Node, replica: Node, name: str) -> dict[str, str]:
     """Return the variables that lead the shop's settings to its databases."""
@@ -51,6 +57,13 @@ def database_environment(primary: Node, replica: Node, name: str) -> dict[str, s
         "SHOP_REPLICA_HOST": replica.host,
         "SHOP_REPLICA_PORT": str(replica.port),
     }
+
+
+@contextlib.contextmanager
+def pgbouncer(primary: Node, sessions: int) -> Iterator[dict[str, str]]:
+    """Run a PgBouncer that lends so many sessions; yield the variables that lead through it."""
+    with PgBouncer(primary, default_pool_size=sessions) as bouncer:
+        yield {"SHOP_PRIMARY_HOST": bouncer.host, "SHOP_PRIMARY_PORT": str(bouncer.port)}
 
 
 @contextlib.contextmanager

@@ -18,6 +18,8 @@ BACKEND = _environment.get("SHOP_BACKEND", "poolkit")
 # "transaction": a request holds a connection only while a statement or a transaction runs.
 # "session": from its first query to its end, as on Django's own pool.
 POOL_MODE = _environment.get("SHOP_POOL_MODE", "transaction")
+# What stands between the shop and its primary, if anything: "pgbouncer-transaction".
+POOLER = _environment.get("SHOP_POOLER") or None
 # "on": a read goes to the replica, unless that has not got yet what its visitor wrote.
 ROUTING = _environment.get("SHOP_ROUTING", "on")
 UPSTREAM_URL = _environment.get("SHOP_UPSTREAM_URL", "http://127.0.0.1:8901/")
@@ -66,6 +68,9 @@ if BACKEND == "poolkit":
     MIDDLEWARE = ["django_poolkit.middleware.PoolkitMiddleware", *MIDDLEWARE]
     # And one word for small pools. Django's own pool knows no such option.
     POOL["mode"] = POOL_MODE
+    if POOLER:
+        # And one where a pooler stands in between, so that nothing is sent that it loses.
+        POOL["pooler"] = POOLER
     # `manage poolstatus` sees the running shop; this lets `manage poolctl` steer it as well.
     POOLKIT["CONTROL"] = {"STEERING": True}
     # Answered by the wrapper of wsgi.py and asgi.py, before Django is asked.

@@ -23,19 +23,21 @@ from rich.table import Table
 
 from django_poolkit.testing import Cluster
 from django_poolkit.testing.errors import ClusterError
+from django_poolkit.testing.pgbouncer import require_pgbouncer
 from example_project import calls, places, report, visits
 from example_project.bootstrap import ROOT
 from example_project.load import Plan, drive, drive_alone
 from example_project.measures import Measures
 from example_project.options import parse
 from example_project.processes import ChildFailed, listen, url_of
-from example_project.runs import EVERYDAY_MIX, Run, loads, runs_of
+from example_project.runs import EVERYDAY_MIX, Run, loads, runs_of, runs_through_pgbouncer
 from example_project.sampling import Sampler
 from example_project.serving import (
     WORKERS,
     Shape,
     async_site,
     database_environment,
+    pgbouncer,
     site,
     take_peak,
     upstream,
@@ -98,6 +100,8 @@ class Stage:
     def run(self) -> int:
         """Set everything up, measure, and serve on or judge."""
         started = time.monotonic()
+        if self._options.pgbouncer:
+            require_pgbouncer()  # before anything is started
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._cluster = self._start_cluster()
         self._environment = database_environment(
@@ -158,17 +162,29 @@ class Stage:
             f" Django's own pool, {options.seconds:g} s a run.\n",
             flush=True,
         )
+        if options.pgbouncer:
+            print(
+                f"Then in transaction mode through PgBouncer, which lends {self._shape.shared}"
+                " sessions of the server.\n",
+                flush=True,
+            )
         for load in self._loads:
             mix = ", ".join(f"{share} % {kind}" for kind, share in load.mix.items())
             print(f"{load.in_flight} requests in flight, {load.title}: {mix}", flush=True)
             for run in runs_of(load):
                 self._run(run, listener)
+            for run in runs_through_pgbouncer(load) if options.pgbouncer else ():
+                with pgbouncer(self._cluster.primary, self._shape.shared) as variables:
+                    self._run(run, listener, variables)
             self._console.print(report.table(self._results, self._shape, load))
             print(report.legend(self._results, load), flush=True)
 
-    def _run(self, run: Run, listener: socket.socket) -> None:
+    def _run(
+        self, run: Run, listener: socket.socket, more: Mapping[str, str] | None = None
+    ) -> None:
         load, supplier = run.load, self._suppliers[run.load.supplier_seconds]
         variables = {**self._environment, **run.engine.variables, "SHOP_UPSTREAM_URL": supplier}
+        variables |= more or {}
         with site(listener, self._shape, variables, self._home / f"site-{run.key}.log"):
             plan = Plan(url_of(listener), self._options.seconds, load.in_flight, load.mix)
             take_peak(supplier)  # and so that of an earlier run is gone

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from example_project.measures import Measures
-from example_project.runs import ENGINES, Engine, Load, Run
+from example_project.runs import ENGINES, PGBOUNCER, Engine, Load, Run
 from example_project.serving import Shape
 
 
@@ -30,6 +30,9 @@ def verdicts(
     found.append(
         _within_bounds([results[Run(load, engine).key] for load in loads for engine in ours], shape)
     )
+    if (through := Run(everyday, PGBOUNCER).key) in results:
+        found.append(_all_well(PGBOUNCER, results[through]))
+        found.append(_none_failed_in_a_crowd(results[Run(crowd, PGBOUNCER).key], crowd))
     for engine in ours:
         found += _of_the_outage(engine, results[Run(outage, engine).key])
     return found
@@ -56,6 +59,15 @@ def _of_the_crowd(measures: Measures, crowd: Load) -> Iterator[Verdict]:
         f"transaction mode, {crowd.title}: {measures.peak_at_supplier} requests waited for it at"
         f" once, more than there were connections ({measures.peak_connections})",
         measures.peak_at_supplier > measures.peak_connections,
+    )
+
+
+def _none_failed_in_a_crowd(measures: Measures, crowd: Load) -> Verdict:
+    return Verdict(
+        f"{PGBOUNCER.title}, {crowd.title}: {measures.peak_in_flight} requests in flight on"
+        f" {measures.peak_connections} sessions of the server, {measures.failures.total()} of"
+        f" {measures.requests:,} failed, so none",
+        bool(measures.requests) and not measures.failures,
     )
 
 

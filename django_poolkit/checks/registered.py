@@ -48,7 +48,7 @@ DEPLOYED: Final[tuple[Look, ...]] = (
     growth.unpooled, growth.oversized, growth.waiters, timeouts.probes, requests.slow_sessions,
     tls.databases, tls.upstreams, neighbours.gunicorn, budgets.stop,
 )  # fmt: skip
-OF_DATABASES: Final[tuple[LookAtDatabases, ...]] = (server.budget,)
+OF_DATABASES: Final[tuple[LookAtDatabases, ...]] = (server.budget, server.poolers)
 OF_DEPLOYED_DATABASES: Final[tuple[LookAtDatabases, ...]] = (server.timeouts,)
 
 

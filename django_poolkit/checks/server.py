@@ -17,7 +17,7 @@ from django.db import Error
 
 from django_poolkit.checks.aliases import Alias, asyncpg_pools, pooled
 from django_poolkit.checks.catalogue import questions
-from django_poolkit.checks.poolers import may_be_pooler
+from django_poolkit.checks.poolers import declared, may_be_pooler
 from django_poolkit.conf import site
 
 _RESERVED: Final = ("superuser_reserved_connections", "reserved_connections")
@@ -78,6 +78,29 @@ def budget(databases: Collection[str]) -> Iterator[CheckMessage]:
                 hint="Lower 'max_size', or have fewer workers. Other hosts, task workers, "
                 "commands, and the processes of a deployment beside the old ones, are not counted.",
                 id="poolkit.W035",
+            )
+
+
+def poolers(databases: Collection[str]) -> Iterator[CheckMessage]:
+    """Look whether a pooler stands in between, and whether the settings say so."""
+    for alias, server in _asked(databases):
+        if isinstance(server, CheckMessage):
+            continue  # `budget` has said so
+        pooler, place = declared(alias), alias.of_pool("pooler")
+        if pooler is None and not server.is_direct:
+            yield checks.Warning(
+                f"A pooler stands between database {alias.name!r} and its server, and {place} does "
+                "not say which. If it lends its sessions by transaction, session state is lost "
+                "there without a word.",
+                hint="Write 'pgbouncer-transaction', 'pgbouncer-session' or 'rds-proxy' there.",
+                id="poolkit.W038",
+            )
+        elif pooler is not None and server.is_direct:
+            yield checks.Info(
+                f"{place} is {pooler!r}, and database {alias.name!r} leads to the server itself: "
+                "what a pooler would lose is refused for nothing.",
+                hint="Remove it where no pooler stands in between.",
+                id="poolkit.I007",
             )
 
 

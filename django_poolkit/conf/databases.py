@@ -17,6 +17,7 @@ from django_poolkit.conf.hosts import hosts_of
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.credentials import Source
 from django_poolkit.pools.errors import PoolConfigError
+from django_poolkit.pools.poolers import traits
 
 ENGINES: Final = ("django_poolkit.backends.postgresql", "django_poolkit.backends.postgis")
 # psycopg_pool's constructor takes them, but here the backend does.
@@ -56,6 +57,11 @@ def pool_config(alias: str, database: Mapping[str, Any]) -> PoolConfig | None:
     except PoolConfigError as error:
         raise ImproperlyConfigured(str(error)) from error
     _check_binding(path, config, database.get("OPTIONS", {}))
+    if traits(config.pooler).loses and database.get("DISABLE_SERVER_SIDE_CURSORS") is False:
+        raise ImproperlyConfigured(
+            f"{path}['DISABLE_SERVER_SIDE_CURSORS'] is False, and {path}['OPTIONS']['pool']"
+            f"['pooler'] {config.pooler!r} has no session for such cursors: remove the former."
+        )
     return _with_credentials(path, config, database.get("PASSWORD"))
 
 

@@ -67,6 +67,11 @@ def status(arguments: Arguments) -> Answer:
             for pool in chosen
             if isinstance(pool, ConnectionPool) and pool.config.observe
         }
+        answer["rds_proxy"] = {
+            pool.name: pool.statements.proxied.rows()
+            for pool in chosen
+            if isinstance(pool, ConnectionPool) and pool.statements.proxied is not None
+        }
     return answer
 
 

@@ -44,7 +44,8 @@ def tables(report: Report) -> list[Table]:
     found += replicas.table(report.processes)
     if any("leases" in process for process in report.processes):
         found.append(_leases(report.processes))
-    found += [_verdict(verdict) for verdict in report.verdicts]
+    for verdict in report.verdicts:
+        found += [_verdict(verdict), *_pinnings(verdict)]
     return [*found, _conclusion(report)]
 
 
@@ -270,6 +271,18 @@ def _verdict(verdict: Verdict) -> Table:
         ],
         notes=notes,
     )
+
+
+def _pinnings(verdict: Verdict) -> Iterator[Table]:
+    if shown := verdict.rds_proxy[:_MOST_FINDINGS]:
+        left = len(verdict.rds_proxy) - len(shown)
+        more = f"{_number(left, 'more line')}: --format json has all."
+        yield Table(
+            title=_text(f"RDS Proxy would hold clients of {verdict.pool} on one session for"),
+            columns=("~LINE", "CONDITION", ">COUNT"),
+            rows=[[_text(p.site), _text(p.condition), Cell(str(p.count))] for p in shown],
+            notes=[_text(more)] if left else [],
+        )
 
 
 def _conclusion(report: Report) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -27,6 +27,15 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pinning:
+    """One line of code at which RDS Proxy would pin, over all processes."""
+
+    site: str
+    condition: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What is known about transaction mode for the pools of one name."""
 
@@ -44,6 +53,8 @@ class Verdict:
     """Seconds of those that transaction mode would save."""
     findings: tuple[Finding, ...]
     """Most seconds first."""
+    rds_proxy: tuple[Pinning, ...] = ()
+    """What has RDS Proxy hold a client on one session, most frequent first."""
 
     @property
     def share(self) -> float:
@@ -74,6 +85,7 @@ def _judge(name: str, processes: Sequence[Mapping[str, Any]]) -> Verdict:
         held=sum(found["held"] for found in seen),
         idle=sum(found["idle"] for found in seen),
         findings=_findings(seen),
+        rds_proxy=_pinnings([p.get("rds_proxy", {}).get(name, ()) for p in processes]),
     )
     if seen:
         word, text = _of_observed(facts)
@@ -95,6 +107,16 @@ def _findings(seen: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
         for (site, reason), (count, seconds) in table.items()
     ]
     return tuple(sorted(findings, key=lambda f: (-f.seconds, -f.count, f.site, f.reason)))
+
+
+def _pinnings(seen: Iterable[Iterable[tuple[str, str, int]]]) -> tuple[Pinning, ...]:
+    counts: Counter[tuple[str, str]] = Counter()
+    for site, condition, count in (row for rows in seen for row in rows):
+        counts[site, condition] += count
+    return tuple(
+        Pinning(site=site, condition=condition, count=count)
+        for (site, condition), count in sorted(counts.items(), key=lambda i: (-i[1], i[0]))
+    )
 
 
 def _of_observed(verdict: Verdict) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, get_args
 
 from django_poolkit.pools import credentials as supplied
 from django_poolkit.pools.errors import PoolConfigError
+from django_poolkit.pools.poolers import Pooler, contradiction, traits
 from django_poolkit.pools.presets import applied
 
 ResetPolicy = Literal["dirty", "request", "always"]
@@ -105,6 +106,9 @@ class PoolConfig:
     at each connect: `pooler` declares that it need not be."""
     prepared_max: int = 100
     """Prepared statements that a connection keeps, at most; the longest unused go."""
+    pooler: Pooler | None = None
+    """Which pooler stands in between, if any. None means that none is known of; then one is
+    looked for, and warned of."""
     credentials: supplied.Source | None = field(default=None, repr=False)
     """Supplies the password, and the user if it likes: a function, or its dotted path. Called in
     a thread of its own, for new connections alone."""
@@ -149,7 +153,8 @@ class PoolConfig:
         for key in ("trusted_modules", "harmless_functions"):
             if key in values:
                 values[key] = _names(values[key], key, path)
-        if values.get("mode") == "transaction" and "reset" not in options:
+        shared = traits(values.get("pooler")).shares
+        if (values.get("mode") == "transaction" or shared) and "reset" not in options:
             values["reset"] = "dirty"  # what may leave state behind is pinned, and so told apart
         known = {f.name for f in fields(cls)} - {"guards", "reset_callback"}
         for key in values.keys() - known - {"reset_callback"}:
@@ -223,6 +228,10 @@ def _check(config: PoolConfig) -> None:
         raise PoolConfigError(_bad("prepare", config.prepare, "must be True, False or 'pooler'"))
     if config.credentials is not None:
         _check_credentials(config.credentials)
+    if config.pooler is not None:
+        _check_choice("pooler", config.pooler, get_args(Pooler))
+        if (wrong := contradiction(config)) is not None:
+            raise PoolConfigError(wrong)
     _check_choice("mode", config.mode, get_args(Mode))
     _check_choice("reset", config.reset, get_args(ResetPolicy))
     _check_choice("atomic_lease", config.atomic_lease, get_args(AtomicLease))

@@ -228,6 +228,23 @@ def test_findings_below_their_verdict() -> None:
     assert "connection_created" in notes[2]
 
 
+def test_what_rds_proxy_would_pin_over_all_processes() -> None:
+    many = [[f"shop.views:{number}", "cursor", 1] for number in range(25)]
+    processes = [
+        status(101, pool(), observations={}, rds_proxy={"default": [["a:1", "LISTEN", 2], *many]}),
+        status(102, pool(), observations={}, rds_proxy={"default": [["a:1", "LISTEN", 3]]}),
+        status(103, pool(), observations={}),
+    ]
+    found = report(*processes, verdicts=tuple(judge(processes)))
+    [table] = [table for table in tables(found) if "RDS Proxy" in table.title.text]
+    assert rows(table)[0] == {"LINE": "a:1", "CONDITION": "LISTEN", "COUNT": "5"}
+    assert len(table.rows) == 20
+    assert [note.text for note in table.notes] == ["6 more lines: --format json has all."]
+    assert found.as_dict()["verdicts"][0]["rds_proxy"][0] == {
+        "site": "a:1", "condition": "LISTEN", "count": 5,
+    }  # fmt: skip
+
+
 def test_what_nobody_observed_has_no_findings_and_no_caveat() -> None:
     processes = [status(101, pool(), observations={})]
     table = tables(report(*processes, verdicts=tuple(judge(processes))))[3]

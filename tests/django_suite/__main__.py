@@ -6,6 +6,7 @@ import argparse
 import json
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,11 @@ def parser() -> argparse.ArgumentParser:
         help="switch off the transaction around each test: the same ids must fail as with stock",
     )
     parser.add_argument(
+        "--pgbouncer",
+        action="store_true",
+        help="lead ours through a PgBouncer by transaction, which has to be installed",
+    )
+    parser.add_argument(
         "--parallel", type=_processes, default=1, metavar="N", help="processes for the tests (1)"
     )
     parser.add_argument("--fresh", action="store_true", help="run the stock backend in any case")
@@ -147,7 +153,7 @@ def compare_all(options: argparse.Namespace) -> Report:
     from tests.django_suite import judging, labels, source
     from tests.django_suite.report import Report
     from tests.django_suite.running import Task
-    from tests.django_suite.variants import MODES
+    from tests.django_suite.variants import MODES, pgbouncer_before
 
     home = environments_home(ROOT) / ".poolkit" / "django-suite"
     fetched = source.fetch(django.__version__, home)
@@ -170,7 +176,8 @@ def compare_all(options: argparse.Namespace) -> Report:
                 choice.left_out,
             )
             judge = judging.Judge(task, node, home, Progress().of)
-            judge.judge(report, options.mode or MODES, fresh=options.fresh)
+            with pgbouncer_before(node) if options.pgbouncer else nullcontext():
+                judge.judge(report, options.mode or MODES, fresh=options.fresh)
     except ClusterError as error:
         raise source.SuiteError(f"no PostgreSQL server: {error}") from error
     return report

@@ -7,9 +7,9 @@ backend, which no project can rely on with a pool. "We do not support that" is n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from tests.django_suite.variants import MODES, Mode
+from tests.django_suite.variants import MODES, Mode, leads_through_pgbouncer
 
 KIND = "asserts an implementation detail of the stock backend"
 
@@ -39,7 +39,28 @@ class Known:
 _HEALTH = "backends.base.test_base.ConnectionHealthChecksTests."
 _OUTLIVES = "a connection that outlives its request (CONN_MAX_AGE=None), which a pool refuses"
 
+
+class BehindPgBouncer(Known):
+    """The same for a run that is led through PgBouncer alone."""
+
+    def applies(self, *args: Any, **kwargs: Any) -> bool:
+        """Tell whether it is expected, as `Known` does."""
+        return leads_through_pgbouncer() and super().applies(*args, **kwargs)
+
+
+_NAMED = tuple(
+    BehindPgBouncer(
+        f"backends.postgresql.test_server_side_cursors.ServerSideCursorsPostgres.test_{name}",
+        "with --pgbouncer: cursors of the server outside of a transaction, which need a session",
+    )
+    for name in (
+        "server_side_binding", "server_side_cursor", "server_side_cursor_many_cursors", "values",
+        "values_list", "values_list_fields_not_equal_to_names", "values_list_flat",
+    )
+)  # fmt: skip
+
 KNOWN: tuple[Known, ...] = (
+    *_NAMED,
     Known(f"{_HEALTH}test_health_checks_disabled", _OUTLIVES),
     Known(f"{_HEALTH}test_health_checks_enabled", _OUTLIVES),
     Known(f"{_HEALTH}test_health_checks_enabled_errors_occurred", _OUTLIVES),

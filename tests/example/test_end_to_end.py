@@ -227,6 +227,16 @@ def test_a_second_one_at_the_same_place_says_so_and_ends(home):
     assert "another process runs the cluster" in output
 
 
+def test_without_pgbouncer_it_says_so_before_anything_starts(home, monkeypatch):
+    monkeypatch.setenv("POOLKIT_PGBOUNCER", "/nonexistent/pgbouncer")
+    process = start(home, "--check", "--pgbouncer")
+    output, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "error: POOLKIT_PGBOUNCER names no program that can be run" in output
+    assert "Starting" not in output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -236,6 +246,7 @@ def test_a_second_one_at_the_same_place_says_so_and_ends(home):
         (["--requests-in-flight", "0"], "--requests-in-flight: 0 is not within"),
         (["--crowd", "15"], "--crowd: 15 requests are no crowd for 8 connections; make it 16"),
         (["--check", "--serve"], "--check has no result without load"),
+        (["--pgbouncer", "--serve"], "--pgbouncer has no result without load"),
         (["--port", "70000"], "--port: 70000 is not within 0 and 65535"),
         (["--sec", "3"], "unrecognized arguments: --sec 3"),
     ],

@@ -147,3 +147,12 @@ def test_a_later_and_smaller_count_of_the_supplier_changes_nothing():
         measures.saw_at_supplier(count)
 
     assert measures.peak_at_supplier == 9
+
+
+def test_the_run_through_pgbouncer_stands_beside_the_others():
+    runs = results(CROWD, measured(), measured(), measured())
+    runs["crowd_pgbouncer"] = measured(peak_connections=4)
+    text = text_of(runs, CROWD)
+
+    assert row_of(text, "connections, peak") == ["8", "8", "8", "4"]
+    assert "PgBouncer" not in text_of(results(CROWD, measured(), measured(), measured()), CROWD)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from example_project.runs import ENGINES, loads, runs_of
+from example_project.runs import ENGINES, PGBOUNCER, loads, runs_of, runs_through_pgbouncer
 
 ROOT = Path(__file__).parents[2]
 LOADS = loads(48, 200)
@@ -70,6 +70,13 @@ def test_the_engines_differ_in_engine_and_mode_and_nothing_else(engine, expected
     (found,) = (one for one in ENGINES if one.key == engine)
 
     assert settings_of(dict(found.variables)) == expected
+
+
+def test_pgbouncer_is_transaction_mode_with_the_pooler_declared():
+    declared = f"[{SHARED}, ('mode', 'transaction'), ('pooler', 'pgbouncer-transaction')"
+
+    assert declared in settings_of(dict(PGBOUNCER.variables))
+    assert [len(runs_through_pgbouncer(load)) for load in LOADS] == [1, 1, 0]
 
 
 def test_the_shop_is_in_transaction_mode_unless_told_otherwise():

@@ -82,6 +82,21 @@ def test_a_promise_that_the_measurements_break_is_called_broken(key, measures, b
     assert [number for number, fine in enumerate(outcome) if not fine] == [broken]
 
 
+@pytest.mark.parametrize(
+    ("everyday", "in_a_crowd", "broken"),
+    [
+        (measured(), crowd(), []),
+        (measured(failures=Counter({"503": 1})), crowd(), [5]),
+        (measured(), crowd(failures=Counter({"500": 1})), [6]),
+    ],
+)
+def test_what_goes_through_pgbouncer_is_judged_where_it_was_run(everyday, in_a_crowd, broken):
+    outcome = kept({**results(), "everyday_pgbouncer": everyday, "crowd_pgbouncer": in_a_crowd})
+
+    assert len(outcome) == 11
+    assert [number for number, fine in enumerate(outcome) if not fine] == broken
+
+
 def test_what_session_mode_cannot_do_in_a_crowd_is_shown_and_not_judged():
     assert all(kept(results(crowd_session=crowd(failures=Counter({"503": 500}), faultless=0))))
 

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from django.db.utils import OperationalError
 
 from django_poolkit.backends import ports, request
-from django_poolkit.backends.postgresql.binding import bind_on_the_server
+from django_poolkit.backends.postgresql.binding import follow_the_pool
 from django_poolkit.backends.postgresql.errors import EXHAUSTED
 from django_poolkit.backends.postgresql.pooling import PoolChoiceMixin, Twins
 from django_poolkit.backends.rota import rota
@@ -69,7 +69,7 @@ class HostChoiceMixin(PoolChoiceMixin):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        bind_on_the_server(self.settings_dict)  # before anybody asks the features
+        follow_the_pool(self.settings_dict)  # before anybody asks the features
 
     def _choose(self, hosts: Mapping[str, float]) -> str:
         """Choose one of these hosts, and remember it."""

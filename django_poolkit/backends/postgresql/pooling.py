@@ -18,7 +18,7 @@ from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
 from django_poolkit import registry
 from django_poolkit.backends import labels, origin, ports
-from django_poolkit.backends.postgresql.binding import bind_on_the_server
+from django_poolkit.backends.postgresql.binding import follow_the_pool
 from django_poolkit.conf.control import control_config
 from django_poolkit.conf.databases import (
     copy_settings,
@@ -96,7 +96,7 @@ class PoolChoiceMixin(_Base):
             found: ConnectionPool | Twins | None = self._seen[1]
             if not isinstance(found, ConnectionPool) or not found.ended:
                 return found
-        bind_on_the_server(self.settings_dict)
+        follow_the_pool(self.settings_dict)
         config = pool_config(self.alias, self.settings_dict)
         hosts = hosts_of(self.alias, self.settings_dict)
         if config is None:
@@ -189,8 +189,9 @@ class PoolChoiceMixin(_Base):
         pool.statements.locking = _tell_of_lock
         pool.statements.alone = _tell_of_lone_write
         pool.statements.commits = _Commits()
-        if pool.statements.recorder is not None:
-            pool.statements.recorder.site = origin.call_site(config.trusted_modules)
+        for counter in (pool.statements.recorder, pool.statements.proxied):
+            if counter is not None:
+                counter.site = origin.call_site(config.trusted_modules)
         if ports.note_pool is not None:
             ports.note_pool(self.alias, pool)
         return pool
@@ -204,6 +205,7 @@ class PoolChoiceMixin(_Base):
         if role := self.settings_dict["OPTIONS"].get("assume_role"):
             values["role"] = role
             origins["role"] = f"{path}['OPTIONS']['assume_role']"
+        origins["pooler"] = f"{path}['OPTIONS']['pool']['pooler']"
         origins["credentials"] = path + place_of_credentials(self.settings_dict)
         for name in config.guards or {}:
             origins[name] = f"{path}['OPTIONS']['pool'][{name!r}]"

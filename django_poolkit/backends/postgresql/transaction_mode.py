@@ -27,6 +27,7 @@ from django_poolkit.backends.postgresql.rerouting import (
     ReroutingDebugCursor,
     cursor_elsewhere,
 )
+from django_poolkit.pools.postgres import behind
 
 _DJANGOS: Final = BaseDatabaseWrapper._cursor  # type: ignore[attr-defined]
 _PREPARES: Final = BaseDatabaseWrapper._prepare_cursor  # type: ignore[attr-defined]
@@ -134,7 +135,12 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
 
         At the end it is reset, also of what no statement showed, and given back, unless it was
         held before. In session mode it is held anyhow.
+
+        Raises django.db.NotSupportedError behind a pooler that lends its sessions by transaction.
         """
+        if (pool := self.pool) is not None and pool.statements.loses:
+            with self.wrap_database_errors:
+                raise behind.refusal("pinned() holds one session", "atomic() holds it there, too")
         if self._by_hand:
             yield
             return

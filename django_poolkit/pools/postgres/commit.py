@@ -141,9 +141,10 @@ def _told(connection: PoolConnection, answer: list[PGresult]) -> Commit:
         state = answer[0].error_field(DiagnosticField.SQLSTATE) if answer else None
         return Commit(True, refused=(state or b"").decode())
     row = [answer[0].get_value(0, column) for column in range(answer[0].nfields)]
-    if connection._server is None:
-        connection._server = server_of(row[2:])
-    return Commit(True, written_at(connection._server, row[:2]))
+    server = connection._server or server_of(row[2:])
+    if not connection._shared:  # behind a pooler the next commit may be on another server
+        connection._server = server
+    return Commit(True, written_at(server, row[:2]))
 
 
 def _results(connection: PoolConnection, statement: bytes) -> Generator[Any, Any, list[PGresult]]:

@@ -1,16 +1,13 @@
 """Physical connects: bounded, with the session's defaults in the start-up packet, verified.
 
-What is set by start-up options is what RESET ALL goes back to, and costs no round trip. An
-old PgBouncer refuses such options, or drops them without a word: so what arrived is looked
-at, and what did not is set by statement, with one warning that names the setting.
+What is set by start-up options is what RESET ALL goes back to, and costs no round trip. What did
+not arrive by them is seen to by `arrival`.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,18 +16,17 @@ from time import monotonic
 from typing import Any, Final
 
 import psycopg
-from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from django_poolkit.pools.config import SERVER_GUARDS, Prepare
 from django_poolkit.pools.credentials import Credentials
-from django_poolkit.pools.errors import CredentialsError, PoolConfigError, PoolWarning
-from django_poolkit.pools.postgres import poolers
+from django_poolkit.pools.errors import CredentialsError, PoolConfigError
+from django_poolkit.pools.poolers import Pooler
+from django_poolkit.pools.postgres.arrival import Arrival
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.fence import Fence
 from django_poolkit.pools.postgres.leased_cursor import check_factory
 from django_poolkit.pools.postgres.plans import Plans
-from django_poolkit.pools.postgres.spelled import same
 
 # The states of a server that say so only in words: a failed connect carries no SQLSTATE
 # (libpq 18, PQconnectPoll). The words are those of lc_messages = C or English.
@@ -47,11 +43,11 @@ _STATES: Final = (
     (re.compile(r"could not (connect|translate)|failed to resolve"), "08001"),
     (re.compile(r"closed the connection unexpectedly|[Cc]onnection reset"), "08006"),
 )  # fmt: skip
-logger = logging.getLogger("django_poolkit.pool")
-
 _ADDRESS: Final = re.compile(
     r'connection to server (at|on socket) "[^"]*"( \([^)]*\))?(, port \d+)? failed: '
 )
+# PgBouncer, and RDS Proxy.
+_NO_OPTIONS: Final = re.compile(r"unsupported startup parameter|support command-line options")
 _HOST: Final = re.compile(r"""host (name )?('[^']*'|"[^"]*")""")
 _LONGEST: Final = 200
 # Seconds. A connect that takes longer has no caller left who would wait for it.
@@ -84,13 +80,6 @@ class SessionDefaults:
             parts.append(f"-c {name}={escaped}")
         return " ".join(parts) or None
 
-    def statements(self) -> bytes:
-        """Return the same as SET statements, in one text."""
-        return "; ".join(
-            sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)).as_string()
-            for name, value in self.settings.items()
-        ).encode()
-
 
 class Connector:
     """Makes the connections of one pool. Used by its worker threads."""
@@ -104,20 +93,21 @@ class Connector:
         timeout: float,
         prepare: Prepare = False,
         plans: Plans | None = None,
+        pooler: Pooler | None = None,
     ) -> None:
         self._class = connection_class
-        self._defaults = defaults
+        self.arrival = Arrival(defaults.settings, defaults.origins, name=name, pooler=pooler)
+        """Sees to what a session is to begin with."""
+        self.arrival.unsure = plans is not None  # those who only ask are not interested
         self.fence: Fence | None = None
         """What is demanded of the server, None for nothing."""
         self.lenient = False
         """Whether one that does not meet it will do, where there is no other."""
-        self._name = name
         self._timeout = timeout
         self._prepare = prepare
+        # Of a session of one's own there is nothing to be tried.
+        self._tries = prepare is True and pooler != "pgbouncer-session"
         self._plans = plans
-        # Set by whichever worker meets such a server first; a race costs a second warning.
-        self._refuses_options = False
-        self._warned: set[str] = set()
 
     def connect(
         self,
@@ -192,16 +182,17 @@ class Connector:
         service = given.get("service") or os.environ.get("PGSERVICE")
         # A service's own start-up options would be hidden by ours, and cannot be read here.
         by_statement = service is not None and not given.get("options")
-        if self._defaults.settings and not (self._refuses_options or by_statement):
+        at_start = {} if by_statement else self.arrival.at_start
+        if at_start:
             # So would those of the environment, which libpq takes where none are given.
             own = str(given.get("options") or os.environ.get("PGOPTIONS") or "")
-            with_defaults = {**params, "options": self._defaults.options(own)}
+            with_defaults = {**params, "options": SessionDefaults(at_start).options(own)}
             try:
                 connection = self._class.connect(conninfo, **with_defaults)
             except psycopg.OperationalError as error:
-                if "unsupported startup parameter" not in str(error):
+                if not _NO_OPTIONS.search(str(error)):
                     raise
-                self._refuses_options = True
+                self.arrival.refused = True
             else:
                 self._complete(connection)
                 return connection
@@ -210,72 +201,16 @@ class Connector:
         return connection
 
     def _complete(self, connection: PoolConnection, *, warn: bool = True) -> None:
-        """Set by statement what the start-up packet did not bring. Closes on failure."""
+        """Bring a new connection to where each lease begins. Closes it on failure."""
         try:
-            if self._plans is not None and connection.prepare_threshold is not None:
+            prepares = self._plans is not None and connection.prepare_threshold is not None
+            if prepares:
+                assert self._plans is not None
                 connection.prepare_by(self._plans)
-                if self._prepare is True:
-                    poolers.refuse_untracked(connection, self._timeout)
-            lacking = self._lacking(connection) if self._defaults.settings else []
-            if lacking:
-                statements = SessionDefaults(
-                    {name: self._defaults.settings[name] for name in lacking}
-                ).statements()
-                _run(connection, statements)
-                # RESET ALL would undo them: they are set again after each reset.
-                connection._restore_sql = statements
-                if warn:
-                    self._warn(lacking)
+            self.arrival.complete(connection, prepares=prepares and self._tries, warn=warn)
         except BaseException:
             connection.close()
             raise
-
-    def _lacking(self, connection: PoolConnection) -> list[str]:
-        wanted = self._defaults.settings
-        if self._refuses_options:
-            return list(wanted)
-        if set(wanted) == {"TimeZone"}:
-            # The server reports it unasked, so the common case costs no round trip.
-            reported = connection.pgconn.parameter_status(b"TimeZone") or b""
-            return [] if same("TimeZone", reported.decode(), wanted["TimeZone"]) else ["TimeZone"]
-        names = list(wanted)
-        # Compared as the server spells it: '30s' and '30000ms' are one value to it.
-        row = _run(
-            connection,
-            b"SELECT "
-            + b", ".join(
-                sql.SQL("pg_catalog.current_setting({})").format(n).as_string().encode()
-                for n in names
-            ),
-        )
-        lacking = []
-        for index, name in enumerate(names):
-            value = (row[0].get_value(0, index) or b"").decode()
-            if not same(name, value, wanted[name]):
-                lacking.append(name)
-        return lacking
-
-    def _warn(self, lacking: list[str]) -> None:
-        new = [name for name in lacking if name not in self._warned]
-        self._warned.update(new)
-        for name in new:
-            origin = self._defaults.origins.get(name, f"start-up option {name}")
-            text = (
-                f"pool {self._name!r}: {origin} did not reach the server with the connection "
-                "(a pooler in between drops start-up options), so it is set by statement. "
-                "Have the pooler pass or track `options`."
-            )
-            try:
-                warnings.warn(text, PoolWarning, stacklevel=2)
-            except PoolWarning:
-                # A filter made it an error, which in this thread could only fail the connect.
-                logger.warning("event=options_dropped %s", text)
-
-
-def _run(connection: PoolConnection, statement: bytes) -> list[Any]:
-    from django_poolkit.pools.postgres import probe, reset
-
-    return probe.execute(connection, statement, reset.TIMEOUT)
 
 
 def sqlstate(error: BaseException) -> str | None:

@@ -58,6 +58,7 @@ class PoolConnection(psycopg.Connection[Any]):
 
     _restore_sql = b""
     _plain = True  # whether cursor() below is psycopg's own
+    _shared = False  # whether a pooler may lead each of its transactions to another session
     _introduced = False  # whether every class of database wrapper in between has seen it
     # Asks the server for its session state, where the pool verifies it.
     _look: Callable[[PoolConnection], frozenset[tuple[str, str, str]]] | None = None

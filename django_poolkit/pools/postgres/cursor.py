@@ -192,6 +192,9 @@ class ServerCursor(ClientCursor):
             super().close()
 
     def _declare_gen(self, query: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, None]:
+        lease = self._poolkit_lease
+        if lease is not None:
+            lease.pool.statements.declares(held=self.withhold)  # type: ignore[attr-defined]
         self._poolkit_note(query)
         yield from super()._declare_gen(query, *args, **kwargs)  # type: ignore[misc]
         if self._poolkit_lease is not None and self.withhold:  # type: ignore[attr-defined]

@@ -110,7 +110,7 @@ class ConnectionPool(Steering):
         self.greeting = object()
         self._growth = Growth(workers=config.num_workers, cap=config.reconnect_cap)
         recorder = Recorder() if config.observe else None
-        self.statements = Statements(config.reset, config.harmless_functions, recorder=recorder)
+        self.statements = Statements(config, recorder)
         self._prepare_shell()
         super().__init__(
             conninfo,
@@ -129,8 +129,8 @@ class ConnectionPool(Steering):
         # Weakly: a pool that is dropped must be collected, and closed, at once.
         beside = _parameters_of(weakref.WeakMethod(self._parameters))
         self.fence = self._connector.fence = Fence()
-        self.prober = Prober(beside, name=self.name, fence=self.fence)
-        self.positions = PositionReader(beside, name=self.name, fence=self.fence)
+        names: dict[str, Any] = {"name": self.name, "fence": self.fence, "pooler": config.pooler}
+        self.prober, self.positions = Prober(beside, **names), PositionReader(beside, **names)
         self.aliases = (self.name,)
         fork.register(self)
         if open:
@@ -143,7 +143,7 @@ class ConnectionPool(Steering):
         self.plans = Plans(self.name, config.prepared_max)
         self._connector = Connector(
             connection_class, defaults, name=self.name, timeout=self.timeout,
-            prepare=config.prepare, plans=self.plans,
+            prepare=config.prepare, plans=self.plans, pooler=config.pooler,
         )  # fmt: skip
         self._credentials = supplier(
             config.credentials, config.credentials_ttl, defaults.origins, self.name
@@ -301,8 +301,7 @@ class ConnectionPool(Steering):
         inherited += [*self.prober.forget(), *self.positions.forget()]
         self._ledger = Ledger()
         self.events.after_fork()
-        if self.statements.recorder is not None:
-            self.statements.recorder.forget()
+        self.statements.forget()
         self._lock = threading.RLock()
         self._pool = deque()
         self._orphans = deque()

@@ -51,8 +51,8 @@ class PositionReader(Prober):
         be called by any thread, also while another one asks.
         """
         connection = self._connection
-        if connection is None or connection is not reading.source:
-            return False
+        if connection is None or connection is not reading.source or connection._shared:
+            return False  # of a pooler in between the socket tells, and of no server
         try:
             # Each caller has a poll of its own: two at a time must not use the same object. An
             # answer that is being waited for is no end of the connection.

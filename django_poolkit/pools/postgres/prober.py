@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, Self
 import psycopg
 from psycopg.pq import ConnStatus, TransactionStatus
 
+from django_poolkit.pools.poolers import Pooler
 from django_poolkit.pools.postgres import probe
 from django_poolkit.pools.postgres.connect import Connector, SessionDefaults, sqlstate, summarise
 from django_poolkit.pools.postgres.connection import PoolConnection
@@ -87,8 +88,16 @@ class Prober:
     # Whoever asks how a server is has to see also one that the pool must not lead to.
     _lenient = True
 
-    def __init__(self, parameters: Parameters, *, name: str, fence: Fence | None = None) -> None:
+    def __init__(
+        self,
+        parameters: Parameters,
+        *,
+        name: str,
+        fence: Fence | None = None,
+        pooler: Pooler | None = None,
+    ) -> None:
         self._parameters = parameters
+        self._pooler = pooler
         self._name = name
         self._fence = fence
         self._closed = False
@@ -201,8 +210,9 @@ class Prober:
         kwargs = {"connect_timeout": patience, **given, "autocommit": True}
         secrets += [str(kwargs.get("password") or ""), _password_in(conninfo)]
         connector = Connector(
-            _ProbeConnection, SessionDefaults(), name=self._name, timeout=patience
-        )
+            _ProbeConnection, SessionDefaults(), name=self._name, timeout=patience,
+            pooler=self._pooler,
+        )  # fmt: skip
         connector.fence, connector.lenient = self._fence, self._lenient
         _here.deadline = deadline
         try:

@@ -67,6 +67,8 @@ class Release(Cleaning):
             raise LeaseReleased(f"this lease of pool {self.name!r} has been released already")
         reason = "pool_closed" if self._closed else reset.hopeless(connection, lease)
         full = reason is None and reset.due(lease, connection, self.config.reset)
+        if full and connection._shared:  # what it left behind ends with this client of the pooler
+            reason, full = "pooler", False
         idle = reason is None and not full and reset.at_rest(connection)
         # What a reset clears away reaches nobody.
         verifies = self.config.verify_state and not full

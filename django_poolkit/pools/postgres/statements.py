@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Container
 from types import FrameType
 from typing import Any, Final, cast
 
 import psycopg
 
-from django_poolkit.pools.config import ResetPolicy
+from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Recorder, Watch
-from django_poolkit.pools.postgres import reset
+from django_poolkit.pools.poolers import traits
+from django_poolkit.pools.postgres import behind, reset
 from django_poolkit.pools.postgres.commit import Listener
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.cursor import text_of
+from django_poolkit.pools.rds_proxy import CURSOR, Proxied, condition
 from django_poolkit.pools.session_state import CACHE_SIZE, CACHED_LENGTH, StatementRules
 
 # Statements that write nothing. Those of _OPAQUE may write behind a name, and _MAKES after all.
@@ -87,17 +89,15 @@ def _commits_itself(connection: PoolConnection) -> bool:
 class Statements:
     """Enters into a lease what its statements do. Called by the one thread that uses it."""
 
-    def __init__(
-        self,
-        policy: ResetPolicy,
-        harmless_functions: Collection[str],
-        *,
-        recorder: Recorder | None = None,
-    ) -> None:
+    def __init__(self, config: PoolConfig, recorder: Recorder | None = None) -> None:
+        self.loses = traits(config.pooler).loses
+        """Whether a pooler in between loses session state, so that it has to be refused."""
         self.recorder = recorder
         """Where it is observed what transaction mode would do, None where it is not."""
-        self._policy = policy
-        self._rules = StatementRules(harmless_functions)
+        self.proxied = Proxied() if recorder or config.pooler == "rds-proxy" else None
+        """Counts what would have RDS Proxy hold a client on one session, None where nobody asks."""
+        policy = self._policy = config.reset
+        self._rules = StatementRules(config.harmless_functions)
         # Texts that do no more than read. Shared by threads: one call each adds, finds, or empties.
         self._plain: set[str] = set()
         self.quick: Container[str] = self._plain if policy != "request" and not recorder else ()
@@ -119,7 +119,8 @@ class Statements:
         """Take note of a statement about to run under `lease`.
 
         Raises psycopg's ObjectNotInPrerequisiteState, as PostgreSQL would in a new session, for
-        `currval()` in the first statement of a lease that lasts no longer than a statement.
+        `currval()` in the first statement of a lease that lasts no longer than a statement; and
+        NotSupportedError for session state that a pooler in between would lose.
         """
         first, lease.ran = not lease.ran, True
         if not lease.foreign and self._policy == "request":
@@ -129,7 +130,10 @@ class Statements:
         if self.recorder is not None and lease.keeper is not None:
             residue = self._rules.residue(text) if text is not None else "unparsed"
             cast(Watch, lease.keeper).statement(lease, residue, sys._getframe(1))
-        if lease.dirty is not None and lease.committed and not (self.writing or self.alone):
+        if self.proxied is not None and text is not None:
+            self.proxied.statement(text, self._rules.residue(text), sys._getframe(1))
+        told = lease.committed and not (self.writing or self.alone)
+        if lease.dirty is not None and told and not self.loses:
             # Nothing is left to be learnt but this.
             lease.prepares = lease.prepares or text is None or "prepare" in text.lower()
             return
@@ -143,11 +147,7 @@ class Statements:
             self._remember(text)
             return
         if residue is not None:
-            if residue == "sequence" and first and self.recorder is None:
-                _refuse_stray_currval(lease, text)
-            lease.mark_dirty(residue)
-            if text is None or "prepare" in text.lower():
-                lease.prepares = True
+            self._mark(lease, residue, text, connection, first)
         if _NEW_TYPES.match(text or ""):
             lease.new_types = True
         if residue in _OPAQUE or not reads:
@@ -159,6 +159,31 @@ class Statements:
                 lease.committed = True
             else:
                 lease.wrote = True
+
+    def _mark(
+        self, lease: Lease, residue: str, text: str | None, connection: PoolConnection, first: bool
+    ) -> None:
+        """Have a lease held, and reset, for what its statement may leave behind; or refuse that."""
+        if self.loses:
+            if (kept := behind.kept(residue, text, lease, connection)) is not None:
+                lease.mark_dirty(kept)
+            return
+        if residue == "sequence" and first and self.recorder is None:
+            _refuse_stray_currval(lease, text)
+        lease.mark_dirty(residue)
+        if text is None or "prepare" in text.lower():
+            lease.prepares = True
+
+    def declares(self, *, held: bool) -> None:
+        """Take note of a cursor of the server that is about to be declared.
+
+        Raises psycopg's NotSupportedError for one that outlives its transaction, where a pooler in
+        between would lose it.
+        """
+        if held and self.loses:
+            behind.refuse_held_cursor()
+        if self.proxied is not None:
+            self.proxied.add(CURSOR, sys._getframe(1))
 
     def only_reads(self, query: Any) -> bool:
         """Return whether a statement does no more than read, as far as its text shows.
@@ -174,9 +199,17 @@ class Statements:
             and not _LOCKS.search(query)
         )
 
+    def forget(self) -> None:
+        """Start anew in a forked child with what is counted."""
+        for counter in (self.recorder, self.proxied):
+            if counter is not None:
+                counter.forget()
+
     def _remember(self, text: str | None) -> None:
         if text is None or len(text) > CACHED_LENGTH:
             return
+        if self.proxied is not None and condition(text, None) is not None:
+            return  # it is to be counted each time
         if len(self._plain) >= CACHE_SIZE:
             self._plain.clear()
         self._plain.add(text)

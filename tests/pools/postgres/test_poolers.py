@@ -84,13 +84,19 @@ def test_who_sets_the_threshold_himself_has_said_so(behind: Callable[..., Connec
         assert names(connection) == ["_pg3_0"]
 
 
-def test_without_a_pooler_it_is_one_question(
+def test_without_a_pooler_it_is_one_question_of_the_first_connection(
     far_pool: Callable[..., ConnectionPool], proxy: Any
 ) -> None:
-    far_pool(max_size=1).acquire().release()
-    plain = proxy.round_trips
-    far_pool(max_size=1, prepare=True).acquire().release()
-    assert proxy.round_trips - plain == plain + 1
+    def trips(pool: ConnectionPool) -> tuple[int, int]:
+        before = proxy.round_trips
+        with pool.lease():
+            one = proxy.round_trips
+            with pool.lease():
+                return one - before, proxy.round_trips - one
+
+    first, second = trips(far_pool(max_size=2))
+    assert first == second + 1
+    assert trips(far_pool(max_size=2, prepare=True)) == (first, second + 1)
 
 
 def test_a_pooler_that_knows_no_named_statements_is_refused(
