@@ -66,18 +66,19 @@ class Acquire(Queueing):
                 lease.share = shares.of_caller()
             # Nearly always one is idle. What other methods do is spelled out here: who has waited
             # for a server finds the caches cold, where each function costs half a microsecond.
-            with self._lock:
-                before, self._inside = self._inside, me
-                try:
-                    not_now = self._waiting.queue or self._paused_until or self._orphans
-                    if self._pool and not not_now and (shares is None or lease.share is None):
-                        connection = self._pool.pop()
-                        connection._parked, connection._pool = False, self
-                        lease._connection, lease.since = connection, started
-                        connection._lease_ref = ledger.live[lease.key] = ref(lease)
-                        ledger.acquired += 1
-                finally:
-                    self._inside = before
+            if self._pool:  # else a crowd would want the lock once more for nothing
+                with self._lock:
+                    before, self._inside = self._inside, me
+                    try:
+                        not_now = self._waiting.queue or self._paused_until or self._orphans
+                        if self._pool and not not_now and (shares is None or lease.share is None):
+                            connection = self._pool.pop()
+                            connection._parked, connection._pool = False, self
+                            lease._connection, lease.since = connection, started
+                            connection._lease_ref = ledger.live[lease.key] = ref(lease)
+                            ledger.acquired += 1
+                    finally:
+                        self._inside = before
             # Handed out as it is where it is quiet, at rest, and was heard of just now.
             if (
                 connection is None
@@ -183,6 +184,15 @@ class Acquire(Queueing):
 
     def _unusable(self, connection: PoolConnection, deadline: float) -> str | None:
         """Return None for a connection that can be handed out, else the reason to close it."""
+        # As in `acquire()`: whoever queued is nearly always handed what was used a moment ago.
+        if (
+            self.config.check is None
+            and monotonic() - connection._used_at <= self.config.bypass
+            and connection.pgconn.transaction_status == _IDLE
+            and (poller := connection._poller) is not None
+            and not poller.poll(0)
+        ):
+            return None
         timeout = self._for_probe(deadline)
         found = probe.look(connection, bypass=self.config.bypass, timeout=timeout)
         return self._checked(connection) if found is probe.State.ALIVE else str(found.value)
