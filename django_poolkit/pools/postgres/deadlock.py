@@ -54,8 +54,7 @@ def look_locked(pool: State, lease: Lease) -> None:
 
 def held_locked(pool: State, lease: Lease) -> list[Lease]:
     """Return the leases that the holder of `lease` holds, and nobody else can give back."""
-    holder = lease.holder
-    mine = {holder}
+    mine = {lease.holder}
     found = [
         each
         for reference in pool._ledger.live.values()
@@ -67,9 +66,12 @@ def held_locked(pool: State, lease: Lease) -> list[Lease]:
 def _stuck(lease: Lease, holders: set[object]) -> bool:
     # A lease that was acquired by hand may have been handed to somebody else. Those of Django's
     # connections and of `with pool.lease()` end with whom they began. One whose task has died
-    # waits for nothing, but to be taken back.
+    # waits for nothing, but to be taken back; and one that was dropped, or is being released by
+    # another thread, is on its way home.
     return (lease.in_block or lease.alias is not None) and (
-        not lease.shared and (holder := lease.holder) is not None and holder in holders
+        not (lease.shared or lease.lost or lease.released)
+        and (holder := lease.holder) is not None
+        and holder in holders
     )
 
 
