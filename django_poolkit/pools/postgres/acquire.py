@@ -66,19 +66,18 @@ class Acquire(Queueing):
                 lease.share = shares.of_caller()
             # Nearly always one is idle. What other methods do is spelled out here: who has waited
             # for a server finds the caches cold, where each function costs half a microsecond.
-            if self._pool:  # else a crowd would want the lock once more for nothing
-                with self._lock:
-                    before, self._inside = self._inside, me
-                    try:
-                        not_now = self._waiting.queue or self._paused_until or self._orphans
-                        if self._pool and not not_now and (shares is None or lease.share is None):
-                            connection = self._pool.pop()
-                            connection._parked, connection._pool = False, self
-                            lease._connection, lease.since = connection, started
-                            connection._lease_ref = ledger.live[lease.key] = ref(lease)
-                            ledger.acquired += 1
-                    finally:
-                        self._inside = before
+            with self._lock:
+                before, self._inside = self._inside, me
+                try:
+                    not_now = self._waiting.queue or self._paused_until or self._orphans
+                    if self._pool and not not_now and (shares is None or lease.share is None):
+                        connection = self._pool.pop()
+                        connection._parked, connection._pool = False, self
+                        lease._connection, lease.since = connection, started
+                        connection._lease_ref = ledger.live[lease.key] = ref(lease)
+                        ledger.acquired += 1
+                finally:
+                    self._inside = before
             # Handed out as it is where it is quiet, at rest, and was heard of just now.
             if (
                 connection is None
