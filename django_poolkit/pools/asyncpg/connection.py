@@ -18,6 +18,8 @@ from asyncpg.pool import PoolConnectionProxy
 from django_poolkit.pools.asyncpg.errors import LeaseReleased, WrongLoop
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from django_poolkit.pools.asyncpg.lease import AsyncpgLease
 
 # By the verb, the place of the statement's text among its arguments.
@@ -39,11 +41,20 @@ class LeasedConnection(PoolConnectionProxy):
 
     __slots__ = ("_lease", "_loop_of_lease", "_pool_name")
 
-    def __init__(self, holder: Any, connection: Any, lease: AsyncpgLease) -> None:
-        super().__init__(holder, connection)
-        self._lease = weakref.ref(lease)
-        self._loop_of_lease = lease.line.loop
-        self._pool_name = lease.pool.name
+    def __init__(
+        self,
+        holder: Any,
+        connection: Any,
+        lease: weakref.ref[AsyncpgLease],
+        loop: AbstractEventLoop,
+        pool_name: str,
+    ) -> None:
+        # As asyncpg's own, which asks whether the connection has another proxy.
+        self._con, self._holder = connection, holder  # type: ignore[misc]
+        connection._proxy = self
+        self._lease = lease
+        self._loop_of_lease = loop
+        self._pool_name = pool_name
 
     def _used(self, verb: str) -> AsyncpgLease:
         """Return the lease, if it lasts. Raises LeaseReleased, WrongLoop."""
@@ -88,9 +99,7 @@ async def _run(
     except asyncpg.PostgresError:
         raise  # the server has ended it
     except BaseException:
-        # asyncpg 0.32 forgets to cancel what is cancelled just as an answer comes in.
-        lease.later = True
-        lease.cut = lease.cut or copies
+        lease.note_cut_short(copies)
         raise
     finally:
         lease.running -= 1
@@ -101,9 +110,29 @@ def _statement(verb: str) -> Callable[..., Any]:
     copies = verb.startswith("copy_")
 
     async def call(self: LeasedConnection, query: Any, *args: Any, **options: Any) -> Any:
-        lease = self._used(verb)
-        lease.note(query)
-        return await _run(lease, copies, plain, self._con, query, *args, **options)
+        lease = self._lease()
+        if (
+            self._con is None
+            or lease is None
+            or lease.released
+            or self._loop_of_lease is not _get_running_loop()
+        ):
+            lease = self._used(verb)  # which says what is wrong
+        if type(query) is str and query in lease.line.plain and lease.dirty is None:
+            lease.ran, lease.statement = True, query  # all that there is to note
+        else:
+            lease.note(query)
+        # As `_run()`; every statement passes here.
+        lease.running += 1
+        try:
+            return await plain(self._con, query, *args, **options)
+        except asyncpg.PostgresError:
+            raise
+        except BaseException:
+            lease.note_cut_short(copies)
+            raise
+        finally:
+            lease.running -= 1
 
     return call
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from django_poolkit.pools.asyncpg.connection import LeasedConnection
     from django_poolkit.pools.asyncpg.line import Line
     from django_poolkit.pools.asyncpg.physical import Physical
-    from django_poolkit.pools.asyncpg.pool import AsyncpgPool
-    from django_poolkit.pools.lease import Stack
 
 
 class AsyncpgLease(Lease):
@@ -34,12 +32,11 @@ class AsyncpgLease(Lease):
     spoiled: str | None = None
     """Why the connection cannot be brought back to what it was, None where it can."""
 
-    def __init__(self, pool: AsyncpgPool, line: Line, key: int, stack: Stack) -> None:
-        super().__init__(pool, key, stack)  # type: ignore[arg-type]
-        self.line = line
-        """Where it was acquired: the pool on one event loop."""
-        self.physical: Physical | None = None
-        """What is known of the connection beside asyncpg's own."""
+    # Set as it is made: to have an `__init__()` of its own would cost each lease a function more.
+    line: Line
+    """Where it was acquired: the pool on one event loop."""
+    physical: Physical | None
+    """What is known of the connection beside asyncpg's own."""
 
     @property
     def connection(self) -> LeasedConnection:
@@ -52,7 +49,10 @@ class AsyncpgLease(Lease):
         if not isinstance(query, str):
             return  # asyncpg refuses it
         self.statement = query
-        if self.dirty is None and (residue := self.line.residue(query)) is not None:
+        if self.dirty is None:
+            if (residue := self.line.residue(query)) is None:
+                self.line.remember_plain(query)
+                return
             self.mark_dirty(residue)
         if self.spoiled is None and self.dirty is not None:
             if "prepare" in (lowered := query.lower()):
@@ -60,13 +60,20 @@ class AsyncpgLease(Lease):
             elif self.dirty == "load" or lowered.lstrip().startswith("load"):
                 self.spoiled = "loaded"  # a library stays in the server process until that ends
 
+    def note_cut_short(self, copies: bool) -> None:
+        """Take note of a verb that has ended by other means than the server's answer."""
+        # asyncpg 0.32 forgets to cancel what is cancelled just as an answer comes in.
+        self.later = True
+        self.cut = self.cut or copies
+
     async def release(self) -> None:  # type: ignore[override]
         """Give the connection back. Raises LeaseReleased, WrongLoop.
 
         Waits for the server only where there is something to clear away. Being cancelled keeps
         nothing from coming home.
         """
-        await self.line.release(self)
+        if not self.line.take_back(self):
+            await self.line.release(self)
 
     async def discard(self) -> None:  # type: ignore[override]
         """Give the slot back and close the connection. Raises LeaseReleased, WrongLoop."""
@@ -79,7 +86,7 @@ class AsyncpgLease(Lease):
         return self.connection
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if not self.released:
+        if not self.released and not self.line.take_back(self):
             await self.line.release(self)
 
 

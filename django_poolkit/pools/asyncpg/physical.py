@@ -18,7 +18,7 @@ class Physical:
     """One connection. Its fields are guarded by the lock of the pool."""
 
     __slots__ = (
-        "_poller", "connection", "created_at", "expires_at", "generation", "holder", "pid",
+        "connection", "created_at", "expires_at", "generation", "holder", "pid", "poller",
         "probed_at", "replacing", "restore", "used_at",
     )  # fmt: skip
 
@@ -35,19 +35,20 @@ class Physical:
         """Whether another is being connected, which is to take its place."""
         self.restore = ""
         """What has to be run after each reset, because the start-up packet did not bring it."""
-        self._poller: select.poll | None = None
+        self.poller: select.poll | None = None
+        """Looks at its socket."""
         with suppress(OSError, ValueError, AttributeError):
             number = connection._transport.get_extra_info("socket").fileno()
             poller = select.poll()
             poller.register(number, select.POLLIN | select.POLLRDHUP)
-            self._poller = poller
+            self.poller = poller
 
     @property
     def quiet(self) -> bool:
         """Whether it is connected, and its socket says nothing: no end of it, and no news."""
         if self.connection.is_closed():
             return False
-        return self._poller is None or not self._poller.poll(0)
+        return self.poller is None or not self.poller.poll(0)
 
     async def answers(self, timeout: float) -> bool:
         """Return whether the server answers within `timeout` seconds: one round trip."""

@@ -75,6 +75,10 @@ class AsyncpgPool(Life):
         self.target = target
         self.connector = Connector(target, config)
         self.residue = StatementRules(config.harmless_functions).residue
+        self.plain: set[str] = set()
+        """Texts that leave nothing behind. Shared by threads: a call each adds, finds, empties."""
+        self.plain_home = config.reset is None and config.reset_policy == "dirty"
+        """Whether the options ask for nothing at a release that leaves nothing behind."""
         stacks = config.stacks or ("all" if config.leak_after else "sampled")
         self.samples = stacks == "sampled"
         self._first_stack = math.inf if stacks == "none" else 0.0
@@ -111,6 +115,9 @@ class AsyncpgPool(Life):
         Whoever waits is served in the order of arrival. Raises PoolTimeout, PoolPaused,
         TooManyWaiters or PoolClosed.
         """
+        line = self.lines.get(asyncio._get_running_loop())  # type: ignore[arg-type]
+        if line is not None and (lease := line.at_once()) is not None:
+            return lease
         return await (await self.line()).acquire(timeout)
 
     async def release(self, lease: AsyncpgLease) -> None:
@@ -254,13 +261,14 @@ class Leasing:
         self._lease: AsyncpgLease | None = None
 
     async def __aenter__(self) -> LeasedConnection:
-        line = self._pool.lines.get(asyncio.get_running_loop())
-        if line is None or line.closing:
-            line = await self._pool.line()
-        self._lease = lease = await line.acquire(self._timeout)
-        return lease.connection
+        line = self._pool.lines.get(asyncio._get_running_loop())  # type: ignore[arg-type]
+        lease = None if line is None else line.at_once()
+        if lease is None:
+            lease = await (await self._pool.line()).acquire(self._timeout)
+        self._lease = lease
+        return lease._connection  # type: ignore[no-any-return]
 
     async def __aexit__(self, *exc_info: object) -> None:
         lease, self._lease = self._lease, None
-        if lease is not None and not lease.released:
+        if lease is not None and not lease.released and not lease.line.take_back(lease):
             await lease.line.release(lease)

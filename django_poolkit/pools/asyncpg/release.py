@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
+from asyncio import _get_running_loop
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
@@ -41,6 +42,52 @@ class Release(Acquire):
             return
         # Its own task: who is cancelled while he waits leaves it to come to its end.
         await asyncio.shield(self.spawn(self._clean(lease, physical)))
+
+    def take_back(self, lease: AsyncpgLease) -> bool:
+        """Take a connection back that is at rest, to stay, and nobody's who waits.
+
+        Returns False, and does nothing, where `release()` has to see to it. Spelled out as
+        `at_once()`: nearly always it is no more than this.
+        """
+        pool, physical = self.pool, lease.physical
+        if (
+            lease.released or physical is None
+            or lease.dirty is not None or lease.spoiled is not None
+            or lease.running or lease.later or lease.cut or lease.overdue
+            or self.waiters or self.closing
+            or not pool.plain_home or pool.paused_until or pool.ended or pool.events.of_leases
+            or physical.generation != pool.generation
+            or _get_running_loop() is not self.loop
+        ):  # fmt: skip
+            return False
+        connection: Any = physical.connection
+        protocol, now = connection._protocol, monotonic()
+        if (
+            connection.is_closed()
+            or connection._top_xact is not None
+            or connection._log_listeners or connection._termination_listeners
+            or connection._query_loggers
+            or protocol.is_in_transaction() or protocol._is_cancelling()
+            or protocol.queries_count >= pool.config.max_queries
+            or now >= physical.expires_at
+        ):  # fmt: skip
+            return False
+        idle, out, ledger = self.idle, self.out, self.ledger
+        with self.lock:
+            if len(idle) + len(out) + len(self.connecting) > pool.max_size:
+                return False
+            lease.released = True
+            lease._connection._con = connection._proxy = None
+            lease._connection = lease.physical = None
+            connection._pool_release_ctr += 1  # statements and cursors of the lease are void
+            ledger.live.pop(lease.key, None)
+            if ledger.reported:
+                ledger.reported.discard(lease.key)
+            ledger.use.observe(now - lease.since)
+            ledger.settled_at = physical.used_at = now
+            out.discard(physical)
+            idle.append(physical)
+        return True
 
     async def discard(self, lease: AsyncpgLease) -> None:
         """Close a connection instead of keeping it. As `AsyncpgLease.discard()`."""

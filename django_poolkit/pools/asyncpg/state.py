@@ -15,6 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
 
 import asyncpg
 
@@ -24,6 +25,7 @@ from django_poolkit.pools.asyncpg.lease import AsyncpgLease
 from django_poolkit.pools.asyncpg.physical import Physical
 from django_poolkit.pools.chance import chance
 from django_poolkit.pools.errors import PoolError
+from django_poolkit.pools.session_state import CACHE_SIZE, CACHED_LENGTH
 
 if TYPE_CHECKING:
     from django_poolkit.pools.asyncpg.pool import AsyncpgPool
@@ -70,6 +72,7 @@ class State:
         self.lock = pool.lock
         self.ledger = pool.ledger
         self.residue: Callable[[str], str | None] = pool.residue
+        self.plain = pool.plain
         self.closing = False
         """Whether nothing is given out here any more."""
         self.idle: list[Physical] = []
@@ -87,6 +90,13 @@ class State:
         self._failed_at = 0.0
         self._told_full = False
 
+    def remember_plain(self, query: str) -> None:
+        """Take note that a text leaves nothing behind, for as long as there is room for it."""
+        if len(query) <= CACHED_LENGTH:
+            if len(self.plain) >= CACHE_SIZE:
+                self.plain.clear()
+            self.plain.add(query)
+
     # -- under the lock
 
     def size_locked(self) -> int:
@@ -97,7 +107,9 @@ class State:
         """Enter a lease that begins."""
         self.out.add(physical)
         lease.physical = physical
-        connection = LeasedConnection(physical.holder, physical.connection, lease)
+        connection = LeasedConnection(
+            physical.holder, physical.connection, ref(lease), self.loop, self.pool.name
+        )
         self.ledger.lend_locked(lease, connection, now)
 
     def give_locked(self, physical: Physical, now: float) -> None:

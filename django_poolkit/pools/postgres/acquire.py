@@ -183,6 +183,15 @@ class Acquire(Queueing):
 
     def _unusable(self, connection: PoolConnection, deadline: float) -> str | None:
         """Return None for a connection that can be handed out, else the reason to close it."""
+        # As in `acquire()`: whoever queued is nearly always handed what was used a moment ago.
+        if (
+            self.config.check is None
+            and monotonic() - connection._used_at <= self.config.bypass
+            and connection.pgconn.transaction_status == _IDLE
+            and (poller := connection._poller) is not None
+            and not poller.poll(0)
+        ):
+            return None
         timeout = self._for_probe(deadline)
         found = probe.look(connection, bypass=self.config.bypass, timeout=timeout)
         return self._checked(connection) if found is probe.State.ALIVE else str(found.value)

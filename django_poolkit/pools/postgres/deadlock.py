@@ -8,11 +8,14 @@ told apart: they wait for each other no more than threads do.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from time import monotonic
 
 from django_poolkit.pools.lease import Lease, Stack, capture_stack, format_stack
 from django_poolkit.pools.postgres.errors import PoolDeadlock
 from django_poolkit.pools.postgres.state import State
+
+_since = attrgetter("since")
 
 _SKIPPED = 4  # frames of the pool between the caller and here
 
@@ -22,8 +25,11 @@ def look_locked(pool: State, lease: Lease) -> None:
 
     Looks through the live leases and the waiters. Raises PoolDeadlock.
     """
+    # Everyone who queues passes here, while all others want the lock.
+    if len(pool._ledger.live) < pool._max_size or pool._orphans:
+        return
     held = held_locked(pool, lease)
-    if not held or len(pool._ledger.live) < pool._max_size or pool._orphans:
+    if not held:
         return
     waiting = {waiter.lease.holder for waiter in pool._waiting.queue}
     waiting.add(lease.holder)
@@ -49,15 +55,23 @@ def look_locked(pool: State, lease: Lease) -> None:
 def held_locked(pool: State, lease: Lease) -> list[Lease]:
     """Return the leases that the holder of `lease` holds, and nobody else can give back."""
     mine = {lease.holder}
-    return [each for each in pool._ledger.leases_locked() if _stuck(each, mine)]
+    found = [
+        each
+        for reference in pool._ledger.live.values()
+        if (each := reference()) is not None and each._thread is lease._thread
+    ]
+    return [each for each in sorted(found, key=_since) if _stuck(each, mine)]
 
 
 def _stuck(lease: Lease, holders: set[object]) -> bool:
     # A lease that was acquired by hand may have been handed to somebody else. Those of Django's
     # connections and of `with pool.lease()` end with whom they began. One whose task has died
-    # waits for nothing, but to be taken back.
+    # waits for nothing, but to be taken back; and one that was dropped, or is being released by
+    # another thread, is on its way home.
     return (lease.in_block or lease.alias is not None) and (
-        not lease.shared and (holder := lease.holder) is not None and holder in holders
+        not (lease.shared or lease.lost or lease.released)
+        and (holder := lease.holder) is not None
+        and holder in holders
     )
 
 

@@ -113,6 +113,9 @@ class Release(Cleaning):
         baseline, ledger = connection._baseline, self._ledger
         if attributes(connection) != baseline.attributes or connection._notifies_backlog != _NONE:
             baseline.restore(connection)
+        if self._waiting.queue:
+            self._settle(lease, connection, None)
+            return
         with self._lock:
             # As `_settle()`, where nobody waits and the connection is to stay; see `acquire()`.
             before, self._inside = self._inside, get_ident()

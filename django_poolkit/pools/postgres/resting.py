@@ -54,6 +54,7 @@ class Resting(Release):
         connection = lease._connection
         if (
             not self._rests
+            or self._waiting.queue
             or lease.dirty is not None
             or connection is None
             or lease.holds or lease.foreign or lease.prepares or lease.new_types

@@ -190,7 +190,8 @@ class State(Shell):
 
     def _plan_locked(self) -> list[Attempt]:
         """Return the connects to start now: what `min_size` lacks, and what waiters need."""
-        if self._closed or self._paused():
+        full = len(self._pool) + len(self._ledger.live) >= self._max_size
+        if self._closed or (full and not self._growth.attempts) or self._paused():
             return []
         starts = self._growth.add(max(0, self._min_size - self._size_locked()))
         if wanting := self._wanting_locked():

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from django_poolkit.pools.session_state import CACHE_SIZE, CACHED_LENGTH
 from tests.pools.asyncpg.support import MakePool, Run, assert_quiet, pid, until
 
 STATE = {
@@ -173,5 +174,38 @@ def test_a_prepared_statement_that_still_runs_is_cut_off_as_well(
             await work
         await until(lambda: not primary.sessions(service), "the statement goes on")
         assert_quiet(pool)
+
+    run(main())
+
+
+def test_a_statement_that_was_seen_before_is_noted_as_the_first(make: MakePool, run: Run) -> None:
+    async def main() -> None:
+        pool = make(max_size=1, RESET="always")
+        for leases in range(1, 4):
+            async with pool.lease() as connection:
+                await connection.fetchval("SELECT 1")
+                (held,) = pool.leases()
+                assert held.statement == "SELECT"
+            assert pool.stats().resets == leases
+        assert "SELECT 1" in pool.plain
+        assert_quiet(pool)
+
+    run(main())
+
+
+def test_texts_are_remembered_within_bounds(make: MakePool, run: Run) -> None:
+    async def main() -> None:
+        pool = make(max_size=1)
+        lease = await pool.acquire()
+        for number in range(CACHE_SIZE + 1):
+            lease.note(f"SELECT {number}")
+        assert f"SELECT {CACHE_SIZE}" in pool.plain
+        assert 0 < len(pool.plain) <= CACHE_SIZE
+        lease.note(long := f"SELECT '{'x' * CACHED_LENGTH}'")
+        lease.note("SET work_mem TO '1MB'")
+        assert long not in pool.plain
+        assert "SET work_mem TO '1MB'" not in pool.plain
+        await lease.release()
+        assert pool.stats().resets == 1
 
     run(main())

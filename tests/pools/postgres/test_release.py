@@ -26,6 +26,31 @@ pytestmark = pytest.mark.core
 
 
 class TestRelease:
+    def test_who_waits_for_what_comes_home_in_another_thread_is_no_deadlock(self, make_pool):
+        began, go = threading.Event(), threading.Event()
+
+        def reset(connection: Any) -> None:
+            began.set()
+            assert go.wait(10.0)
+
+        def let_it_go_when_somebody_waits() -> None:
+            try:
+                wait_until(lambda: pool.stats().waiters == 1)
+            finally:
+                go.set()
+
+        pool = make_pool(max_size=1, timeout=30.0, reset=reset)
+        lease = pool.acquire()
+        lease.in_block = True  # so that it is its holder's alone
+        home = Call(lease.release)
+        assert began.wait(10.0)
+        watcher = Call(let_it_go_when_somebody_waits)
+        pool.acquire().release()
+        watcher.result(10.0)
+        home.result(10.0)
+        stats = pool.stats()
+        assert (stats.idle, stats.used, stats.waiters, stats.timeouts) == (1, 0, 0, 0)
+
     def test_the_connection_becomes_idle(self, make_pool):
         pool = make_pool(max_size=1)
         lease = pool.acquire()
