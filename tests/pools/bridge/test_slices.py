@@ -61,11 +61,11 @@ def test_it_names_where_the_time_goes_and_not_where_the_slice_ends(told):
         return "result"
 
     assert in_named_task(work) == "result"
-    slow = next(each for each in told if "dawdle" in each.stack[0])
+    slow = next(each for each in told if "dawdle" in str(each.stack))
     assert slow.task == "the-caller"
     assert slow.seconds > THRESHOLD
     names = [line.rsplit(" ", 1)[1].rsplit(".", 1)[-1] for line in slow.stack]
-    assert names[:2] == ["dawdle", "work"]
+    assert names.index("dawdle") < names.index("work")
 
 
 def test_long_waits_are_not_told():
@@ -89,7 +89,7 @@ def test_what_ends_with_an_error_is_told_too(told):
 
     with pytest.raises(KeyError):
         in_named_task(work)
-    assert "dawdle" in told[0].stack[0]
+    assert "dawdle" in str(told[0].stack)
 
 
 def test_what_goes_on_after_a_cancellation_is_told_too(told):
@@ -106,7 +106,7 @@ def test_what_goes_on_after_a_cancellation_is_told_too(told):
         await asyncio.wait([task])
 
     asyncio.run(main())
-    assert "dawdle" in told[-1].stack[0]
+    assert "dawdle" in str(told[-1].stack)
 
 
 def test_where_no_thread_can_look_the_end_is_told(told, monkeypatch):
@@ -144,7 +144,7 @@ def test_the_watcher_sleeps_while_nothing_runs_and_wakes_up(told):
     assert thread.is_alive()
     in_named_task(dawdle)
     assert watch._thread is thread
-    assert "dawdle" in told[-1].stack[0]
+    assert "dawdle" in str(told[-1].stack)
 
 
 def test_nobody_is_told_any_more_after_the_end(told):
@@ -166,7 +166,7 @@ def test_a_forked_child_has_a_watcher_of_its_own(told):
         code = 1
         try:
             in_named_task(dawdle)
-            code = 0 if "dawdle" in told[-1].stack[0] else 2
+            code = 0 if "dawdle" in str(told[-1].stack) else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
