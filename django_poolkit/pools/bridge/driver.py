@@ -16,9 +16,11 @@ from _thread import get_ident
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
+from types import FrameType
 from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 from weakref import ref
 
+from django_poolkit.pools.lease import inside_of
 from django_poolkit.pools.postgres.steadfast import endure
 
 try:
@@ -235,3 +237,11 @@ def _drop(wanted: Awaitable[Any]) -> None:
         wanted.close()
     elif isinstance(wanted, asyncio.Future):
         wanted.cancel()
+
+
+def _inside(frame: FrameType) -> FrameType | None:
+    call = frame.f_locals.get("call")
+    return call.gr_frame if isinstance(call, BridgeGreenlet) else None
+
+
+inside_of[run.__code__] = _inside
