@@ -65,6 +65,11 @@ def read(connection: PoolConnection, gen: Steps, seconds: float | None = None) -
     until = None if seconds is None else monotonic() + seconds
     try:
         wanted = next(gen)
+    except StopIteration as end:
+        if monotonic() - call.suspended > _BUSY:  # a COPY is many waits for nothing
+            _let_others_run(call)
+        return end.value
+    try:
         fileno = connection.pgconn.socket
         while True:
             # A socket is nearly always writable.
@@ -74,8 +79,6 @@ def read(connection: PoolConnection, gen: Steps, seconds: float | None = None) -
             if until is not None and monotonic() >= until:
                 raise psycopg.errors._WaitTimeout("wait timeout expired")
     except StopIteration as end:
-        if monotonic() - call.suspended > _BUSY:  # a COPY is many waits for nothing
-            _let_others_run(call)
         return end.value
     except OSError as error:
         raise psycopg.OperationalError("connection socket closed") from error
