@@ -8,7 +8,7 @@ import weakref
 from _thread import get_ident
 from collections.abc import Callable
 from time import monotonic
-from types import CodeType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
@@ -67,16 +67,11 @@ def capture_stack(depth: int = STACK_DEPTH, skip: int = 1) -> Stack:
 
     A code object keeps nothing of its caller alive, unlike a frame.
     """
-    entries = []
     try:
         frame = sys._getframe(skip + 1)
     except ValueError:
         return ()
-    while frame is not None and depth:
-        entries.append((frame.f_code, frame.f_lineno))
-        frame = frame.f_back  # type: ignore[assignment]
-        depth -= 1
-    return tuple(entries)
+    return stack_from(frame, depth)
 
 
 def frames_of(thread: threading.Thread) -> tuple[str, ...]:
@@ -84,11 +79,21 @@ def frames_of(thread: threading.Thread) -> tuple[str, ...]:
     frame = sys._current_frames().get(thread.ident or 0)
     if not thread.is_alive():
         return ()  # its number may be another's by now; so this is asked last
-    stack: list[tuple[CodeType, int]] = []
-    while frame is not None and len(stack) < STACK_DEPTH:
-        stack.append((frame.f_code, frame.f_lineno))
+    return format_stack(stack_from(frame))
+
+
+def stack_from(frame: FrameType | None, depth: int = STACK_DEPTH) -> Stack:
+    """Return code and line of a frame and of its callers, innermost first."""
+    entries: list[tuple[CodeType, int]] = []
+    while frame is not None and depth:
+        entries.append((frame.f_code, frame.f_lineno))
         frame = frame.f_back
-    return format_stack(tuple(stack))
+        depth -= 1
+    return tuple(entries)
+
+
+inside_of: dict[CodeType, Callable[[FrameType], FrameType | None]] = {}
+"""Of coroutines that run synchronous code: leads from their frame to its innermost one."""
 
 
 def frames_of_task(task: asyncio.Task[Any]) -> tuple[str, ...]:
@@ -101,6 +106,8 @@ def frames_of_task(task: asyncio.Task[Any]) -> tuple[str, ...]:
             frame = getattr(awaited, f"{kind}_frame", None)
             if frame is not None:
                 stack.append((frame.f_code, frame.f_lineno))
+                if (lead := inside_of.get(frame.f_code)) is not None:
+                    stack += reversed(stack_from(lead(frame)))
                 awaited = getattr(awaited, f"{kind}_await" if kind != "gi" else "gi_yieldfrom")
                 break
         else:
@@ -109,10 +116,7 @@ def frames_of_task(task: asyncio.Task[Any]) -> tuple[str, ...]:
 
 
 def format_stack(stack: Stack) -> tuple[str, ...]:
-    """Return a stack as lines, `file:line function`, innermost first.
-
-    Left out is what is the same in each: the pool's own frames, and those of the backend.
-    """
+    """Return a stack as lines, `file:line function`, without the pool's and the backend's own."""
     return tuple(
         f"{code.co_filename}:{line} {code.co_qualname}"
         for code, line in stack
