@@ -15,9 +15,12 @@ import logging
 from _thread import get_ident
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final, ParamSpec, TypeVar
+from time import monotonic
+from types import FrameType
+from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 from weakref import ref
 
+from django_poolkit.pools.lease import inside_of
 from django_poolkit.pools.postgres.steadfast import endure
 
 try:
@@ -29,6 +32,7 @@ except ImportError as error:
 
 logger = logging.getLogger("django_poolkit.bridge")
 
+Resume: TypeAlias = Callable[..., Any]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -47,6 +51,8 @@ class BridgeGreenlet(greenlet):
     """Whether its task is gone, so that nobody awaits anything for it any more."""
     farewells = 0
     """How often it has been told so."""
+    suspended: float
+    """When it last let others run, as far as connections know, on the monotonic clock."""
     cancelled: asyncio.CancelledError | None = None
     """What it is to be told as soon as its shields are down."""
     loop: asyncio.AbstractEventLoop
@@ -59,6 +65,21 @@ class BridgeGreenlet(greenlet):
     def defer(self, cancelled: asyncio.CancelledError) -> None:
         """Take note of a cancellation, to be told later."""
         self.cancelled = cancelled
+
+
+class Watching(Protocol):
+    """What times the calls, as `slices.py` does."""
+
+    def timed(self, call: BridgeGreenlet, function: Callable[..., Any]) -> tuple[Resume, Resume]:
+        """Return what resumes a call with a value, and with an error."""
+        ...
+
+    def after_fork(self) -> None: ...
+    def end(self) -> None: ...
+
+
+watch: Watching | None = None
+"""What times the calls that begin from here on, None where nobody wants to know."""
 
 
 def current() -> BridgeGreenlet | None:
@@ -125,10 +146,14 @@ async def run(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
     call = BridgeGreenlet(function, here)
     call.gr_context = here.gr_context
     call.thread, call.loop = get_ident(), asyncio.get_running_loop()
+    call.suspended = monotonic()
     task = asyncio.current_task(call.loop)
     call.task = None if task is None else ref(task)
+    switch, throw = call.switch, call.throw
+    if watch is not None:
+        switch, throw = watch.timed(call, function)
     try:
-        wanted = call.switch(*args, **kwargs)
+        wanted = switch(*args, **kwargs)
         while not call.dead:
             try:
                 if call.shield or call.cancelled is not None:
@@ -140,10 +165,10 @@ async def run(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
                 raise
             except BaseException as error:
                 call.parent = getcurrent()
-                wanted = call.throw(type(error), error, error.__traceback__)
+                wanted = throw(type(error), error, error.__traceback__)
             else:
                 call.parent = getcurrent()
-                wanted = call.switch(value)
+                wanted = switch(value)
     except Exception as error:
         if _to_be_told(call):
             raise _told(call) from error
@@ -212,3 +237,11 @@ def _drop(wanted: Awaitable[Any]) -> None:
         wanted.close()
     elif isinstance(wanted, asyncio.Future):
         wanted.cancel()
+
+
+def _inside(frame: FrameType) -> FrameType | None:
+    call = frame.f_locals.get("call")
+    return call.gr_frame if isinstance(call, BridgeGreenlet) else None
+
+
+inside_of[run.__code__] = _inside
