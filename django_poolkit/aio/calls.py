@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar, cast
 
 from django_poolkit.aio import carrying
-from django_poolkit.aio.serving import prepare
+from django_poolkit.aio.serving import end, prepare
 from django_poolkit.aio.turns import Node, node_of
 from django_poolkit.pools.bridge.driver import await_only, current, run, shielded
 
@@ -89,7 +89,7 @@ class Call(dict[str, Any]):
                 ends.callback(self._give, alias)
             for alias, wrapper in self.items():
                 if alias not in self.shared:
-                    ends.callback(wrapper.close)
+                    ends.callback(end, alias, wrapper)
 
     def abandon(self) -> None:
         """Do so where nobody can wait any more: its connections are closed. Never blocks."""

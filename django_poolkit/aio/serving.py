@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from django_poolkit.backends.postgresql.base import PooledDatabaseWrapperMixin
+from django_poolkit.pools.lease import Lease
 
 # To find the pool of a wrapper is dear, and what was found for the last one of its alias is
 # nearly always right for the next: the wrapper compares its settings.
 _seen: dict[str, tuple[Any, ...] | None] = {}
+
+
+class _Rested(threading.local):
+    """The lease that rested last, of each alias: the next call of this thread takes it up."""
+
+    def __init__(self) -> None:
+        self.leases: dict[str, Lease] = {}
+
+
+_rested: Final = _Rested()
 
 
 def prepare(alias: str, wrapper: Any) -> None:
@@ -19,9 +31,18 @@ def prepare(alias: str, wrapper: Any) -> None:
         wrapper._seen = _seen.get(alias)
         if wrapper.pool is not None:
             _seen[alias] = wrapper._seen
+            # Without the pool's lock, where nobody else has taken it meanwhile.
+            wrapper._last = _rested.leases.pop(alias, None)
             return
     # It is the one of this call, so that nobody else is refused.
     wrapper.connect = wrapper.ensure_connection = partial(_refuse, alias)
+
+
+def end(alias: str, wrapper: Any) -> None:
+    """Close a wrapper whose call has ended. What rests goes on to rest, for the next call."""
+    if isinstance(wrapper, PooledDatabaseWrapperMixin) and wrapper._last is not None:
+        _rested.leases[alias], wrapper._last = wrapper._last, None
+    wrapper.close()
 
 
 def refuse(alias: str, wrapper: Any) -> None:
