@@ -13,10 +13,10 @@ from time import monotonic
 from typing import Any, Final
 
 import psycopg
-from greenlet import GreenletExit, getcurrent
 from psycopg.waiting import Ready, Wait
 
 from django_poolkit.pools.bridge.driver import BridgeGreenlet, await_only, shielded
+from django_poolkit.pools.bridge.greenlets import GreenletExit, getcurrent
 from django_poolkit.pools.bridge.lock import HybridLock
 from django_poolkit.pools.deadline import current
 from django_poolkit.pools.postgres import port, task_wait
@@ -65,6 +65,11 @@ def read(connection: PoolConnection, gen: Steps, seconds: float | None = None) -
     until = None if seconds is None else monotonic() + seconds
     try:
         wanted = next(gen)
+    except StopIteration as end:
+        if monotonic() - call.suspended > _BUSY:  # a COPY is many waits for nothing
+            _let_others_run(call)
+        return end.value
+    try:
         fileno = connection.pgconn.socket
         while True:
             # A socket is nearly always writable.
@@ -74,8 +79,6 @@ def read(connection: PoolConnection, gen: Steps, seconds: float | None = None) -
             if until is not None and monotonic() >= until:
                 raise psycopg.errors._WaitTimeout("wait timeout expired")
     except StopIteration as end:
-        if monotonic() - call.suspended > _BUSY:  # a COPY is many waits for nothing
-            _let_others_run(call)
         return end.value
     except OSError as error:
         raise psycopg.OperationalError("connection socket closed") from error
