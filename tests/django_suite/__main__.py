@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         "--labels",
         nargs="+",
         metavar="LABEL",
-        help="a set (telling, orm, async, database, whole), or modules, classes or tests of Django's",
+        help="a set (see below), or modules, classes or tests of Django's",
     )
     parser.add_argument(
         "--mode",
