@@ -196,7 +196,10 @@ def _throw_away(call: BridgeGreenlet) -> None:
 
 
 def _end(call: BridgeGreenlet) -> None:
-    call.parent = getcurrent()
+    try:
+        call.parent = getcurrent()
+    except RuntimeError:  # the interpreter is ending
+        return
     with suppress(GeneratorExit):
         call.throw(GeneratorExit)
     if not call.dead:
