@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from django_poolkit.aio import hops, middlewares, needed, placing
+from django_poolkit.aio import hops, middlewares, needed, placing, slow
 from django_poolkit.aio.calls import Call
 from django_poolkit.aio.names import Name, NamesMissing, missing
 from django_poolkit.conf.async_orm import AsyncOrmConfig
@@ -127,6 +127,7 @@ def install(config: AsyncOrmConfig) -> None:
         if gone := names_missing(config):
             raise NamesMissing(gone)
         needed.install()
+        slow.watch(config.slow_slice)
         _placing = placing.Placing({*config.thread_aliases, *placing.unserved()})
         for name in _wanted(config):
             if name.there:
@@ -142,6 +143,7 @@ def uninstall() -> None:
     with _lock:
         while _undo:
             _undo.pop()()
+        slow.watch(None)
 
 
 def installed() -> bool:
