@@ -190,6 +190,14 @@ def test_djangos_own_middleware_needs_no_thread_where_it_is_asked_to(serve: Serv
 
 
 @pytest.mark.usefixtures("sessions")
+def test_the_kits_own_middleware_needs_none_either(serve: Serve) -> None:
+    ours = "django_poolkit.middleware.PoolkitMiddleware"
+    answered, hops = serve("/session/", ours, *FOUR, bridged=True)
+    assert answered.body == b"1 False"
+    assert hops == []
+
+
+@pytest.mark.usefixtures("sessions")
 def test_djangos_own_middleware_has_threads_as_ever_otherwise(serve: Serve) -> None:
     answered, hops = serve("/session/", *FOUR)
     assert answered.body == b"1 False"

@@ -258,10 +258,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--uvloop", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if options.uvloop:
-        from uvloop import new_event_loop as factory
-    else:
-        factory = asyncio.new_event_loop
+        import uvloop
+
+        factory = uvloop.new_event_loop
     with Cluster() as cluster:
         configure(cluster.primary)
         with table(cluster.primary), asyncio.Runner(loop_factory=factory) as runner:
