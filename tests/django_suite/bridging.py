@@ -33,6 +33,7 @@ def turn_on(*, whole_tests: bool) -> None:
 
 def _bridge_tests() -> None:
     """Have setUp(), the test and tearDown() be one call in the bridge."""
+    from django_poolkit.aio import inward
     from django_poolkit.aio.calls import Call
     from django_poolkit.pools.bridge.driver import bridging
 
@@ -42,6 +43,8 @@ def _bridge_tests() -> None:
         # A coroutine is made a function by Django; and some tests run tests.
         if bridging() or isinstance(getattr(self, self._testMethodName), AsyncToSync):
             return real(self, result)
-        return asyncio.run(Call().run(real, self, result))
+        # As `async_to_sync()` does, but on this thread: with the transactions of the class.
+        with inward._lent(inward._of_thread()):
+            return asyncio.run(Call().run(real, self, result))
 
     unittest.TestCase.run = run  # type: ignore[method-assign]
