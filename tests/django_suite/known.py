@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tests.django_suite.variants import MODES, Mode, leads_through_pgbouncer
+from tests.django_suite.variants import MODES, WAYS, Mode, Way, leads_through_pgbouncer
 
 KIND = "asserts an implementation detail of the stock backend"
 
@@ -25,15 +25,19 @@ class Known:
     modes: tuple[Mode, ...] = MODES
     django: tuple[str, ...] = ()
     """In which series of Django; empty: in all."""
+    ways: tuple[Way, ...] = WAYS
+    kind: str = KIND
+    """What kind of reason it is."""
 
     @property
     def reason(self) -> str:
         """The whole reason."""
-        return f"{KIND}: {self.detail}"
+        return f"{self.kind}: {self.detail}"
 
-    def applies(self, mode: Mode | None, series: str) -> bool:
-        """Tell whether it is expected in this mode on this Django."""
-        return mode in self.modes and (not self.django or series in self.django)
+    def applies(self, mode: Mode | None, series: str, way: Way = "threads") -> bool:
+        """Tell whether it is expected in this mode on this Django, run in this way."""
+        here = mode in self.modes and way in self.ways
+        return here and (not self.django or series in self.django)
 
 
 _HEALTH = "backends.base.test_base.ConnectionHealthChecksTests."
@@ -70,6 +74,17 @@ KNOWN: tuple[Known, ...] = (
         "that CONN_MAX_AGE=None, which a pool refuses, can be set on a connection in use",
     ),
 )
+
+_LOOP: Final = "asyncio.run(), which Python refuses where a loop runs, and the bridge is on one"
+
+IN_BRIDGE: tuple[Known, ...] = tuple(
+    Known(f"async.tests.ViewTests.{name}", _LOOP, ways=("bridge",), kind="cannot be in the bridge")
+    for name in (
+        "test_http_method_not_allowed_responds_correctly",
+        "test_options_handler_responds_correctly",
+    )
+)
+"""The tests that do as a whole what no coroutine may, where each is run in the bridge."""
 
 UNSTEADY: Final = {
     # Fails while a receiver of an earlier test that failed is alive: until garbage is collected.
