@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -28,7 +29,6 @@ from example_project.waves import (
     waves,
 )
 
-PAGE = "products/p{number}/quote/async/"
 CLIENT_PATIENCE = 300.0
 """So that it is the site which gives up, if anybody."""
 _LINE_EVERY = 3.5
@@ -58,10 +58,16 @@ def show(
     print(flood_report.announcement(planned[0], options.seconds), flush=True)
     found = []
     with upstream(home, UPSTREAM_SECONDS) as supplier:
+        ground = Ground(
+            node=node,
+            database=environment["SHOP_DB_NAME"],
+            supplier=supplier,
+            variables={**environment, "SHOP_UPSTREAM_URL": supplier},
+            home=home,
+        )
         for wave in planned:
             print(f"{wave.clients:,} requests in flight, {wave.title}", flush=True)
-            variables = {**environment, **wave.variables, "SHOP_UPSTREAM_URL": supplier}
-            found.append(run(wave, options.seconds, node, variables, home, _say))
+            found.append(run(ground, wave, options.seconds, _say))
     console.print("", flood_report.table(found))
     print(flood_report.legend(found) + "What is promised:")
     judged = flood_report.verdicts(found[0])
@@ -77,35 +83,38 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def run(
-    wave: Wave,
-    seconds: float,
-    node: Node,
-    variables: Mapping[str, str],
-    home: Path,
-    say: Callable[[str], None],
-) -> Outcome:
-    """Serve the shop in one process, and send the wave. Blocks until its last client is done."""
-    supplier = variables["SHOP_UPSTREAM_URL"]
-    application, log = "example_project.asgi:application", home / f"flood-{wave.key}.log"
-    clients_log = home / f"flood-{wave.key}-clients.log"
-    with (
-        listen() as listener,
-        one_process(listener, application, variables, log) as site,
-    ):
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """What a site stands on that a wave goes against."""
+
+    node: Node
+    database: str
+    supplier: str
+    """The URL of its API."""
+    variables: Mapping[str, str]
+    home: Path
+    """Where the logs are."""
+
+
+def run(ground: Ground, wave: Wave, seconds: float, say: Callable[[str], None]) -> Outcome:
+    """Serve a site in one process, and send the wave. Blocks until its last client is done."""
+    variables = {**ground.variables, **wave.variables}
+    log = ground.home / f"flood-{wave.key}.log"
+    clients_log = ground.home / f"flood-{wave.key}-clients.log"
+    with listen() as listener, one_process(listener, wave.application, variables, log) as site:
         url = url_of(listener)
         # The first requests import, and connect; they do not count.
-        send(Crowd(url, PAGE, CONNECTIONS, 0.0, 1.0, CLIENT_PATIENCE), clients_log)
-        take_peak(supplier)
+        send(Crowd(url, wave.page, CONNECTIONS, 0.0, 1.0, CLIENT_PATIENCE), clients_log)
+        take_peak(ground.supplier)
         counted = Measures()
-        with Watch(site.pid) as watch, Sampler(node, variables["SHOP_DB_NAME"], counted):
-            crowd = Crowd(url, PAGE, wave.clients, wave.ramp, seconds, CLIENT_PATIENCE)
+        with Watch(site.pid) as watch, Sampler(ground.node, ground.database, counted):
+            crowd = Crowd(url, wave.page, wave.clients, wave.ramp, seconds, CLIENT_PATIENCE)
             report = send(crowd, clients_log, _teller(watch, counted, say))
         return Outcome(
             wave,
             report,
             connections=counted.peak_connections,
-            at_supplier=take_peak(supplier),
+            at_supplier=take_peak(ground.supplier),
             threads_before=watch.before.threads,
             threads=watch.threads,
             memory=watch.memory,

@@ -14,6 +14,7 @@ SUPPLIER_CONNECTIONS = 1_000
 """Of the client session, as the settings have it."""
 PATIENCE = 60.0
 """Seconds for which a request may wait for a connection, and for the supplier."""
+PAGE = "products/p{number}/quote/async/"
 COMING = 1_000
 """Clients that set out in a second: 10,000 within 10 s."""
 
@@ -27,6 +28,8 @@ class Wave:
     clients: int
     variables: Mapping[str, str] = field(hash=False)
     """What it sets for the site, beside what both share."""
+    page: str = PAGE
+    application: str = "example_project.asgi:application"
 
     @property
     def ramp(self) -> float:
