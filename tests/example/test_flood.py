@@ -35,7 +35,12 @@ def outcome(wave=FLOOD, **changes: Any) -> Outcome:
         "peak_in_flight": wave.clients,
     }
     report |= {name: changes.pop(name) for name in list(changes) if name in report}
-    values = {"connections": 20, "at_supplier": 900, "threads_before": 12, "threads": 13}
+    values: dict[str, Any] = {
+        "connections": 20,
+        "at_supplier": 900,
+        "threads_before": 12,
+        "threads": 13,
+    }
     values |= {"memory": 300 * 2**20, "cpu": 40.0}
     return Outcome(wave, report, **{**values, **changes})
 
