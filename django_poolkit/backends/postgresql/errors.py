@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from types import TracebackType
 from typing import Any, cast
 
@@ -74,6 +75,9 @@ class ErrorWrapper(utils.DatabaseErrorWrapper):
             translated = as_django_error(exc_value)
             if translated is not exc_value:
                 raise translated.with_traceback(traceback) from exc_value
+            return
+        if isinstance(exc_value, CancelledError):
+            cast(Any, self).wrapper.note_cancelled(exc_value)
             return
         if isinstance(exc_value, ReadOnlySqlTransaction):
             cast(Any, self).wrapper._note_refused_write()

@@ -55,6 +55,8 @@ class LeasingMixin(HostChoiceMixin):
         self._ensuring = False  # whether Django's ensure_connection() is under way
         self._hand: Callable[[], object | None] = no_lease  # leads to who is in pinned()
         self._watch: Watch | None = None  # of the present lease, where it is observed
+        self._bridged = False  # whether it is one call's in the bridge, which ends its leases
+        self._node: Any = None  # by which calls in the bridge take turns on it
         super().__init__(*args, **kwargs)
 
     @property
@@ -118,8 +120,8 @@ class LeasingMixin(HostChoiceMixin):
 
     def _enter(self, scope: RequestScope, lease: Lease) -> None:
         scope.wrappers.add(self)
-        # One shared between threads is ended by whoever shares it.
-        if not self.allow_thread_sharing:
+        # One shared between threads is ended by whoever shares it, one in the bridge by its call.
+        if not (self._bridged or self.allow_thread_sharing):
             self._scope = scope
             scope.add(self, lease)
             if scope.over:

@@ -18,7 +18,7 @@ from django.db.utils import Error
 from django.utils.asyncio import async_unsafe
 
 from django_poolkit.backends import ports
-from django_poolkit.backends.postgresql.holding import HoldingMixin
+from django_poolkit.backends.postgresql.awaiting import AwaitingMixin
 from django_poolkit.backends.postgresql.hosts import GoesElsewhere
 from django_poolkit.backends.postgresql.pooling import Twins
 from django_poolkit.backends.postgresql.repeating import RepeatingCursor, RepeatingDebugCursor
@@ -39,7 +39,7 @@ class _Hand:
     """Pins for as long as it lives: so an interrupt of whoever lets go lets go as well."""
 
 
-class PooledDatabaseWrapperMixin(HoldingMixin):
+class PooledDatabaseWrapperMixin(AwaitingMixin):
     """Gives a PostgreSQL database wrapper leases from a pool of the process.
 
     Put it in front of Django's wrapper, or of one derived from it:
@@ -117,6 +117,8 @@ class PooledDatabaseWrapperMixin(HoldingMixin):
                 self.connection = None  # also where nothing was leased
 
     def close_if_unusable_or_obsolete(self) -> None:
+        if self._bridged and (self.in_atomic_block or self._by_hand):
+            return  # a request that ends in a thread or a task of the block does not end the block
         if self._opened or (self._lease is not None and not self.in_atomic_block):
             # A pool allows no CONN_MAX_AGE: a request's end is the end, and whether the connection
             # is any good is found out by whom it is leased to next.

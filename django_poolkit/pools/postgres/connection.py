@@ -16,7 +16,7 @@ from psycopg.pq import ConnStatus, TransactionStatus
 
 from django_poolkit.pools.deadline import Deadline, current
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres import commit, late
+from django_poolkit.pools.postgres import commit, late, port
 from django_poolkit.pools.postgres.cursor import PSYCOPG, module_of
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.leased_cursor import leased
@@ -158,8 +158,10 @@ class PoolConnection(psycopg.Connection[Any]):
     def wait(self, gen: Any, interval: float = _INTERVAL, timeout: float | None = None) -> Any:
         """Wait for the server, as psycopg does, until the deadline at most.
 
-        Raises DeadlineExceeded.
+        In the bridge the task waits, and not the thread. Raises DeadlineExceeded.
         """
+        if type(port.getcurrent()) is port.Greenlet:
+            return port.wait(self, gen, timeout)
         if (deadline := current()) is None:
             return super().wait(gen, interval, timeout)
         return late.wait(self, gen, interval, timeout, deadline)

@@ -23,19 +23,28 @@ async def steadfast(steps: Coroutine[Any, Any, R]) -> R:
     It may not cancel the task itself, as `asyncio.timeout()` does: bound it by other means.
     Where the task is thrown away with its loop, the coroutine ends with it.
     """
-    cancelled: asyncio.CancelledError | None = None
+    cancelled: list[asyncio.CancelledError] = []
+    try:
+        result = await endure(steps, cancelled.append)
+    except Exception as error:
+        if cancelled:
+            raise cancelled[-1] from error
+        raise
+    if cancelled:
+        raise cancelled[-1]
+    return result
+
+
+async def endure(
+    steps: Coroutine[Any, Any, R], note: Callable[[asyncio.CancelledError], None]
+) -> R:
+    """Await a coroutine to its end as `steadfast()`, and have `note` called with a cancellation."""
     try:
         while True:
             try:
                 awaited = steps.send(None)
             except StopIteration as end:
-                if cancelled is not None:
-                    raise cancelled from None
                 return end.value  # type: ignore[no-any-return]
-            except Exception as error:
-                if cancelled is not None:
-                    raise cancelled from error
-                raise
             if awaited is None:  # it lets others run
                 waits = asyncio.get_running_loop().create_future()
                 waits.get_loop().call_soon(_end, waits)
@@ -47,7 +56,7 @@ async def steadfast(steps: Coroutine[Any, Any, R]) -> R:
                     # Unlike `await`, it does not cancel what it waits for.
                     await asyncio.wait({waits})
                 except asyncio.CancelledError as error:
-                    cancelled = error
+                    note(error)
     finally:
         steps.close()
 

@@ -1,0 +1,134 @@
+"""What a call in the bridge has: database wrappers of its own, and turns on those it shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, ParamSpec, TypeVar, cast
+
+from django_poolkit.aio import carrying
+from django_poolkit.aio.turns import Node, node_of
+from django_poolkit.pools.bridge.driver import await_only, current, run, shielded
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Call(dict[str, Any]):
+    """The database wrappers that a call has, by alias.
+
+    Its own ones end with the call. Of the shared ones it has the turn until then.
+    """
+
+    __slots__ = ("shared",)
+
+    def __init__(self) -> None:
+        self.shared: dict[str, Node] = {}
+        """The node of each wrapper that is not its own."""
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a synchronous function in the bridge, and end what it has used."""
+        return await run(self._run, function, args, kwargs, self.end)
+
+    async def run_part(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a part of what is one piece of work: what is its own it keeps for the next part."""
+        return await run(self._run, function, args, kwargs, self.pause)
+
+    def _run(
+        self,
+        function: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        after: Callable[[], None],
+    ) -> T:
+        here = current()
+        assert here is not None
+        here.wrappers = self
+        self._resume()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            after()
+
+    def find(self, alias: str) -> Any:
+        """Return the wrapper of an alias, None where it has none yet. Waits for its turn."""
+        wrapper = self.get(alias)
+        if wrapper is not None and (not self.shared or self._may_use(alias)):
+            return wrapper
+        while (node := node_of(alias) or carrying.node_of(alias)) is not None:
+            if self._take(node):
+                return node.wrapper
+        return None
+
+    def own(self, alias: str, wrapper: Any) -> None:
+        """Have a wrapper that has just been made for this call."""
+        self[alias] = wrapper
+        carrying.adopt(alias, wrapper)
+
+    def drop(self, alias: str) -> None:
+        """Forget the wrapper of an alias, and pass on its turn. Raises AttributeError."""
+        if alias not in self:
+            raise AttributeError(alias)
+        if alias in self.shared:
+            self._give(alias)
+        del self[alias]
+
+    def end(self) -> None:
+        """End what is its own, and pass on its turns. Cancellations wait."""
+        with shielded(), ExitStack() as ends:
+            ends.callback(self.clear)
+            for alias in list(self.shared):
+                ends.callback(self._give, alias)
+            for alias, wrapper in self.items():
+                if alias not in self.shared:
+                    ends.callback(wrapper.close)
+
+    def pause(self) -> None:
+        """Pass on its turns, to take them again. Never blocks."""
+        for node in self.shared.values():
+            _leave(node)
+
+    def _resume(self) -> None:
+        """Take the turns again that it had before it paused."""
+        for alias, node in list(self.shared.items()):
+            # Its task may be in a block within that node's by now, and so have the turn.
+            nearer = node_of(alias)
+            del self.shared[alias]
+            if nearer is not None and nearer.wrapper is node.wrapper:
+                node = nearer
+            self._take(node)
+
+    def _may_use(self, alias: str) -> bool:
+        """Return whether a wrapper is its own, or one of a block that has not ended."""
+        if alias not in self.shared or self.shared[alias].live:
+            return True
+        self._give(alias)
+        del self[alias]
+        return False
+
+    def _take(self, node: Node) -> bool:
+        """Take a turn; return whether its block has not ended meanwhile."""
+        if not node.turns.try_take():
+            await_only(node.turns.take())
+        if not node.live:
+            node.turns.give()
+            return False
+        node.wrapper.inc_thread_sharing()  # it may have been made by another thread
+        self.shared[node.alias] = node
+        self[node.alias] = node.wrapper
+        return True
+
+    def _give(self, alias: str) -> None:
+        _leave(self.shared.pop(alias))
+
+
+def _leave(node: Node) -> None:
+    node.wrapper.dec_thread_sharing()
+    carrying.returned(node)
+    node.turns.give()
+
+
+def call_of_bridge() -> Call | None:
+    """Return what the call has that runs here, None outside of the bridge."""
+    here = current()
+    return None if here is None else cast("Call | None", here.wrappers)

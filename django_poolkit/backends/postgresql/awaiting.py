@@ -1,0 +1,94 @@
+"""In the bridge a statement may be cancelled where it waits: what that must not leave behind.
+
+A transaction is committed with its hooks, or it is rolled back without them, and never in
+between: so a cancellation waits for either. And one of which a statement was cancelled is not
+committed as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Callable
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from django.db.transaction import TransactionManagementError
+from psycopg.pq import TransactionStatus
+
+from django_poolkit.backends.postgresql.holding import HoldingMixin
+from django_poolkit.pools.postgres import port
+
+_FAILED = TransactionStatus.INERROR
+
+
+class AwaitingMixin(HoldingMixin):
+    """Has a wrapper whose calls may be cancelled end its transactions whole."""
+
+    def _commit(self) -> None:
+        if not self._bridged:
+            super()._commit()
+            return
+        raw = self._raw
+        if raw is not None and raw.pgconn.transaction_status == _FAILED:
+            # The server would answer COMMIT with ROLLBACK, and psycopg would not complain.
+            raise lost_by_cancellation()
+        with port.shielded():
+            super()._commit()
+
+    def _rollback(self) -> None:
+        if not self._bridged:
+            super()._rollback()
+            return
+        with port.shielded():
+            super()._rollback()
+
+    def _close(self) -> None:
+        if not self._bridged:
+            super()._close()
+            return
+        with port.shielded():
+            super()._close()
+
+    def run_and_clear_commit_hooks(self) -> None:
+        """Run what waited for the commit. A cancellation waits for it."""
+        if not self._bridged:
+            super().run_and_clear_commit_hooks()
+            return
+        with port.shielded():
+            super().run_and_clear_commit_hooks()
+
+    def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
+        """Register a callback, as Django does; here it may be a coroutine function as well."""
+        super().on_commit(_awaited(func) if iscoroutinefunction(func) else func, robust)
+
+    def note_cancelled(self, cancelled: CancelledError) -> None:
+        """Take note that a statement has been cancelled, of which Django takes none.
+
+        Whether it has come to pass is unknown: so the block can but be rolled back.
+        """
+        if self.in_atomic_block:
+            self.needs_rollback, self.rollback_exc = True, cancelled
+
+    def cancelled_by(self) -> BaseException | None:
+        """Return the cancellation of a statement for which the present block has to roll back."""
+        exc: BaseException | None = self.rollback_exc
+        return exc if self.needs_rollback and isinstance(exc, CancelledError) else None
+
+
+def lost_by_cancellation() -> TransactionManagementError:
+    """Return what is raised by a block that nobody has told of its failure."""
+    return TransactionManagementError(
+        "a statement of this block failed or was cancelled, as by a timeout, and the exception was "
+        "caught within the block: so it has been rolled back. Put a block of its own around what "
+        "may fail, within the `try`"
+    )
+
+
+def _awaited(function: Callable[[], Any]) -> Callable[[], Any]:
+    @wraps(function)
+    def awaited() -> Any:
+        return async_to_sync(function)()
+
+    return awaited

@@ -1,0 +1,211 @@
+"""The driver: runs a synchronous function in a greenlet of the running task, and awaits for it.
+
+Where the function has to wait it hands an awaitable to `await_only()`. That switches to the
+driver, a coroutine, which awaits it as any coroutine would, and switches back with the result. So
+the function is suspended, and neither the thread nor the event loop is.
+
+A greenlet that is suspended belongs to its thread: no other one can resume it, or end it. What it
+refers to is invisible to the garbage collector.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from _thread import get_ident
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final, ParamSpec, TypeVar
+from weakref import ref
+
+from django_poolkit.pools.postgres.steadfast import endure
+
+try:
+    from greenlet import getcurrent, greenlet
+except ImportError as error:
+    raise ImportError(
+        "the bridge needs greenlet 3.2 or later: pip install django-poolkit[bridge]"
+    ) from error
+
+logger = logging.getLogger("django_poolkit.bridge")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+# So often a function is told to end whose task has been thrown away, before it is left alone.
+_FAREWELLS: Final = 100
+
+
+class BridgeGreenlet(greenlet):
+    """One call of a synchronous function in a task. Used in the thread of its loop only."""
+
+    wrappers: dict[str, Any] | None = None
+    """What the call has of its own, by names; for whoever is above the pools."""
+    shield = 0
+    """How many blocks it is in that a cancellation waits for."""
+    thrown_away = False
+    """Whether its task is gone, so that nobody awaits anything for it any more."""
+    farewells = 0
+    """How often it has been told so."""
+    cancelled: asyncio.CancelledError | None = None
+    """What it is to be told as soon as its shields are down."""
+    loop: asyncio.AbstractEventLoop
+    """On which it runs."""
+    thread: int
+    """Identifies the thread of that loop."""
+    task: ref[asyncio.Task[Any]] | None
+    """In which it runs, None where a coroutine is driven by other means."""
+
+    def defer(self, cancelled: asyncio.CancelledError) -> None:
+        """Take note of a cancellation, to be told later."""
+        self.cancelled = cancelled
+
+
+def current() -> BridgeGreenlet | None:
+    """Return the call in the bridge that runs here, None outside of the bridge."""
+    here = getcurrent()
+    return here if type(here) is BridgeGreenlet else None
+
+
+def bridging() -> bool:
+    """Return whether this code runs in the bridge, where `await_only()` is allowed."""
+    return type(getcurrent()) is BridgeGreenlet
+
+
+def await_only(awaitable: Awaitable[_T]) -> _T:
+    """Await in the bridge, from synchronous code, and return the result. Suspends the task.
+
+    Raises RuntimeError outside of the bridge.
+    """
+    here = getcurrent()
+    if type(here) is not BridgeGreenlet:
+        _drop(awaitable)
+        raise RuntimeError(
+            "await_only() works in synchronous code that the bridge runs: call that by "
+            "`await run(function)`, or use `await` itself"
+        )
+    if here.thrown_away:
+        _drop(awaitable)
+        here.farewells += 1
+        if here.farewells <= _FAREWELLS:
+            raise GeneratorExit
+    assert here.parent is not None
+    return here.parent.switch(awaitable)  # type: ignore[no-any-return]
+
+
+class shielded:  # noqa: N801 - used as a verb, like contextlib's own
+    """Have cancellations of the task wait for the end of a block; outside of the bridge, nothing.
+
+    They are told at the next wait after the block, or at the end of the call. What is awaited in
+    the block may not cancel the task itself, as `asyncio.timeout()` does: bound it by other means.
+    """
+
+    __slots__ = ("_shields",)
+
+    def __enter__(self) -> None:
+        here = getcurrent()
+        self._shields = here if type(here) is BridgeGreenlet else None
+        if self._shields is not None:
+            self._shields.shield += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._shields is not None:
+            self._shields.shield -= 1
+
+
+async def run(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Run a synchronous function in the bridge, and return its result.
+
+    It shares the context variables of the task, and may call `await_only()`. Cancelling the task
+    raises CancelledError where it waits. Within the bridge it is simply called.
+    """
+    here = getcurrent()
+    if type(here) is BridgeGreenlet:
+        return function(*args, **kwargs)
+    call = BridgeGreenlet(function, here)
+    call.gr_context = here.gr_context
+    call.thread, call.loop = get_ident(), asyncio.get_running_loop()
+    task = asyncio.current_task(call.loop)
+    call.task = None if task is None else ref(task)
+    try:
+        wanted = call.switch(*args, **kwargs)
+        while not call.dead:
+            try:
+                if call.shield or call.cancelled is not None:
+                    value = await _await_guarded(call, wanted)
+                else:
+                    value = await wanted
+            except GeneratorExit:
+                _throw_away(call)
+                raise
+            except BaseException as error:
+                call.parent = getcurrent()
+                wanted = call.throw(type(error), error, error.__traceback__)
+            else:
+                call.parent = getcurrent()
+                wanted = call.switch(value)
+    except Exception as error:
+        if _to_be_told(call):
+            raise _told(call) from error
+        raise
+    if _to_be_told(call):
+        raise _told(call)
+    return wanted  # type: ignore[no-any-return]
+
+
+async def _await_guarded(call: BridgeGreenlet, wanted: Awaitable[_T]) -> _T:
+    """Await for a call that is shielded, or has been before a cancellation came."""
+    if call.shield:
+        return await endure(_coroutine(wanted), call.defer)
+    if _to_be_told(call):
+        _drop(wanted)
+        raise _told(call)
+    call.cancelled = None
+    return await wanted
+
+
+async def _coroutine(wanted: Awaitable[_T]) -> _T:
+    return await wanted
+
+
+def _to_be_told(call: BridgeGreenlet) -> bool:
+    """Return whether a cancellation is to be told that nobody has taken back meanwhile."""
+    if call.cancelled is None:
+        return False
+    task = None if call.task is None else call.task()
+    return task is None or task.cancelling() > 0
+
+
+def _told(call: BridgeGreenlet) -> asyncio.CancelledError:
+    cancelled, call.cancelled = call.cancelled, None
+    assert cancelled is not None
+    return cancelled
+
+
+def _throw_away(call: BridgeGreenlet) -> None:
+    """End a call of which the coroutine is closed: nobody may await anything any more.
+
+    A garbage collector may come here in any thread, and only that of its loop can end it.
+    """
+    call.thrown_away = True
+    if call.thread == get_ident():
+        _end(call)
+        return
+    with suppress(RuntimeError):  # the loop was closed: the pool takes back what it has
+        call.loop.call_soon_threadsafe(_end, call)
+
+
+def _end(call: BridgeGreenlet) -> None:
+    call.parent = getcurrent()
+    with suppress(GeneratorExit):
+        call.throw(GeneratorExit)
+    if not call.dead:
+        logger.warning("event=not_ended farewells=%d", call.farewells)
+
+
+def _drop(wanted: Awaitable[Any]) -> None:
+    """Have nobody wait for an awaitable that is not going to be awaited."""
+    if asyncio.iscoroutine(wanted):
+        wanted.close()
+    elif isinstance(wanted, asyncio.Future):
+        wanted.cancel()
