@@ -96,11 +96,6 @@ def verdicts(flood: Outcome) -> list[Verdict]:
             report["peak_in_flight"] == clients and 0 < flood.connections <= CONNECTIONS,
         ),
         Verdict(
-            f"{flood.at_supplier:,} requests waited for the supplier at once, more than there were"
-            " connections",
-            flood.at_supplier > flood.connections,
-        ),
-        Verdict(
             f"the process had {flood.threads} threads at most, {flood.threads_before} of them"
             " before: no request brings one along",
             flood.threads <= MOST_THREADS,

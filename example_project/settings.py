@@ -21,7 +21,7 @@ POOL_MODE = _environment.get("SHOP_POOL_MODE", "transaction")
 # "on": a read goes to the replica, unless that has not got yet what its visitor wrote.
 ROUTING = _environment.get("SHOP_ROUTING", "on")
 # "on": the async methods of the ORM run on the event loop, and Django's middleware with them.
-ASYNC_ORM = _environment.get("SHOP_ASYNC_ORM", "off")
+ASYNC_ORM = _environment.get("SHOP_ASYNC_ORM", "on")
 UPSTREAM_URL = _environment.get("SHOP_UPSTREAM_URL", "http://127.0.0.1:8901/")
 
 SECRET_KEY = "of an example: keep yours out of the repository"

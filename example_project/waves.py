@@ -74,7 +74,7 @@ def waves(clients: int, beside: int) -> tuple[Wave, ...]:
         "SHOP_POOL_TIMEOUT": f"{PATIENCE:g}",
         "SHOP_SUPPLIER_TIMEOUT": f"{PATIENCE:g}",
     }
-    ours = {"SHOP_BACKEND": "poolkit", "SHOP_POOL_MODE": "transaction", "SHOP_ASYNC_ORM": "off"}
+    ours = {"SHOP_BACKEND": "poolkit", "SHOP_POOL_MODE": "transaction", "SHOP_ASYNC_ORM": "on"}
     flood = Wave("ours", "on the event loop", clients, {**shared, **ours})
     django = Wave("django", "Django's own async ORM", beside, {**shared, "SHOP_BACKEND": "django"})
     return (flood, django) if beside else (flood,)

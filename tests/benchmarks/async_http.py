@@ -99,7 +99,7 @@ class Contestant:
 def contestants() -> list[Contestant]:
     """Return all of them."""
     ours, transaction = "django_poolkit.backends.postgresql", {"mode": "transaction"}
-    enabled: dict[str, Any] = {}
+    enabled = {"ASYNC_ORM": {"ENABLED": True}}
     return [
         Contestant(THEIRS, "django.db.backends.postgresql", None),
         Contestant(THREADS, ours, {}, transaction),
