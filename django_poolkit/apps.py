@@ -8,7 +8,9 @@ from django.apps import AppConfig
 from django.core.exceptions import ImproperlyConfigured
 
 from django_poolkit import metrics, registry
+from django_poolkit.aio import starting as async_orm
 from django_poolkit.checks import registered as checks
+from django_poolkit.conf.async_orm import async_orm_config
 from django_poolkit.conf.asyncpg import verify_asyncpg
 from django_poolkit.conf.clusters import verify_clusters
 from django_poolkit.conf.control import control_config
@@ -33,9 +35,12 @@ class PoolkitConfig(AppConfig):
         if registry.process.command.partition(" ")[2] == "check":
             with suppress(ImproperlyConfigured):
                 routing.install()
+            with suppress(ImproperlyConfigured):
+                async_orm.start()
         else:
             _verify()
             routing.install()
+            async_orm.start()
         events = registry.pools.events
         if join not in events.before_open:
             events.before_open += (join,)
@@ -47,6 +52,7 @@ def _verify() -> None:
     verify_databases()
     verify_clusters()
     verify_asyncpg()
+    async_orm_config()
     control_config()
     verify_client_sessions()
     lifespan_config()

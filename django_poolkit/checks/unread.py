@@ -10,6 +10,7 @@ from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 
 from django_poolkit.checks.aliases import entries, wrappers
+from django_poolkit.conf.async_orm import async_orm_config
 from django_poolkit.conf.asyncpg import asyncpg_aliases, asyncpg_config
 from django_poolkit.conf.control import control_config
 from django_poolkit.conf.databases import pool_config, verify_database
@@ -49,6 +50,7 @@ def _readers() -> Iterator[Callable[[], Any]]:
     yield lifespan_config
     yield http_names
     yield asyncpg_aliases
+    yield async_orm_config
     try:
         yield from [partial(verify_one, name) for name in http_names()]
         yield from [partial(asyncpg_config, name) for name in asyncpg_aliases()]

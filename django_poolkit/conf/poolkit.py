@@ -9,7 +9,9 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-SECTIONS: Final = ("ASYNCPG", "CLUSTERS", "CONTROL", "HEALTH", "HTTP", "LIFESPAN", "ROUTING")
+SECTIONS: Final = (
+    "ASYNCPG", "ASYNC_ORM", "CLUSTERS", "CONTROL", "HEALTH", "HTTP", "LIFESPAN", "ROUTING",
+)  # fmt: skip
 
 
 def section(name: str, keys: Collection[str] | None) -> Mapping[str, Any]:
