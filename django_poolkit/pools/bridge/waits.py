@@ -14,6 +14,7 @@ from greenlet import GreenletExit, getcurrent
 from psycopg.waiting import wait_async
 
 from django_poolkit.pools.bridge.driver import BridgeGreenlet, await_only, shielded
+from django_poolkit.pools.bridge.lock import HybridLock
 from django_poolkit.pools.deadline import current
 from django_poolkit.pools.postgres import port, task_wait
 from django_poolkit.pools.postgres.connection import PoolConnection
@@ -52,6 +53,15 @@ def read(connection: PoolConnection, gen: Steps, seconds: float | None = None) -
     return await_only(wait_async(gen, connection.pgconn.socket, _INTERVAL, seconds))
 
 
-port.getcurrent, port.Greenlet = getcurrent, BridgeGreenlet
-port.await_only, port.shielded = await_only, shielded
-port.wait, port.read = wait, read
+def _fill_port() -> None:
+    port.await_only, port.shielded = await_only, shielded
+    port.wait, port.read = wait, read
+    port.lock = HybridLock
+    for connection in port.all_connections():
+        if not isinstance(connection.lock, HybridLock):
+            connection.lock = HybridLock(connection.lock)
+    # Last, and in this order: from here on they are asked for.
+    port.Greenlet, port.getcurrent = BridgeGreenlet, getcurrent
+
+
+_fill_port()

@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import STACK_DEPTH, Lease
-from django_poolkit.pools.postgres import probe
+from django_poolkit.pools.postgres import port, probe
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import (
     LeaseReleased,
@@ -60,6 +60,8 @@ class Acquire(Queueing):
         stack = self._take_stack(depth, skip + 1) if started >= self._stack_due else ()
         ledger, config = self._ledger, self.config
         lease = Lease(self, ledger.new_key(), stack)
+        if type(here := port.getcurrent()) is port.Greenlet:  # it waits as a task
+            lease.loop, lease.task, self._lends_to_tasks = here.loop, here.task, True
         connection, shares = None, self._shares
         try:
             if shares is not None:

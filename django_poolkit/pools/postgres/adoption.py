@@ -30,9 +30,6 @@ logger = logging.getLogger("django_poolkit.pool")
 class Adoption(Resting):
     """Takes back what finalizers could only report. `ConnectionPool` is the whole."""
 
-    _lends_to_tasks = False
-    """Whether a task has ever acquired."""
-
     def lost(self, lease: Lease) -> None:
         """Take note of a lease that was dropped. Called by its finalizer, on any thread."""
         # Of what dies in a cycle, the collector has cleared all references first: the ledger would

@@ -95,6 +95,9 @@ class PoolConnection(psycopg.Connection[Any]):
         self._factories = self._for_tasks = None, None
         self._waited_on = 0
         super().__init__(*args, **kwargs)
+        port.connections.add(self)  # first: whoever loads the bridge meanwhile looks there
+        if port.lock is not None:
+            self.lock = port.lock(self.lock)
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         """Return a cursor that is refused once the lease has ended. Raises LeaseReleased."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from _thread import get_ident
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
+from weakref import WeakSet
 
 
 class _Nobody:
@@ -19,7 +20,7 @@ class _Nobody:
 # would be the dearest part of it. What `get_ident()` returns is of another class, and cheap.
 getcurrent: Callable[[], Any] = get_ident
 """Returns the greenlet that runs."""
-Greenlet: type = _Nobody
+Greenlet: Any = _Nobody
 """Of what class one in the bridge is."""
 
 
@@ -35,3 +36,14 @@ await_only: Callable[[Awaitable[Any]], Any] = _no_bridge
 """Returns what an awaitable returns, in the bridge."""
 shielded: Callable[[], AbstractContextManager[Any]] = nullcontext
 """A block, in the bridge, at the end of which a cancellation is told."""
+lock: Callable[[Any], Any] | None = None
+"""Makes of a connection's lock one that a call in the bridge may wait for."""
+connections: WeakSet[Any] = WeakSet()
+"""All there are, whose locks are to be made such where the bridge is loaded after them."""
+
+
+def all_connections() -> list[Any]:
+    """Return all connections there are, also where threads make some meanwhile."""
+    while True:
+        with suppress(RuntimeError):  # one was made while this looked
+            return list(connections)

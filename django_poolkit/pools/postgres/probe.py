@@ -17,6 +17,7 @@ from psycopg import generators, waiting
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
+from django_poolkit.pools.postgres import port
 from django_poolkit.pools.postgres.connection import PoolConnection
 
 # Seconds left for a probe in an acquire whose time is up: one round trip on a local network.
@@ -101,9 +102,13 @@ def execute(connection: PoolConnection, statements: bytes, timeout: float) -> li
     """
     pgconn = connection.pgconn
     pgconn.send_query(statements)
-    results: list[PGresult] = psycopg.Connection.wait(  # no deadline of the caller's ends it
-        connection, generators.execute(pgconn), timeout=timeout
-    )
+    steps = generators.execute(pgconn)
+    results: list[PGresult]
+    # No deadline of the caller's ends it.
+    if type(port.getcurrent()) is port.Greenlet:
+        results = port.read(connection, steps, timeout)
+    else:
+        results = psycopg.Connection.wait(connection, steps, timeout=timeout)
     for result in results:
         if result.status == _FAILED:
             raise psycopg.errors.error_from_result(result)

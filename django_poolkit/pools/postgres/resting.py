@@ -21,6 +21,7 @@ from typing import Any, Final
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.lease import Lease, Stack, capture_stack
+from django_poolkit.pools.postgres import port
 from django_poolkit.pools.postgres.connection import attributes
 from django_poolkit.pools.postgres.release import Release
 from django_poolkit.pools.postgres.shell import critical
@@ -100,6 +101,11 @@ class Resting(Release):
             and not (self._closed or self._paused_until or self._orphans or self.events.of_leases)
             and not connection._poller.poll(0)
         ):
+            here = port.getcurrent()
+            if type(here) is port.Greenlet:
+                lease.loop, lease.task, self._lends_to_tasks = here.loop, here.task, True
+            elif lease.loop is not None:
+                lease.loop = lease.task = None
             lease.turns.append(connection._used_at - lease.since)
             lease.since, lease.statement = now, None
             lease.stack = self._take_stack(depth, skip + 1) if now >= self._stack_due else ()

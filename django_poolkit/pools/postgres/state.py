@@ -61,6 +61,8 @@ class State(Shell):
     """How much of the pool one kind of work may have, None where that is not limited."""
     _growth: Growth
     _orphans: deque[Orphan]
+    _lends_to_tasks = False
+    """Whether a task has ever acquired."""
     _adopting = False
     """Whether a worker has been told of orphans, and has not come to it."""
     _generation = 0

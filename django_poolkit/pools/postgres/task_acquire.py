@@ -16,7 +16,7 @@ from weakref import ref
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.lease import STACK_DEPTH, Lease, Stack
-from django_poolkit.pools.postgres import probe
+from django_poolkit.pools.postgres import port, probe
 from django_poolkit.pools.postgres.acquire import Acquire
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.growth import FIRST_PAUSE, Attempt
@@ -102,6 +102,21 @@ class TaskAcquire(Acquire):
             and (poller := connection._poller) is not None
             and not poller.poll(0)
         )
+
+    def _find_living(
+        self,
+        lease: Lease,
+        connection: PoolConnection | None,
+        started: float,
+        timeout: float | None,
+        patience: float | None,
+    ) -> None:
+        if lease.loop is None:
+            super()._find_living(lease, connection, started, timeout, patience)
+            return
+        # Synchronous code in the bridge: it waits in the queue as the task that it runs in.
+        lease.patience = patience
+        port.await_only(self._find_living_in_task(lease, connection, started, timeout))
 
     async def _find_living_in_task(
         self,

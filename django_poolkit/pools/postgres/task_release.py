@@ -15,7 +15,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.lease import STACK_DEPTH, Lease
-from django_poolkit.pools.postgres import late, task_wait
+from django_poolkit.pools.postgres import late, port, task_wait
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.steadfast import in_thread, steadfast
@@ -171,6 +171,25 @@ class TaskRelease(TaskAcquire):
             self.release(lease)
         else:
             await steadfast(self._release_slowly(lease, connection))
+
+    def _release_by_the_long_way(self, lease: Lease) -> None:
+        connection: PoolConnection | None = lease.held
+        if (
+            type(port.getcurrent()) is not port.Greenlet
+            or self._inside == get_ident()
+            or lease.released
+            or connection is None
+            or self._goes_at_once(lease, connection)
+        ):
+            super()._release_by_the_long_way(lease)
+            return
+        # Synchronous code in the bridge. Who is cancelled in there is told when it is safe.
+        with port.shielded():
+            calls = self.config.reset_callback or self._configure
+            if calls or connection._waited_on or connection.pgconn.transaction_status == _ACTIVE:
+                port.await_only(self._release_slowly(lease, connection))
+            else:
+                super()._release_by_the_long_way(lease)
 
     def ends_quietly(self, lease: Lease) -> bool:
         """Give back a connection where nothing is to be done, as `release()` finds out."""

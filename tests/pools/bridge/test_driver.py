@@ -7,7 +7,7 @@ import contextvars
 import gc
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -27,7 +27,10 @@ Run = Callable[[Callable[[], Any]], Any]
 seen: contextvars.ContextVar[str] = contextvars.ContextVar("seen", default="nothing")
 
 
-async def echo(value: Any) -> Any:
+T = TypeVar("T")
+
+
+async def echo(value: T) -> T:
     await asyncio.sleep(0)
     return value
 
