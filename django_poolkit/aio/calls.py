@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar, cast
 
 from django_poolkit.aio import carrying
+from django_poolkit.aio.serving import prepare
 from django_poolkit.aio.turns import Node, node_of
 from django_poolkit.pools.bridge.driver import await_only, current, run, shielded
 
@@ -41,14 +42,18 @@ class Call(dict[str, Any]):
         kwargs: dict[str, Any],
         after: Callable[[], None],
     ) -> T:
-        here = current()
-        assert here is not None
-        here.wrappers = self
+        self.enter()
         self._resume()
         try:
             return function(*args, **kwargs)
         finally:
             after()
+
+    def enter(self) -> None:
+        """Have the present greenlet use what this has."""
+        here = current()
+        assert here is not None
+        here.wrappers = self
 
     def find(self, alias: str) -> Any:
         """Return the wrapper of an alias, None where it has none yet. Waits for its turn."""
@@ -62,6 +67,7 @@ class Call(dict[str, Any]):
 
     def own(self, alias: str, wrapper: Any) -> None:
         """Have a wrapper that has just been made for this call."""
+        prepare(alias, wrapper)
         self[alias] = wrapper
         carrying.adopt(alias, wrapper)
 
@@ -82,6 +88,16 @@ class Call(dict[str, Any]):
             for alias, wrapper in self.items():
                 if alias not in self.shared:
                     ends.callback(wrapper.close)
+
+    def abandon(self) -> None:
+        """Do so where nobody can wait any more: its connections are closed. Never blocks."""
+        for alias in list(self.shared):
+            self._give(alias)
+            del self[alias]
+        for wrapper in self.values():
+            if getattr(wrapper, "_lease", None) is not None:
+                wrapper._throw_away(wrapper._lease)
+        self.clear()
 
     def pause(self) -> None:
         """Pass on its turns, to take them again. Never blocks."""

@@ -101,7 +101,9 @@ def _carries(own: PooledDatabaseWrapperMixin) -> bool:
 
 # What a wrapper of ours has at most that nobody has put anything on. A class that others derive
 # may keep anything under its own names: these are none of them, so such a wrapper is used itself.
-_LATER: Final = {"_handed", "_seen", "_twin_of"}
+_LATER: Final = {
+    "_handed", "_named_cursor_idx", "_outside", "_seen", "_twin_of", "isolation_level",
+}  # fmt: skip
 _CACHED: Final = {
     name
     for kind in DatabaseWrapper.__mro__

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from django_poolkit.aio import hops, middlewares, needed, placing
+from django_poolkit.aio import hops, middlewares, needed, placing, slow
 from django_poolkit.aio.calls import Call
 from django_poolkit.aio.names import Name, NamesMissing, missing
 from django_poolkit.conf.async_orm import AsyncOrmConfig
@@ -26,11 +26,17 @@ def _on_loop(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def chosen(function: Any = None, **options: Any) -> Any:
         # Django gives the ORM's neither options nor coroutine functions; asgiref knows what to do.
-        if options or function is None or inspect.iscoroutinefunction(function):
+        if options or function is None or _is_coroutine_function(function):
             return original(function, **options)
         return functools.partial(_call, original, function)
 
     return chosen
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    # inspect's own looks for partials and marks as well, and takes ten times as long as all this.
+    code = getattr(function, "__code__", None)
+    return code is not None and bool(code.co_flags & inspect.CO_COROUTINE)
 
 
 def _call(original: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -127,6 +133,7 @@ def install(config: AsyncOrmConfig) -> None:
         if gone := names_missing(config):
             raise NamesMissing(gone)
         needed.install()
+        slow.watch(config.slow_slice)
         _placing = placing.Placing({*config.thread_aliases, *placing.unserved()})
         for name in _wanted(config):
             if name.there:
@@ -142,6 +149,7 @@ def uninstall() -> None:
     with _lock:
         while _undo:
             _undo.pop()()
+        slow.watch(None)
 
 
 def installed() -> bool:

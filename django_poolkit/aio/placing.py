@@ -18,7 +18,7 @@ from django.db.utils import load_backend
 from django_poolkit.backends.postgresql.base import PooledDatabaseWrapperMixin
 from django_poolkit.conf.databases import pool_config
 
-_SETS: Final = (models.QuerySet, RawQuerySet, BaseManager)
+_OWNERS: Final = (models.QuerySet, models.Model, BaseManager, RawQuerySet)
 # What Django gives a thread as functions of no object: the one of a session that is saved, and
 # the one that all prefetching comes to.
 _SAVING: Final = "SessionStore.asave.<locals>.sync_transaction"
@@ -60,7 +60,7 @@ class Placing:
         What is not known here stays on its thread.
         """
         owner = getattr(function, "__self__", None)
-        if isinstance(owner, (*_SETS, models.Model)):
+        if isinstance(owner, _OWNERS):
             return not self.left or self.left.isdisjoint(_aliases_of(owner, kwargs))
         if function is list:
             return len(args) == 1 and isinstance(args[0], _WHOLE)

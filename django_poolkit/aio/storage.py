@@ -10,7 +10,6 @@ from typing import Any
 
 from django_poolkit.aio import carrying
 from django_poolkit.aio.calls import call_of_bridge
-from django_poolkit.aio.serving import refuse_unserved
 from django_poolkit.aio.turns import node_of
 
 
@@ -41,7 +40,6 @@ class Storage:
     def __setattr__(self, alias: str, wrapper: Any) -> None:
         call = call_of_bridge()
         if call is not None:
-            refuse_unserved(alias, wrapper)
             call.own(alias, wrapper)
         else:
             setattr(self._original, alias, wrapper)

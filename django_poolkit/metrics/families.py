@@ -110,6 +110,13 @@ DECISIONS: Final = Family(
     help="Answers of the router to where something is read, by cluster and reason.",
     read=lambda status: {},  # nor of this
 )  # fmt: skip
+SLOW_SLICES: Final = Family(
+    name="poolkit_slow_slices_total",
+    kind="counter",
+    help="Times that a call held the event loop for too long, by the function that ran.",
+    of="call",
+    read=lambda status: {},  # nor of this
+)
 FAMILIES: Final = (
     Family(
         name="poolkit_connections",
@@ -313,6 +320,7 @@ FAMILIES: Final = (
     READ_ONLY,
     LOSSES,
     DECISIONS,
+    SLOW_SLICES,
     COLLECT_ERRORS,
 )
 """The table."""

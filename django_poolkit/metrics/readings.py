@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from django_poolkit import registry
+from django_poolkit.aio.slow import slow_slices
 from django_poolkit.metrics.families import (
     COLLECT_ERRORS,
     DECISIONS,
@@ -22,6 +23,7 @@ from django_poolkit.metrics.families import (
     FLOORS,
     LOSSES,
     READ_ONLY,
+    SLOW_SLICES,
     Family,
     Figures,
     Series,
@@ -48,10 +50,11 @@ class Readings:
         decisions: Callable[[], Mapping[Series, int]] = dict,
         read_only: Callable[[], Mapping[Series, int]] = dict,
         losses: Callable[[], Mapping[Series, int]] = dict,
+        slow: Callable[[], Mapping[Series, int]] = dict,
     ) -> None:
         self._table = table
         self._others = {FLOORS: floors, DECISIONS: decisions, READ_ONLY: read_only}
-        self._others[LOSSES] = losses
+        self._others |= {LOSSES: losses, SLOW_SLICES: slow}
         self.forget()
 
     def forget(self) -> None:
@@ -121,6 +124,7 @@ readings: Final = Readings(
     routing.decisions.read,
     outage.read_only,
     routing.losses.read,
+    slow_slices.read,
 )
 """Those of all pools and client sessions of the process."""
 

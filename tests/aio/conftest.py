@@ -1,6 +1,6 @@
-"""Django's default alias in transaction mode, in the bridge."""
+"""Django's default alias in transaction mode, and the server behind it."""
 
-from __future__ import annotations
+from tests.backends.transaction_mode.conftest import pooled, server, session_name
+from tests.pools.postgres.tasks import run_on_each
 
-from tests.backends.transaction_mode.conftest import pooled as pooled
-from tests.backends.transaction_mode.conftest import session_name as session_name
+__all__ = ["pooled", "run_on_each", "server", "session_name"]

@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import uvloop
 from asgiref.sync import SyncToAsync
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
@@ -66,6 +67,7 @@ def serve(pool: ConnectionPool) -> Iterator[Serve]:
         bridged: bool = False,
         wrap: bool = True,
         cookie: str = "",
+        factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
         **settings: Any,
     ) -> tuple[Answered, Hops]:
         with (
@@ -76,7 +78,8 @@ def serve(pool: ConnectionPool) -> Iterator[Serve]:
             counted() as hops,
         ):
             app = Poolkit(ASGIHandler()) if wrap else ASGIHandler()
-            answered = asyncio.run(get(app, path, cookie))
+            with asyncio.Runner(loop_factory=factory) as runner:
+                answered = runner.run(get(app, path, cookie))
         return answered, hops
 
     yield serve
@@ -93,8 +96,9 @@ async def get(app: Any, path: str, cookie: str) -> Answered:
     return exchange.answered
 
 
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
 @pytest.mark.parametrize("wrap", [True, False], ids=["ours", "Django's"])
-def test_a_request_that_needs_no_thread_has_none(serve: Serve, wrap: bool) -> None:
+def test_a_request_that_needs_no_thread_has_none(serve: Serve, wrap: bool, factory: Any) -> None:
     started = []
     real = threading.Thread.start
 
@@ -103,7 +107,7 @@ def test_a_request_that_needs_no_thread_has_none(serve: Serve, wrap: bool) -> No
         real(self)
 
     with mock.patch.object(threading.Thread, "start", start):
-        answered, hops = serve("/queries/", wrap=wrap)
+        answered, hops = serve("/queries/", wrap=wrap, factory=factory)
     assert (answered.status, answered.body) == (200, b"1")
     assert hops == []
     # Those of asgiref and of the loop; the pool has its own, which connect.
@@ -186,6 +190,14 @@ def test_djangos_own_middleware_needs_no_thread_where_it_is_asked_to(serve: Serv
     cookie = answered.headers["set-cookie"].split(";")[0]
     again, hops = serve("/session/", *FOUR, bridged=True, cookie=cookie)
     assert again.body == b"2 False"
+    assert hops == []
+
+
+@pytest.mark.usefixtures("sessions")
+def test_the_kits_own_middleware_needs_none_either(serve: Serve) -> None:
+    ours = "django_poolkit.middleware.PoolkitMiddleware"
+    answered, hops = serve("/session/", ours, *FOUR, bridged=True)
+    assert answered.body == b"1 False"
     assert hops == []
 
 

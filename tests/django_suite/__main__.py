@@ -29,6 +29,7 @@ EPILOG = """\
 sets of tests:
   telling    where a backend shows itself: connections, transactions, cursors, threads, servers
   orm        what sites do with the ORM; the default with --autocommit
+  async      async methods, and what they are made of; the default with --async-orm, --in-bridge
   database   everything that asks a database anything
   whole      everything but the tests of GIS
 
@@ -42,6 +43,7 @@ how to read the table:
 examples:
   python3 -m tests.django_suite                                   the telling set: what CI runs
   python3 -m tests.django_suite --autocommit                      no transaction around a test
+  python3 -m tests.django_suite --async-orm                       async methods without threads
   python3 -m tests.django_suite --labels queries transactions     two of Django's modules
   python3 -m tests.django_suite --labels database --python 3.11 --django 5.2
   python3 -m tests.django_suite --parallel 2 --json run.json
@@ -72,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         "--labels",
         nargs="+",
         metavar="LABEL",
-        help="a set (telling, orm, database, whole), or modules, classes or tests of Django's",
+        help="a set (see below), or modules, classes or tests of Django's",
     )
     parser.add_argument(
         "--mode",
@@ -84,6 +86,22 @@ def parser() -> argparse.ArgumentParser:
         "--autocommit",
         action="store_true",
         help="switch off the transaction around each test: the same ids must fail as with stock",
+    )
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--async-orm",
+        action="store_const",
+        const="async",
+        default="threads",
+        dest="way",
+        help="have Django's async methods run on the event loop with ours",
+    )
+    ways.add_argument(
+        "--in-bridge",
+        action="store_const",
+        const="bridge",
+        dest="way",
+        help="run each test of ours that is no coroutine as a whole in the bridge, on a loop",
     )
     parser.add_argument(
         "--parallel", type=_processes, default=1, metavar="N", help="processes for the tests (1)"
@@ -151,7 +169,8 @@ def compare_all(options: argparse.Namespace) -> Report:
 
     home = environments_home(ROOT) / ".poolkit" / "django-suite"
     fetched = source.fetch(django.__version__, home)
-    wanted = options.labels or ["orm" if options.autocommit else "telling"]
+    usual = "telling" if options.way == "threads" else "async"
+    wanted = options.labels or ["orm" if options.autocommit else usual]
     try:
         with Cluster() as cluster:
             node = cluster.primary
@@ -161,7 +180,7 @@ def compare_all(options: argparse.Namespace) -> Report:
                 ).fetchone()
                 server = connection.info.parameter_status("server_version") or ""
             choice = labels.choose(wanted, fetched, icu=icu is not None)
-            task = Task(fetched, choice.labels, options.autocommit, options.parallel)
+            task = Task(fetched, choice.labels, options.autocommit, options.parallel, options.way)
             report = Report(
                 judging.versions(server.split()[0]),
                 " ".join(wanted),

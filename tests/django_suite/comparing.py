@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tests.django_suite.known import UNSTEADY, Known
 from tests.django_suite.outcomes import Outcome, Outcomes
-from tests.django_suite.variants import Mode
+from tests.django_suite.variants import Mode, Way
 
 _ABSENT = "not run"
 
@@ -49,13 +49,14 @@ def compare(
     mode: Mode | None,
     series: str,
     both_ways: bool = False,
+    way: Way = "threads",
 ) -> Comparison:
     """Return what `ours` does otherwise than `stock`.
 
     With `both_ways` a test that passes with ours alone is a difference as well: where most
     that fail want what both were denied, to pass is as suspicious.
     """
-    expected = {each.test: each for each in known if each.applies(mode, series)}
+    expected = {each.test: each for each in known if each.applies(mode, series, way)}
     differences = []
     for test in sorted({*stock.tests, *ours.tests}):
         there, here = stock.tests.get(test), ours.tests.get(test)

@@ -15,7 +15,7 @@ from tests.django_suite.known import KNOWN
 from tests.django_suite.outcomes import Outcomes
 from tests.django_suite.report import Ran, Report
 from tests.django_suite.running import Say, Task, run
-from tests.django_suite.variants import STOCK, Mode, Variant
+from tests.django_suite.variants import STOCK, Mode, Variant, Way
 
 MOST = 3
 """Up to so many differences are looked at once more."""
@@ -58,7 +58,12 @@ class Judge:
         report.runs.append(stock)
         for mode in modes:
             ran = judge_mode(
-                stock.outcomes, self._run, mode, series=series(), both_ways=self._task.autocommit
+                stock.outcomes,
+                self._run,
+                mode,
+                series=series(),
+                both_ways=self._task.autocommit,
+                way=self._task.way,
             )
             report.runs.append(ran)
 
@@ -82,17 +87,25 @@ class Judge:
 
 
 def judge_mode(
-    stock: Outcomes, run: Run, mode: Mode, *, series: str, both_ways: bool = False
+    stock: Outcomes,
+    run: Run,
+    mode: Mode,
+    *,
+    series: str,
+    both_ways: bool = False,
+    way: Way = "threads",
 ) -> Ran:
     """Run one mode of ours and compare it. A few differences have to show twice.
 
     Many of Django's tests have threads, sockets and clocks, and a busy machine fails one of
     them now and then. What shows once only is named all the same.
     """
-    variant = Variant(mode)
+    variant = Variant(mode, way)
 
     def compared(outcomes: Outcomes) -> Comparison:
-        return compare(stock, outcomes, KNOWN, mode=mode, series=series, both_ways=both_ways)
+        return compare(
+            stock, outcomes, KNOWN, mode=mode, series=series, both_ways=both_ways, way=way
+        )
 
     outcomes = run(variant)
     found = compared(outcomes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from tests.django_suite.variants import MODES, Mode
+from tests.django_suite.variants import MODES, WAYS, Mode, Way
 
 KIND = "asserts an implementation detail of the stock backend"
 
@@ -25,15 +25,19 @@ class Known:
     modes: tuple[Mode, ...] = MODES
     django: tuple[str, ...] = ()
     """In which series of Django; empty: in all."""
+    ways: tuple[Way, ...] = WAYS
+    kind: str = KIND
+    """What kind of reason it is."""
 
     @property
     def reason(self) -> str:
         """The whole reason."""
-        return f"{KIND}: {self.detail}"
+        return f"{self.kind}: {self.detail}"
 
-    def applies(self, mode: Mode | None, series: str) -> bool:
-        """Tell whether it is expected in this mode on this Django."""
-        return mode in self.modes and (not self.django or series in self.django)
+    def applies(self, mode: Mode | None, series: str, way: Way = "threads") -> bool:
+        """Tell whether it is expected in this mode on this Django, run in this way."""
+        here = mode in self.modes and way in self.ways
+        return here and (not self.django or series in self.django)
 
 
 _HEALTH = "backends.base.test_base.ConnectionHealthChecksTests."

@@ -35,6 +35,14 @@ ORM = _names("""
 """)
 """What sites do with the ORM."""
 
+ASYNC = _names("""
+    async asgi auth_tests basic bulk_create contenttypes_tests defer delete generic_relations
+    get_or_create handlers lookup many_to_many many_to_one one_to_one pagination
+    prefetch_related queries raw_query select_for_update select_related sessions_tests signals
+    test_client test_utils transaction_hooks transactions update
+""")
+"""Where async methods of the ORM are, and what they are made of."""
+
 _NO_DATABASE = _names("""
     admin_autodiscover admin_default_site app_loading apps bash_completion builtin_server
     conditional_processing csrf_tests decorators deprecation dispatch file_storage files
@@ -49,7 +57,7 @@ _NO_DATABASE = _names("""
 _NEED_ICU = ("inspectdb", "model_fields")
 """Their tables cannot be made on a server that was built without ICU, with any backend."""
 
-SETS = ("telling", "orm", "database", "whole")
+SETS = ("telling", "orm", "async", "database", "whole")
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,5 @@ def _members(name: str, there: Collection[str]) -> list[str]:
         return sorted(set(there) - {"gis_tests", "import_error_package", "test_runner_apps"})
     if name == "database":
         return sorted(set(there) - set(_NO_DATABASE))
-    return [
-        each for each in (TELLING if name == "telling" else ORM) if each.partition(".")[0] in there
-    ]
+    members = {"telling": TELLING, "orm": ORM, "async": ASYNC}[name]
+    return [each for each in members if each.partition(".")[0] in there]

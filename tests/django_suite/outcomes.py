@@ -33,6 +33,8 @@ class Outcomes:
     """The test that was begun last."""
     leases: int | None = None
     """How often a connection was acquired of our pools; None on Django's backend."""
+    bridged: int = 0
+    """How many functions ran in the bridge."""
     finished: bool = False
     """Whether the run came to its end, with the databases removed."""
     seconds: float = 0.0
@@ -50,6 +52,8 @@ class Outcomes:
             self.total = event["total"]
         elif "leases" in event:
             self.leases = event["leases"]
+        elif "bridged" in event:
+            self.bridged = event["bridged"]
         elif "finished" in event:
             self.finished = True
 

@@ -17,6 +17,7 @@ from typing import Any
 from django.test import TestCase
 from django.test.runner import DiscoverRunner
 
+from tests.django_suite import bridging
 from tests.django_suite.wiping import Wiper
 
 _variant: dict[str, Any] = json.loads(os.environ["POOLKIT_DJANGO_SUITE"])
@@ -102,6 +103,8 @@ class Recorder(DiscoverRunner):
 
     def run_tests(self, test_labels: Any, **kwargs: Any) -> Any:
         """Run them, and say at the end that it was the end."""
+        if _variant["way"] != "threads":
+            bridging.turn_on(whole_tests=_variant["way"] == "bridge")
         failures = super().run_tests(test_labels, **kwargs)
         note(finished=True)
         return failures
@@ -119,5 +122,6 @@ class Recorder(DiscoverRunner):
         registry = sys.modules.get("django_poolkit.registry")
         if registry is not None and self.parallel == 1:
             note(leases=sum(pool.stats().acquired for pool in registry.pools))
+        note(bridged=bridging.calls)
         _wiper.close()
         super().teardown_databases(old_config, **kwargs)

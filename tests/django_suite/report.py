@@ -87,6 +87,8 @@ class Report:
 def _findings(ran: Ran, found: Comparison) -> Iterator[str]:
     name, listed = ran.variant.name, len(found.differences) - len(found.new)
     yield f"{name}: {len(found.new)} differences, and {listed} that are listed"
+    if ran.outcomes.bridged:
+        yield f"  {ran.outcomes.bridged:,} calls ran in the bridge"
     for each in found.differences:
         if each.known is None:
             yield f"  DIFFERENT: {each.test}: {each.stock} with stock, {each.ours} here"
@@ -109,6 +111,7 @@ def _run_as_json(ran: Ran) -> dict[str, Any]:
         "backend": ran.variant.name,
         **{word: done.count(word) for word in ("passed", "skipped", "failed")},
         "leases": done.leases,
+        "bridged": done.bridged,
         "seconds": round(done.seconds, 1),
         "kept": ran.kept,
     }

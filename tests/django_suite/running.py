@@ -19,7 +19,7 @@ from pathlib import Path
 from django_poolkit.testing import Node
 from tests.django_suite.outcomes import Outcomes, Reader
 from tests.django_suite.source import Source, SuiteError
-from tests.django_suite.variants import Variant
+from tests.django_suite.variants import Variant, Way
 
 ROOT = Path(__file__).resolve().parents[2]
 STALLED = 600.0
@@ -41,6 +41,8 @@ class Task:
     """Whether TestCase does without its transaction."""
     parallel: int = 1
     """In how many processes the tests run."""
+    way: Way = "threads"
+    """How ours run."""
 
     def key(self, postgresql: str) -> str:
         """Return what the outcome on Django's own backend depends on, as a file name."""
@@ -72,6 +74,7 @@ def run(task: Task, variant: Variant, node: Node, log: Path, say: Say) -> Outcom
         given = {
             "database": variant.database(node),
             "autocommit": task.autocommit,
+            "way": variant.way,
             "notes": str(notes),
         }
         environ = {name: value for name, value in os.environ.items() if name[:6] != "DJANGO"}

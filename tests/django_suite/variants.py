@@ -10,6 +10,11 @@ from django_poolkit.testing import Node
 Mode = Literal["session", "transaction"]
 MODES: tuple[Mode, ...] = ("session", "transaction")
 
+Way = Literal["threads", "async", "bridge"]
+"""How tests run on ours: as Django has it; with its async methods on the loop; or each test that
+is no coroutine as a whole in the bridge, on a loop."""
+WAYS: tuple[Way, ...] = ("threads", "async", "bridge")
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -17,11 +22,13 @@ class Variant:
 
     mode: Mode | None
     """None is Django's own backend, without a pool."""
+    way: Way = "threads"
 
     @property
     def name(self) -> str:
         """How the report calls it."""
-        return "stock" if self.mode is None else self.mode
+        name = "stock" if self.mode is None else self.mode
+        return name if self.way == "threads" else f"{name}-{self.way}"
 
     def database(self, node: Node) -> dict[str, Any]:
         """Return an entry of `DATABASES`, without its name."""

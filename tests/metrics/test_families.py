@@ -44,6 +44,7 @@ def test_no_label_can_name_a_host_or_a_user() -> None:
         "reason",
         "kind",
         "share",
+        "call",
     }
 
 

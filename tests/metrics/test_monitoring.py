@@ -23,7 +23,7 @@ WORDS = {"sum", "max", "rate", "increase", "histogram_quantile", "and", "group_l
 # Figures for which nobody looks at a dashboard.
 NOT_DRAWN = {
     "poolkit_connections_min", "poolkit_standstill_seconds", "poolkit_collect_errors_total",
-    "poolkit_floors_total", "poolkit_routing_decisions_total",
+    "poolkit_floors_total", "poolkit_routing_decisions_total", "poolkit_slow_slices_total",
     # Those of replicas, which most projects have none of.
     "poolkit_replica_lag_seconds", "poolkit_replica_lag_bytes", "poolkit_evictions_total",
     "poolkit_read_retries_total", "poolkit_read_only", "poolkit_primary_losses_total",

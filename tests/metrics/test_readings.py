@@ -197,6 +197,13 @@ def test_floors_are_shown_by_cluster() -> None:
     assert family.labels == ("cluster", "outcome")
 
 
+def test_slow_slices_are_shown_by_call() -> None:
+    taken = Readings((), slow=lambda: {("QuerySet.get", ""): 2}).take()
+    [family] = [each for each in FAMILIES if each.name == "poolkit_slow_slices_total"]
+    assert taken[family] == {("QuerySet.get", ""): (2,)}
+    assert family.labels == ("call",)
+
+
 def test_decisions_are_shown_by_cluster() -> None:
     counts = {("default", "read"): 7, ("other", "wrote"): 2}
     taken = Readings((), decisions=lambda: counts).take()

@@ -52,7 +52,7 @@ def test_processes_are_summed() -> None:
 
 
 OF_THE_PROCESS = (
-    "poolkit_((collect_errors|floors|primary_losses|routing_decisions)_total|read_only)"
+    "poolkit_((collect_errors|floors|primary_losses|routing_decisions|slow_slices)_total|read_only)"
 )
 
 

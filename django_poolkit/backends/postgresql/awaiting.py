@@ -27,7 +27,7 @@ class AwaitingMixin(HoldingMixin):
     """Has a wrapper whose calls may be cancelled end its transactions whole."""
 
     def _commit(self) -> None:
-        if not self._bridged:
+        if type(port.getcurrent()) is not port.Greenlet:
             super()._commit()
             return
         raw = self._raw
@@ -38,26 +38,18 @@ class AwaitingMixin(HoldingMixin):
             super()._commit()
 
     def _rollback(self) -> None:
-        if not self._bridged:
+        if type(port.getcurrent()) is not port.Greenlet:
             super()._rollback()
             return
         with port.shielded():
             super()._rollback()
 
     def _close(self) -> None:
-        if not self._bridged:
+        if type(port.getcurrent()) is not port.Greenlet:
             super()._close()
             return
         with port.shielded():
             super()._close()
-
-    def run_and_clear_commit_hooks(self) -> None:
-        """Run what waited for the commit. A cancellation waits for it."""
-        if not self._bridged:
-            super().run_and_clear_commit_hooks()
-            return
-        with port.shielded():
-            super().run_and_clear_commit_hooks()
 
     def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
         """Register a callback, as Django does; here it may be a coroutine function as well."""

@@ -57,6 +57,8 @@ class LeasingMixin(HostChoiceMixin):
         self._watch: Watch | None = None  # of the present lease, where it is observed
         self._bridged = False  # whether it is one call's in the bridge, which ends its leases
         self._node: Any = None  # by which calls in the bridge take turns on it
+        self.blocks = 0
+        """How many blocks of async code it is held by."""
         super().__init__(*args, **kwargs)
 
     @property

@@ -27,6 +27,7 @@ from django_poolkit.backends.postgresql.rerouting import (
     ReroutingDebugCursor,
     cursor_elsewhere,
 )
+from django_poolkit.pools.postgres import port
 
 _DJANGOS: Final = BaseDatabaseWrapper._cursor  # type: ignore[attr-defined]
 _PREPARES: Final = BaseDatabaseWrapper._prepare_cursor  # type: ignore[attr-defined]
@@ -117,8 +118,8 @@ class PooledDatabaseWrapperMixin(AwaitingMixin):
                 self.connection = None  # also where nothing was leased
 
     def close_if_unusable_or_obsolete(self) -> None:
-        if self._bridged and (self.in_atomic_block or self._by_hand):
-            return  # a request that ends in a thread or a task of the block does not end the block
+        if self.blocks:
+            return  # a request that ends in a thread or a task of such a block does not end it
         if self._opened or (self._lease is not None and not self.in_atomic_block):
             # A pool allows no CONN_MAX_AGE: a request's end is the end, and whether the connection
             # is any good is found out by whom it is leased to next.
@@ -217,8 +218,16 @@ class PooledDatabaseWrapperMixin(AwaitingMixin):
         self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
     ) -> None:
         """Begin or end what is not autocommit. Takes no lease, unless `atomic_lease` is eager."""
+        if autocommit:
+            # After a commit its callbacks run in here: a cancellation waits for them.
+            with port.shielded():
+                self._switch_autocommit(True, force_begin_transaction_with_broken_autocommit)
+        else:
+            self._switch_autocommit(False, force_begin_transaction_with_broken_autocommit)
+
+    def _switch_autocommit(self, autocommit: bool, forced: bool) -> None:
         if not self._by_statement():
-            super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
+            super().set_autocommit(autocommit, forced)
             return
         self.validate_no_atomic_block()
         self._ensure_open()

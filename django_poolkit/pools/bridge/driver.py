@@ -15,7 +15,7 @@ import logging
 from _thread import get_ident
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 from weakref import ref
 
 from django_poolkit.pools.postgres.steadfast import endure
@@ -29,6 +29,7 @@ except ImportError as error:
 
 logger = logging.getLogger("django_poolkit.bridge")
 
+Resume: TypeAlias = Callable[..., Any]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -59,6 +60,21 @@ class BridgeGreenlet(greenlet):
     def defer(self, cancelled: asyncio.CancelledError) -> None:
         """Take note of a cancellation, to be told later."""
         self.cancelled = cancelled
+
+
+class Watching(Protocol):
+    """What times the calls, as `slices.py` does."""
+
+    def timed(self, call: BridgeGreenlet, function: Callable[..., Any]) -> tuple[Resume, Resume]:
+        """Return what resumes a call with a value, and with an error."""
+        ...
+
+    def after_fork(self) -> None: ...
+    def end(self) -> None: ...
+
+
+watch: Watching | None = None
+"""What times the calls that begin from here on, None where nobody wants to know."""
 
 
 def current() -> BridgeGreenlet | None:
@@ -127,8 +143,11 @@ async def run(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
     call.thread, call.loop = get_ident(), asyncio.get_running_loop()
     task = asyncio.current_task(call.loop)
     call.task = None if task is None else ref(task)
+    switch, throw = call.switch, call.throw
+    if watch is not None:
+        switch, throw = watch.timed(call, function)
     try:
-        wanted = call.switch(*args, **kwargs)
+        wanted = switch(*args, **kwargs)
         while not call.dead:
             try:
                 if call.shield or call.cancelled is not None:
@@ -140,10 +159,10 @@ async def run(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
                 raise
             except BaseException as error:
                 call.parent = getcurrent()
-                wanted = call.throw(type(error), error, error.__traceback__)
+                wanted = throw(type(error), error, error.__traceback__)
             else:
                 call.parent = getcurrent()
-                wanted = call.switch(value)
+                wanted = switch(value)
     except Exception as error:
         if _to_be_told(call):
             raise _told(call) from error
@@ -196,7 +215,10 @@ def _throw_away(call: BridgeGreenlet) -> None:
 
 
 def _end(call: BridgeGreenlet) -> None:
-    call.parent = getcurrent()
+    try:
+        call.parent = getcurrent()
+    except RuntimeError:  # the interpreter is ending
+        return
     with suppress(GeneratorExit):
         call.throw(GeneratorExit)
     if not call.dead:

@@ -27,9 +27,10 @@ class HybridLock:
     releases it looks afterwards whether somebody has queued meanwhile: so one sees the other.
     """
 
-    __slots__ = ("_holder", "_raw", "_waiters")
+    __slots__ = ("_fitted", "_holder", "_raw", "_waiters")
 
     def __init__(self, raw: Any = None) -> None:
+        self._fitted = raw is not None and raw.locked()
         self._raw = _thread.allocate_lock() if raw is None else raw
         self._waiters: deque[_Waiter] = deque()
         self._holder: greenlet | None = None  # or who is about to hold it
@@ -61,6 +62,9 @@ class HybridLock:
         try:
             if self._raw.acquire(False):
                 self._pass_on()
+            elif self._fitted and self._holder is None:
+                # Held by who knows nothing of this queue.
+                _thread.start_new_thread(self._await_old_holder, ())
             # After it has queued: whoever passes the lock on looks after that who else waits.
             in_vain = self._waits_for_itself(waiter) and waiter.claim()
             if not in_vain:
@@ -78,6 +82,11 @@ class HybridLock:
                 "in this thread, is in the middle of using the connection. End that first; or "
                 "use the connection in the bridge as well, by `await run(function)`"
             )
+
+    def _await_old_holder(self) -> None:
+        self._raw.acquire()
+        self._fitted = False
+        self._pass_on()
 
     def _waits_for_itself(self, waiter: _Waiter) -> bool:
         holder = self._holder

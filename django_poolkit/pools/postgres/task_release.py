@@ -184,6 +184,9 @@ class TaskRelease(TaskAcquire):
             super()._release_by_the_long_way(lease)
             return
         # Synchronous code in the bridge. Who is cancelled in there is told when it is safe.
+        if port.getcurrent().thrown_away:
+            self._release_unattended(lease, connection)
+            return
         with port.shielded():
             calls = self.config.reset_callback or self._configure
             if calls or connection._waited_on or connection.pgconn.transaction_status == _ACTIVE:
@@ -219,7 +222,12 @@ class TaskRelease(TaskAcquire):
         connection: PoolConnection = lease.held
         if self._goes_at_once(lease, connection):
             self.release(lease)
-        elif connection._waited_on or connection.pgconn.transaction_status == _ACTIVE:
+        else:
+            self._release_unattended(lease, connection)
+
+    def _release_unattended(self, lease: Lease, connection: PoolConnection) -> None:
+        """Have somebody else do what a release has to wait for."""
+        if connection._waited_on or connection.pgconn.transaction_status == _ACTIVE:
             task_wait.abandon(connection)
             self.discard(lease)
         else:

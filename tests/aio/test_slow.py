@@ -1,0 +1,135 @@
+"""Slow slices: what holds the loop is logged with its stack, and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.db.models.signals import post_init
+
+from django_poolkit.aio import bridged, orm, slow
+from django_poolkit.aio.slow import SlowSlices, called, slow_slices
+from django_poolkit.conf.async_orm import AsyncOrmConfig
+from django_poolkit.pools.bridge.slices import SlowSlice
+from django_poolkit.pools.postgres import ConnectionPool
+from tests.app.models import Item
+
+pytestmark = pytest.mark.core
+
+THRESHOLD = 0.02
+
+
+@pytest.fixture
+def watched(
+    pooled: Callable[..., ConnectionPool], caplog: pytest.LogCaptureFixture
+) -> Iterator[pytest.LogCaptureFixture]:
+    """Have the ORM on the loop, and a short threshold."""
+    slow_slices.forget()
+    pooled()
+    orm.install(AsyncOrmConfig(enabled=True, slow_slice=THRESHOLD))
+    caplog.set_level(logging.WARNING, "django_poolkit.aio")
+    yield caplog
+    orm.uninstall()
+    slow_slices.forget()
+
+
+def hold(**kwargs: object) -> None:
+    """Hold the loop until somebody must have looked."""
+    until = time.monotonic() + 4 * THRESHOLD
+    while time.monotonic() < until:
+        sum(range(100))
+
+
+def test_a_receiver_that_blocks_is_named(watched: pytest.LogCaptureFixture) -> None:
+    async def read() -> None:
+        [_ async for _ in Item.objects.all()]
+
+    Item.objects.create(name="a")
+    post_init.connect(hold, sender=Item)
+    try:
+        asyncio.run(read())
+    finally:
+        post_init.disconnect(hold, sender=Item)
+    assert slow_slices.read()["QuerySet._fetch_all", ""] >= 1
+    [line] = [each for each in watched.messages if "call=QuerySet._fetch_all" in each]
+    assert line.startswith("event=slow_slice seconds=0.")
+    assert "test_slow.py" in line
+    assert " hold" in line
+
+
+def test_a_function_of_a_project_is_counted_by_its_name(watched: pytest.LogCaptureFixture) -> None:
+    asyncio.run(bridged(hold)())
+    assert slow_slices.read() == {("hold", ""): 1}
+
+
+def test_many_objects_at_once_are_told_and_chunks_are_not(
+    watched: pytest.LogCaptureFixture,
+) -> None:
+    Item.objects.bulk_create([Item(name=str(number)) for number in range(20_000)])
+
+    async def everything() -> int:
+        return len([each async for each in Item.objects.all()])
+
+    async def in_chunks() -> int:
+        return len([each async for each in Item.objects.aiterator(chunk_size=500)])
+
+    assert asyncio.run(everything()) == 20_000
+    assert slow_slices.read()["QuerySet._fetch_all", ""] >= 1
+    whole = longest(everything)
+    assert longest(in_chunks) < whole / 2
+
+
+def longest(work: Callable[[], object]) -> float:
+    """Return the most CPU that the loop's thread took without a turn of the loop, in seconds."""
+
+    async def main() -> float:
+        worst, last, done = 0.0, time.thread_time(), False
+
+        async def tick() -> None:
+            nonlocal worst, last
+            while not done:
+                await asyncio.sleep(0)
+                now = time.thread_time()
+                worst, last = max(worst, now - last), now
+
+        ticking = asyncio.create_task(tick())
+        await work()  # type: ignore[misc]
+        done = True
+        await ticking
+        return worst
+
+    return asyncio.run(main())
+
+
+def test_nobody_looks_where_none_is_asked_for(watched: pytest.LogCaptureFixture) -> None:
+    slow.watch(None)
+    asyncio.run(bridged(hold)())
+    assert slow_slices.read() == {}
+
+
+STACK = ("/a/models.py:3 Item.save", "/a/query.py:9 QuerySet.create", "/b/calls.py:4 Call._run",
+         "/b/calls.py:9 Call.run")  # fmt: skip
+
+
+def test_each_function_is_logged_once_in_a_while_and_counted_each_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told = SlowSlices()
+    for seconds in (0.1, 0.2, 0.3):
+        told.tell(SlowSlice(seconds=seconds, task="t", stack=STACK))
+    told.tell(SlowSlice(seconds=0.4, task=None, stack=("/a/views.py:1 report",)))
+    assert told.read() == {("QuerySet.create", ""): 3, ("report", ""): 1}
+    assert [message.splitlines()[0] for message in caplog.messages] == [
+        "event=slow_slice seconds=0.100 call=QuerySet.create task=t",
+        "event=slow_slice seconds=0.400 call=report task=None",
+    ]
+    assert caplog.messages[0].splitlines()[1:] == [f"  {line}" for line in STACK]
+
+
+def test_the_function_is_the_one_that_was_given() -> None:
+    assert called(STACK) == "QuerySet.create"
+    assert called(STACK[2:]) == "?"
+    assert called(()) == "?"
