@@ -8,7 +8,7 @@ import weakref
 from _thread import get_ident
 from collections.abc import Callable
 from time import monotonic
-from types import CodeType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
@@ -84,11 +84,20 @@ def frames_of(thread: threading.Thread) -> tuple[str, ...]:
     frame = sys._current_frames().get(thread.ident or 0)
     if not thread.is_alive():
         return ()  # its number may be another's by now; so this is asked last
+    return format_stack(stack_from(frame))
+
+
+def stack_from(frame: FrameType | None) -> Stack:
+    """Return code and line of a frame and of its callers, innermost first."""
     stack: list[tuple[CodeType, int]] = []
     while frame is not None and len(stack) < STACK_DEPTH:
         stack.append((frame.f_code, frame.f_lineno))
         frame = frame.f_back
-    return format_stack(tuple(stack))
+    return tuple(stack)
+
+
+inside_of: dict[CodeType, Callable[[FrameType], FrameType | None]] = {}
+"""Of coroutines that run synchronous code: leads from their frame to its innermost one."""
 
 
 def frames_of_task(task: asyncio.Task[Any]) -> tuple[str, ...]:
@@ -101,6 +110,8 @@ def frames_of_task(task: asyncio.Task[Any]) -> tuple[str, ...]:
             frame = getattr(awaited, f"{kind}_frame", None)
             if frame is not None:
                 stack.append((frame.f_code, frame.f_lineno))
+                if (lead := inside_of.get(frame.f_code)) is not None:
+                    stack += reversed(stack_from(lead(frame)))
                 awaited = getattr(awaited, f"{kind}_await" if kind != "gi" else "gi_yieldfrom")
                 break
         else:

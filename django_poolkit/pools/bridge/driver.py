@@ -15,9 +15,12 @@ import logging
 from _thread import get_ident
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from time import monotonic
+from types import FrameType
 from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 from weakref import ref
 
+from django_poolkit.pools.lease import inside_of
 from django_poolkit.pools.postgres.steadfast import endure
 
 try:
@@ -48,6 +51,8 @@ class BridgeGreenlet(greenlet):
     """Whether its task is gone, so that nobody awaits anything for it any more."""
     farewells = 0
     """How often it has been told so."""
+    suspended: float
+    """When it last let others run, as far as connections know, on the monotonic clock."""
     cancelled: asyncio.CancelledError | None = None
     """What it is to be told as soon as its shields are down."""
     loop: asyncio.AbstractEventLoop
@@ -141,6 +146,7 @@ async def run(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
     call = BridgeGreenlet(function, here)
     call.gr_context = here.gr_context
     call.thread, call.loop = get_ident(), asyncio.get_running_loop()
+    call.suspended = monotonic()
     task = asyncio.current_task(call.loop)
     call.task = None if task is None else ref(task)
     switch, throw = call.switch, call.throw
@@ -231,3 +237,11 @@ def _drop(wanted: Awaitable[Any]) -> None:
         wanted.close()
     elif isinstance(wanted, asyncio.Future):
         wanted.cancel()
+
+
+def _inside(frame: FrameType) -> FrameType | None:
+    call = frame.f_locals.get("call")
+    return call.gr_frame if isinstance(call, BridgeGreenlet) else None
+
+
+inside_of[run.__code__] = _inside

@@ -15,14 +15,13 @@ from _thread import get_ident
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from types import CodeType, FrameType
 from typing import Any, Final
 from weakref import WeakSet
 
 from django_poolkit.pools.bridge import driver
 from django_poolkit.pools.bridge.driver import BridgeGreenlet
 from django_poolkit.pools.forks import in_child
-from django_poolkit.pools.lease import STACK_DEPTH, Stack, format_stack
+from django_poolkit.pools.lease import Stack, format_stack, stack_from
 
 logger = logging.getLogger("django_poolkit.bridge")
 
@@ -116,7 +115,7 @@ class Watch:
         if seen is not None and seen[0] == since:
             stack = format_stack(seen[1])
         else:  # no thread could look meanwhile
-            stack = format_stack(_stack_of(call.gr_frame)) or (_place_of(function),)
+            stack = format_stack(stack_from(call.gr_frame)) or (_place_of(function),)
         task = None if call.task is None else call.task()
         name = None if task is None else task.get_name()
         try:
@@ -169,7 +168,7 @@ class Watch:
             return
         if each.stack is not None and each.stack[0] == since:
             return
-        stack = _stack_of(sys._current_frames().get(each.thread))
+        stack = stack_from(sys._current_frames().get(each.thread))
         if each.since == since:  # else it is that of what came after
             each.stack = since, stack
 
@@ -183,14 +182,6 @@ class Watch:
         self._lock, self._wake = threading.Lock(), threading.Event()
         self._thread, self._sleeps = None, True
         self._slices, self._here = WeakSet(), threading.local()
-
-
-def _stack_of(frame: FrameType | None) -> Stack:
-    entries: list[tuple[CodeType, int]] = []
-    while frame is not None and len(entries) < STACK_DEPTH:
-        entries.append((frame.f_code, frame.f_lineno))
-        frame = frame.f_back
-    return tuple(entries)
 
 
 def _place_of(function: Callable[..., Any]) -> str:

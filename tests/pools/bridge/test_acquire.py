@@ -197,6 +197,30 @@ def test_a_lease_names_the_task_that_has_it(pool):
         assert "the-caller" not in lease.thread
 
 
+def test_a_lease_tells_where_its_call_is(pool, primary, run_on_each):
+    def hold_on(go: asyncio.Event) -> None:
+        with pool.lease():
+            await_only(slowly(go))
+
+    async def slowly(go: asyncio.Event) -> None:
+        await go.wait()
+
+    async def main():
+        go = asyncio.Event()
+        task = asyncio.ensure_future(run(hold_on, go))
+        await until(lambda: pool.stats().used == 1)
+        (lease,) = pool._ledger.leases_locked()
+        names = [line.rsplit(".", 1)[-1] for line in lease.where_now()]
+        assert names.index("slowly") < names.index("hold_on")
+        assert lease.holder is task
+        del lease
+        go.set()
+        await task
+
+    run_on_each(main)
+    assert_quiet(pool)
+
+
 def test_a_check_of_the_user_runs_in_a_thread(make_pool, run_on_each):
     threads: list[Any] = []
 

@@ -91,3 +91,74 @@ def test_an_error_of_the_server_is_raised_in_the_function(
         await run(work)
 
     run_on_each(main)
+
+
+def test_what_needs_no_wait_lets_others_run_now_and_then(
+    run_on_each: Run, make_pool: MakePool, primary: Node
+) -> None:
+    """A COPY of many rows into a socket that takes them all."""
+    pool = make_pool(max_size=1)
+
+    def copy() -> int:
+        with pool.lease() as connection:
+            connection.execute("CREATE TEMP TABLE copied (line text)")
+            with connection.cursor().copy("COPY copied FROM STDIN") as rows:
+                for _ in range(20_000):
+                    rows.write_row(("x" * 200,))
+            return connection.execute("SELECT count(*) FROM copied").fetchone()[0]  # type: ignore[no-any-return]
+
+    async def main() -> int:
+        ticks = 0
+        task = asyncio.create_task(run(copy))
+        while not task.done():
+            await asyncio.sleep(0)
+            ticks += 1
+        assert await task == 20_000
+        return ticks
+
+    assert run_on_each(main) > 10
+
+
+def test_streams_copies_pipelines_and_named_cursors(run_on_each: Run, make_pool: MakePool) -> None:
+    pool = make_pool(max_size=1)
+
+    def work() -> None:
+        with pool.lease() as connection:
+            numbers = "SELECT generate_series(1, 5000)"
+            assert sum(row[0] for row in connection.cursor().stream(numbers)) == 12_502_500
+            with connection.cursor("named") as cursor:
+                cursor.execute(numbers)
+                assert sum(row[0] for row in cursor) == 12_502_500
+            with connection.pipeline():
+                cursors = [connection.execute("SELECT %s::int", (n,)) for n in range(20)]
+            assert [cursor.fetchone()[0] for cursor in cursors] == list(range(20))
+            with connection.cursor().copy(f"COPY ({numbers}) TO STDOUT") as rows:
+                assert len(b"".join(rows)) > 5000
+
+    async def main() -> None:
+        await run(work)
+
+    run_on_each(main)
+    assert (pool.stats().used, pool.stats().idle) == (0, 1)
+
+
+def test_notifications_are_waited_for_on_the_loop(run_on_each: Run, make_pool: MakePool) -> None:
+    pool = make_pool(max_size=2)
+
+    def listen(ready: asyncio.Event) -> list[str]:
+        with pool.lease() as connection:
+            connection.autocommit = True
+            connection.execute("LISTEN bridge")
+            ready.set()
+            found = [each.payload for each in connection.notifies(stop_after=1)]
+            assert list(connection.notifies(timeout=0.05)) == []  # its time is bounded, too
+            return found
+
+    async def main() -> None:
+        ready = asyncio.Event()
+        task = asyncio.create_task(run(listen, ready))
+        await ready.wait()
+        await run(one, pool, "SELECT 1 FROM pg_notify('bridge', 'heard')")
+        assert await task == ["heard"]
+
+    run_on_each(main)
