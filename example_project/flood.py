@@ -117,6 +117,7 @@ def run(ground: Ground, wave: Wave, seconds: float, say: Callable[[str], None]) 
             at_supplier=take_peak(ground.supplier),
             threads_before=watch.before.threads,
             threads=watch.threads,
+            files=watch.files,
             memory=watch.memory,
             cpu=watch.cpu,
         )

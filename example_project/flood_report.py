@@ -52,6 +52,7 @@ def _rows() -> Iterator[_Row]:
     yield "p99: 99 of 100 within", lambda found: milliseconds(found.report["p99"])
     yield "waiting for the supplier, peak", lambda found: f"{found.at_supplier:,}"
     yield "connections, peak", lambda found: f"{found.connections:,}"
+    yield "open files, peak", lambda found: f"{found.files:,}"
     yield "threads before", lambda found: f"{found.threads_before:,}"
     yield "threads, peak", lambda found: f"{found.threads:,}"
     yield "memory, peak", lambda found: f"{found.memory / 2**20:,.0f} MiB"
@@ -91,9 +92,10 @@ def verdicts(flood: Outcome) -> list[Verdict]:
             report["requests"] >= clients and not flood.failed,
         ),
         Verdict(
-            f"{report['peak_in_flight']:,} requests were in flight at once on"
-            f" {flood.connections} connections, of {CONNECTIONS} allowed",
-            report["peak_in_flight"] == clients and 0 < flood.connections <= CONNECTIONS,
+            f"{report['peak_in_flight']:,} requests were in flight at once, in a process with"
+            f" {flood.files:,} files open, on {flood.connections} connections of {CONNECTIONS}",
+            report["peak_in_flight"] == clients <= flood.files
+            and 0 < flood.connections <= CONNECTIONS,
         ),
         Verdict(
             f"the process had {flood.threads} threads at most, {flood.threads_before} of them"

@@ -16,6 +16,10 @@ BACKLOG = 4096
 KEEP_ALIVE = 300
 """Seconds. Longer than any client of a flood is busy: who is hung up on would count as failed."""
 
+ACCEPTING = 32
+"""uvloop takes one connection a turn of the loop from a listening socket (libuv since 1.45), and
+a turn is long where thousands are under way: so it is given the same socket more than once."""
+
 
 def serve(listener: socket.socket, application: str) -> None:
     """Serve an ASGI application until SIGTERM."""
@@ -27,7 +31,8 @@ def serve(listener: socket.socket, application: str) -> None:
         access_log=False,
         log_level="warning",
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    sockets = [listener, *(listener.dup() for _ in range(ACCEPTING - 1))]
+    uvicorn.Server(config).run(sockets=sockets)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ class Vitals:
     """One look at a process."""
 
     threads: int
+    files: int
+    """That it has open, sockets among them."""
     memory: int
     """Bytes that it occupies."""
     cpu: float
@@ -35,15 +37,16 @@ def vitals(pid: int) -> Vitals:
     ticks = int(fields[11]) + int(fields[12])
     return Vitals(
         threads=int(facts["Threads"]),
+        files=len(os.listdir(folder / "fd")),
         memory=int(facts["VmRSS"].split()[0]) * 1024,
         cpu=ticks / os.sysconf("SC_CLK_TCK"),
     )
 
 
 class Watch:
-    """Looks at a process every few milliseconds, from a thread of its own, for a block's length."""
+    """Looks at a process a few times a second, from a thread of its own, for a block's length."""
 
-    def __init__(self, pid: int, every: float = 0.05) -> None:
+    def __init__(self, pid: int, every: float = 0.2) -> None:
         self._pid = pid
         self._every = every
         self._stop = threading.Event()
@@ -52,6 +55,8 @@ class Watch:
         """The first look, and the latest one."""
         self.threads = self.last.threads
         """The most that there were at once."""
+        self.files = self.last.files
+        """The most that it had open."""
         self.memory = self.last.memory
         """The most that it occupied."""
 
@@ -83,6 +88,7 @@ class Watch:
                 # It has ended: a dying process has no memory to tell of.
                 return
             self.threads = max(self.threads, self.last.threads)
+            self.files = max(self.files, self.last.files)
             self.memory = max(self.memory, self.last.memory)
             if ending:
                 return

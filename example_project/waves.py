@@ -47,6 +47,7 @@ class Outcome:
     at_supplier: int
     threads_before: int
     threads: int
+    files: int
     memory: int
     cpu: float
 
@@ -62,8 +63,8 @@ class Outcome:
 
     def as_json(self) -> dict[str, Any]:
         """Return it for a file."""
-        names = "connections", "at_supplier", "threads_before", "threads", "memory", "cpu"
-        return {**self.report, **{name: getattr(self, name) for name in names}}
+        own = {name: value for name, value in vars(self).items() if name not in ("wave", "report")}
+        return {**self.report, **own}
 
 
 def waves(clients: int, beside: int) -> tuple[Wave, ...]:

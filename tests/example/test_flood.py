@@ -39,6 +39,7 @@ def outcome(wave=FLOOD, **changes: Any) -> Outcome:
         "connections": 20,
         "at_supplier": 900,
         "threads_before": 12,
+        "files": 11_000,
         "threads": 13,
     }
     values |= {"memory": 300 * 2**20, "cpu": 40.0}
@@ -98,7 +99,7 @@ def test_the_table_shows_the_waves_side_by_side():
 
 def test_a_line_says_how_it_goes():
     report = {"seconds": 12.3, "in_flight": 9_876, "requests": 4_321, "throughput": 351.0}
-    watch: Any = SimpleNamespace(last=Vitals(threads=14, memory=200 * 2**20, cpu=3.0))
+    watch: Any = SimpleNamespace(last=Vitals(threads=14, files=11, memory=200 * 2**20, cpu=3.0))
     text = progress({**report, "failures": {"503": 2, "500": 1}}, watch, Measures(connections=20))
 
     for words in ("12.3 s", "9,876", "4,321", "351/s", "failed 3", "20", "threads   14", "200 MiB"):
@@ -115,6 +116,7 @@ def test_a_flood_as_it_should_be_keeps_all_promises():
         ({"failures": {"503": 1}}, 0),
         ({"requests": 9_999}, 0),
         ({"peak_in_flight": 9_999}, 1),
+        ({"files": 9_999}, 1),
         ({"connections": 21}, 1),
         ({"connections": 0}, 1),
         ({"threads": MOST_THREADS + 1}, 2),

@@ -54,6 +54,8 @@ def test_it_says_threads_memory_and_cpu(process):
     after = vitals(process.pid)
 
     assert after.threads - before.threads == 7
+    # Of its three and no more: it has opened nothing meanwhile.
+    assert after.files == before.files >= 3
     assert after.memory - before.memory > 60 * 2**20
 
 
