@@ -21,11 +21,13 @@ class Call(dict[str, Any]):
     Its own ones end with the call. Of the shared ones it has the turn until then.
     """
 
-    __slots__ = ("shared",)
+    __slots__ = ("paused", "shared")
 
     def __init__(self) -> None:
         self.shared: dict[str, Node] = {}
         """The node of each wrapper that is not its own."""
+        self.paused: dict[str, Node] = {}
+        """Those whose turn it has passed on, to take it again."""
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a synchronous function in the bridge, and end what it has used."""
@@ -43,8 +45,8 @@ class Call(dict[str, Any]):
         after: Callable[[], None],
     ) -> T:
         self.enter()
-        self._resume()
         try:
+            self._resume()
             return function(*args, **kwargs)
         finally:
             after()
@@ -101,18 +103,18 @@ class Call(dict[str, Any]):
 
     def pause(self) -> None:
         """Pass on its turns, to take them again. Never blocks."""
-        for node in self.shared.values():
-            _leave(node)
+        for alias, node in list(self.shared.items()):
+            self._give(alias)
+            del self[alias]
+            self.paused[alias] = node
 
     def _resume(self) -> None:
         """Take the turns again that it had before it paused."""
-        for alias, node in list(self.shared.items()):
+        for alias, node in list(self.paused.items()):
             # Its task may be in a block within that node's by now, and so have the turn.
             nearer = node_of(alias)
-            del self.shared[alias]
-            if nearer is not None and nearer.wrapper is node.wrapper:
-                node = nearer
-            self._take(node)
+            self._take(nearer if nearer is not None and nearer.wrapper is node.wrapper else node)
+            del self.paused[alias]
 
     def _may_use(self, alias: str) -> bool:
         """Return whether a wrapper is its own, or one of a block that has not ended."""

@@ -11,92 +11,80 @@ that is used itself, by one call after the other.
 
 from __future__ import annotations
 
-from asyncio import _get_running_loop
-from collections.abc import Mapping
-from contextvars import ContextVar
 from typing import Any, Final
-from weakref import ref
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.functional import cached_property
 
 from django_poolkit.aio.turns import Node
-from django_poolkit.backends import request
+from django_poolkit.backends import own, request
 from django_poolkit.backends.postgresql.base import DatabaseWrapper, PooledDatabaseWrapperMixin
 from django_poolkit.backends.request import Held
-
-_Seen = Mapping[str, ref[PooledDatabaseWrapperMixin]]
-_NONE: Final[_Seen] = {}
-_of_thread: Final[ContextVar[_Seen]] = ContextVar("django_poolkit_of_thread", default=_NONE)
-_of_loop: Final[ContextVar[_Seen]] = ContextVar("django_poolkit_of_loop", default=_NONE)
-
-
-def note(alias: str, wrapper: Any) -> None:
-    """Remember a wrapper that this context uses outside of the bridge."""
-    variable = _of_thread if _get_running_loop() is None else _of_loop
-    seen = variable.get()
-    known = seen.get(alias)
-    if (known is None or known() is not wrapper) and isinstance(
-        wrapper, PooledDatabaseWrapperMixin
-    ):
-        variable.set({**seen, alias: ref(wrapper)})
-
-
-def forget(alias: str) -> None:
-    """Forget the wrapper of an alias, which has been taken away."""
-    variable = _of_thread if _get_running_loop() is None else _of_loop
-    seen = variable.get()
-    if alias in seen:
-        variable.set({name: wrapper for name, wrapper in seen.items() if name != alias})
 
 
 def adopt(alias: str, wrapper: Any) -> None:
     """Have the wrapper of a call share the lists and the flag of the context's own ones."""
-    if not (owns := _own(alias)):
+    if not (known := own.of_context(alias)):
         return
     # Who looks at the statements of a block of async code, or puts wrappers around them, does so
     # on the loop's; a middleware's are on the thread's.
-    chosen = next((own for own in owns if own.execute_wrappers or own.queries_logged), owns[0])
+    chosen = next(
+        (each for each in known if each.execute_wrappers or each.queries_logged), known[0]
+    )
     wrapper.execute_wrappers = chosen.execute_wrappers
     wrapper.queries_log = chosen.queries_log
     wrapper.force_debug_cursor = chosen.force_debug_cursor
 
 
 def node_of(alias: str) -> Node | None:
-    """Return the node of the context's own wrapper, where calls have to use it; else None."""
-    for own in _own(alias):
-        if _carries(own):
-            node: Node | None = own._node
-            if node is None:
-                node = own._node = Node(alias, own)
-            return node
+    """Return the node of the context's own wrapper, where calls have to use it; else None.
+
+    Raises RuntimeError where they have to and must not, as its thread has a transaction open.
+    """
+    for wrapper in own.of_context(alias):
+        theirs = wrapper.in_atomic_block and not wrapper.blocks
+        if _is_marked(wrapper):
+            if theirs:
+                raise RuntimeError(
+                    f"the connection of {alias!r} carries something of this request's, as a "
+                    "tenant, and a thread is within atomic() on it: await that thread first"
+                )
+        elif theirs or not _is_held(wrapper):
+            continue
+        node: Node | None = wrapper._node
+        if node is None:
+            node = wrapper._node = Node(alias, wrapper)
+        return node
     return None
 
 
-def _own(alias: str) -> list[PooledDatabaseWrapperMixin]:
-    """Return the context's own wrappers of an alias: first the loop's, which is nearer."""
-    found = []
-    for variable in (_of_loop, _of_thread):
-        known = variable.get().get(alias)
-        if known is not None and (wrapper := known()) is not None:
-            found.append(wrapper)
-    return found
-
-
-def _carries(own: PooledDatabaseWrapperMixin) -> bool:
-    """Return whether a wrapper has more on it than its calls can share otherwise."""
-    if own._by_hand:
+def _is_held(wrapper: PooledDatabaseWrapperMixin) -> bool:
+    """Return whether the session of a wrapper is meant for all that follows in its request."""
+    if wrapper._by_hand:
         return True
-    lease = own._lease
+    lease = wrapper._lease
     if lease is not None and not lease.released and (lease.pinned or lease.dirty):
         return True
-    # Not within atomic(), which is a thread's own; but by hand it is meant for all that follows.
-    opened = own._opened or own._raw is not None
-    if opened and not own.in_atomic_block and own.autocommit != own.settings_dict["AUTOCOMMIT"]:
+    opened = wrapper._opened or wrapper._raw is not None
+    return opened and wrapper.autocommit != wrapper.settings_dict["AUTOCOMMIT"]
+
+
+def _is_marked(wrapper: PooledDatabaseWrapperMixin) -> bool:
+    """Return whether somebody has put on a wrapper what no other one has."""
+    if wrapper.settings_dict is not connections.settings.get(wrapper.alias):
         return True
-    if own.settings_dict is not connections.settings.get(own.alias):
-        return True
-    return not own.__dict__.keys() <= _plain()
+    more = wrapper.__dict__.keys() - _plain()
+    return any(_differs(wrapper, name) for name in more)
+
+
+def _differs(wrapper: Any, name: str) -> bool:
+    """Return whether an attribute is another one than its class has.
+
+    Django's test cases put methods on wrappers, and leave the class's own there in the end.
+    """
+    return getattr(wrapper.__dict__[name], "__func__", wrapper) is not getattr(
+        type(wrapper), name, None
+    )
 
 
 # What a wrapper of ours has at most that nobody has put anything on. A class that others derive
@@ -121,13 +109,13 @@ def _plain() -> set[str]:
 
 
 def returned(node: Node) -> None:
-    """Take note that a call has used a wrapper of the context's own.
+    """Take note that a call has used the wrapper of a node, where that is the context's own.
 
     What it has leased there is left to the wrapper's thread to close, and to the request's end.
     """
-    own = node.wrapper
-    if own._node is not node or (lease := own._lease) is None or own._scope is not None:
+    wrapper, scope = node.wrapper, request.current()
+    if wrapper._node is not node or wrapper._lease is None or wrapper._scope is not None:
         return
-    if (scope := request.current()) is not None and scope.owned and not own.allow_thread_sharing:
-        own._scope = scope
-        scope.leases[lease] = Held(own, None, late=scope.over)
+    if scope is not None and scope.owned and not wrapper.allow_thread_sharing:
+        wrapper._scope = scope
+        scope.leases[wrapper._lease] = Held(wrapper, None, late=scope.over)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("django_poolkit.aio")
 
 PAUSE: Final = 10.0
-"""Seconds before another slow slice of the same function is logged."""
+"""Seconds before another slow slice of the same function, at the same place, is logged."""
 # The outermost frame of ours in a call: the one within is that of the function that was given.
 _OUTERMOST: Final = " Call._run"
 _UNKNOWN: Final = "?"
@@ -29,16 +29,17 @@ class SlowSlices:
     def __init__(self) -> None:
         self._lock = threading.RLock()  # reentrant, for finalizers
         self._counts: Counter[str] = Counter()  # guarded by _lock, as what follows
-        self._logged: dict[str, float] = {}
+        self._logged: dict[tuple[str, str], float] = {}
 
     def tell(self, slow: SlowSlice) -> None:
-        """Count one, and log it unless one of the same function has just been logged."""
+        """Count one, and log it unless one of the same kind has just been logged."""
         call, now = called(slow.stack), monotonic()
+        kind = call, slow.stack[0] if slow.stack else ""
         with self._lock:
             self._counts[call] += 1
-            if now - self._logged.get(call, -PAUSE) < PAUSE:
+            if now - self._logged.get(kind, -PAUSE) < PAUSE:
                 return
-            self._logged[call] = now
+            self._logged[kind] = now
         where = "".join(f"\n  {line}" for line in slow.stack)
         logger.warning(
             "event=slow_slice seconds=%.3f call=%s task=%s%s", slow.seconds, call, slow.task, where

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from django_poolkit.aio import carrying
 from django_poolkit.aio.calls import call_of_bridge
 from django_poolkit.aio.turns import node_of
+from django_poolkit.backends import own
+from django_poolkit.backends.postgresql.base import PooledDatabaseWrapperMixin
 
 
 class Storage:
@@ -34,7 +35,8 @@ class Storage:
         if (node := node_of(alias)) is not None:
             return node.wrapper
         wrapper = getattr(self._original, alias)
-        carrying.note(alias, wrapper)
+        if isinstance(wrapper, PooledDatabaseWrapperMixin):
+            own.note(alias, wrapper)
         return wrapper
 
     def __setattr__(self, alias: str, wrapper: Any) -> None:
@@ -43,7 +45,8 @@ class Storage:
             call.own(alias, wrapper)
         else:
             setattr(self._original, alias, wrapper)
-            carrying.note(alias, wrapper)
+            if isinstance(wrapper, PooledDatabaseWrapperMixin):
+                own.note(alias, wrapper)
 
     def __delattr__(self, alias: str) -> None:
         call = call_of_bridge()
@@ -51,4 +54,4 @@ class Storage:
             call.drop(alias)
         else:
             delattr(self._original, alias)
-            carrying.forget(alias)
+            own.forget(alias)

@@ -54,15 +54,16 @@ def test_a_receiver_that_blocks_is_named(watched: pytest.LogCaptureFixture) -> N
     finally:
         post_init.disconnect(hold, sender=Item)
     assert slow_slices.read()["QuerySet._fetch_all", ""] >= 1
-    [line] = [each for each in watched.messages if "call=QuerySet._fetch_all" in each]
-    assert line.startswith("event=slow_slice seconds=0.")
-    assert "test_slow.py" in line
-    assert " hold" in line
+    # Under load anything may be slow; the receiver is told in any case.
+    lines = [each for each in watched.messages if "test_slow.py" in each and " hold" in each]
+    assert lines
+    assert lines[0].startswith("event=slow_slice seconds=0.")
+    assert " call=QuerySet._fetch_all " in lines[0]
 
 
 def test_a_function_of_a_project_is_counted_by_its_name(watched: pytest.LogCaptureFixture) -> None:
     asyncio.run(bridged(hold)())
-    assert slow_slices.read() == {("hold", ""): 1}
+    assert slow_slices.read()["hold", ""] == 1
 
 
 def test_many_objects_at_once_are_told_and_chunks_are_not(
@@ -114,17 +115,19 @@ STACK = ("/a/models.py:3 Item.save", "/a/query.py:9 QuerySet.create", "/b/calls.
          "/b/calls.py:9 Call.run")  # fmt: skip
 
 
-def test_each_function_is_logged_once_in_a_while_and_counted_each_time(
+def test_each_place_is_logged_once_in_a_while_and_counted_each_time(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     told = SlowSlices()
     for seconds in (0.1, 0.2, 0.3):
         told.tell(SlowSlice(seconds=seconds, task="t", stack=STACK))
     told.tell(SlowSlice(seconds=0.4, task=None, stack=("/a/views.py:1 report",)))
-    assert told.read() == {("QuerySet.create", ""): 3, ("report", ""): 1}
+    told.tell(SlowSlice(seconds=0.5, task="t", stack=STACK[1:]))  # elsewhere in the same
+    assert told.read() == {("QuerySet.create", ""): 4, ("report", ""): 1}
     assert [message.splitlines()[0] for message in caplog.messages] == [
         "event=slow_slice seconds=0.100 call=QuerySet.create task=t",
         "event=slow_slice seconds=0.400 call=report task=None",
+        "event=slow_slice seconds=0.500 call=QuerySet.create task=t",
     ]
     assert caplog.messages[0].splitlines()[1:] == [f"  {line}" for line in STACK]
 

@@ -15,6 +15,7 @@ from django.db.models.signals import post_save
 from django.db.transaction import TransactionManagementError
 
 from django_poolkit.aio import aatomic, bridged
+from django_poolkit.aio.turns import TurnDeadlock, Turns
 from django_poolkit.pools.postgres import ConnectionPool
 from tests.app.models import Item
 from tests.backends.transaction_mode.support import (
@@ -72,11 +73,12 @@ def test_it_decorates_coroutine_functions(pooled: Pooled, server: Server, run_on
     @aatomic(durable=True)
     async def broken() -> None:
         await acreate("lost")
+        await apid()
         raise Broken
 
     async def main() -> None:
         both = await asyncio.gather(bare("one"), bare("two"))
-        assert both == ["one", "two"]
+        assert both == ("one", "two")
         with pytest.raises(Broken):
             await broken()
         assert server.names == ["one", "two"]
@@ -84,7 +86,7 @@ def test_it_decorates_coroutine_functions(pooled: Pooled, server: Server, run_on
 
     run_on_each(main)
     with pytest.raises(TypeError, match="decorates coroutine functions"):
-        aatomic(create)  # type: ignore[call-overload]
+        aatomic(create)  # type: ignore[arg-type]
 
 
 def test_children_of_a_block_share_its_connection(pooled: Pooled, run_on_each: Run) -> None:
@@ -165,10 +167,11 @@ def test_a_task_that_goes_on_after_the_block_has_no_part_in_it(
     pooled()
 
     async def main() -> None:
-        go = asyncio.Event()
+        go, seen = asyncio.Event(), asyncio.Event()
 
         async def later() -> None:
             await acreate("first")
+            seen.set()
             await go.wait()
             await acreate("second")
 
@@ -176,8 +179,7 @@ def test_a_task_that_goes_on_after_the_block_has_no_part_in_it(
             async with aatomic():
                 task = asyncio.create_task(later())
                 await acreate("lost")
-                while await bridged(count)() < 2:
-                    await asyncio.sleep(0)
+                await seen.wait()
                 raise Broken
         assert server.names == []
         go.set()
@@ -456,8 +458,7 @@ def test_a_block_waits_for_a_call_that_is_under_way(
         begun.clear()
         async with aatomic():
             task = asyncio.create_task(bridged(work)())
-            while not begun.is_set():
-                await asyncio.sleep(0)
+            await until(begun.is_set)
         await task
         assert server.names == [f"child{number}" for number in range(5)]
         await bridged(Item.objects.all().delete)()
@@ -502,7 +503,6 @@ def test_a_cancelled_end_does_not_wait_for_a_block_that_goes_on(
 
 def test_opposite_orders_of_two_aliases_are_refused_and_not_waited_for() -> None:
     """Told by the turns alone: two aliases would be two databases."""
-    from django_poolkit.aio.turns import TurnDeadlock, Turns
 
     async def main() -> None:
         a, b, both = Turns(), Turns(), asyncio.Event()

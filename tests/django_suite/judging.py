@@ -11,7 +11,7 @@ from pathlib import Path
 
 from django_poolkit.testing import Node
 from tests.django_suite.comparing import Comparison, compare
-from tests.django_suite.known import KNOWN
+from tests.django_suite.known import IN_BRIDGE, KNOWN
 from tests.django_suite.outcomes import Outcomes
 from tests.django_suite.report import Ran, Report
 from tests.django_suite.running import Say, Task, run
@@ -103,8 +103,9 @@ def judge_mode(
     variant = Variant(mode, way)
 
     def compared(outcomes: Outcomes) -> Comparison:
+        known = (*KNOWN, *IN_BRIDGE)
         return compare(
-            stock, outcomes, KNOWN, mode=mode, series=series, both_ways=both_ways, way=way
+            stock, outcomes, known, mode=mode, series=series, both_ways=both_ways, way=way
         )
 
     outcomes = run(variant)

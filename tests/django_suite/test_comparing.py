@@ -9,7 +9,7 @@ import pytest
 
 from tests.django_suite import judging
 from tests.django_suite.comparing import Comparison, compare
-from tests.django_suite.known import KIND, KNOWN, Known
+from tests.django_suite.known import IN_BRIDGE, KIND, KNOWN, Known
 from tests.django_suite.outcomes import Outcome, Outcomes, Status
 from tests.django_suite.report import Ran, Report
 from tests.django_suite.variants import STOCK, Variant
@@ -124,6 +124,17 @@ def test_the_page_has_the_list() -> None:
     section = text.split("\n## The list\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(.*?)` \| (.*?) \|$", section, re.MULTILINE)
     assert rows == [(each.test, each.detail) for each in KNOWN]
+
+
+def test_the_page_has_what_cannot_be_in_the_bridge() -> None:
+    text = (DOCS / "reference/django-suite.md").read_text()
+    section = text.split("\n## Async methods, and the bridge\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `([a-z_.A-Z]*?)` \| (.*?) \|$", section, re.MULTILINE)
+    assert rows == [(each.test, each.detail) for each in IN_BRIDGE]
+    for each in IN_BRIDGE:
+        assert each.applies("transaction", "6.1", "bridge")
+        assert not each.applies("transaction", "6.1", "async")
+        assert not each.applies("transaction", "6.1")
 
 
 # -- a second look

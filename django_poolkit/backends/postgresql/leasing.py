@@ -11,12 +11,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, cast
 
+from django.db import connections
 from django.db.backends.postgresql.base import TIMESTAMPTZ_OID, DatabaseWrapper, ServerSideCursor
 from django.db.backends.postgresql.psycopg_any import register_tzloader
 from django.utils.functional import cached_property
 from psycopg.pq import Format
 
-from django_poolkit.backends import ports, request, request_end
+from django_poolkit.backends import own, ports, request, request_end
 from django_poolkit.backends.postgresql import observing, replaced
 from django_poolkit.backends.postgresql.client import DatabaseClient
 from django_poolkit.backends.postgresql.errors import ErrorWrapper
@@ -27,7 +28,7 @@ from django_poolkit.backends.request import RequestScope
 from django_poolkit.pools.credentials import resolved
 from django_poolkit.pools.lease import STACK_DEPTH, Lease
 from django_poolkit.pools.observe import Watch
-from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.pools.postgres import ConnectionPool, port
 from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
 from django_poolkit.pools.postgres.leased_cursor import leased
 
@@ -60,6 +61,12 @@ class LeasingMixin(HostChoiceMixin):
         self.blocks = 0
         """How many blocks of async code it is held by."""
         super().__init__(*args, **kwargs)
+        # Copies have settings of their own. Here, too, so that what a middleware of the very first
+        # request puts on it is known, when nobody has loaded a function for the bridge yet.
+        if connections.settings.get(self.alias) is self.settings_dict and (
+            type(port.getcurrent()) is not port.Greenlet
+        ):
+            own.note(self.alias, self)
 
     @property
     def _by_hand(self) -> bool:
