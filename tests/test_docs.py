@@ -408,6 +408,7 @@ def test_python_api_md_has_every_public_name() -> None:
     }
     # Called by leases, and at the end of a request.
     inner = {"on_idle", "on_adrift", "holds", "may_have_committed"}
+    inner |= {"cancelled_by", "note_cancelled"}  # told by those who wait in the bridge
     assert "pinned" in wrapper
     # An attribute of each instance of Django's.
     assert wrapper - inner - {"connection"} <= named

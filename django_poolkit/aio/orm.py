@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from django_poolkit.aio import hops, middlewares, needed, placing, slow
 from django_poolkit.aio.calls import Call
+from django_poolkit.aio.iteration import bridged_generator
 from django_poolkit.aio.names import Name, NamesMissing, missing
 from django_poolkit.conf.async_orm import AsyncOrmConfig
 
@@ -46,6 +47,16 @@ def _call(original: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
     return original(function)(*args, **kwargs)
 
 
+def _iteration(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def chosen(self: Any) -> Any:
+        if _placing.on_loop(self.queryset._fetch_all, (), {}):
+            return bridged_generator(self)
+        return original(self)
+
+    return chosen
+
+
 def _serves(model: Any) -> bool:
     return _placing.on_loop(model._default_manager.get, (), {})
 
@@ -67,6 +78,12 @@ TABLE: Final = (
     ),
     _moved("contrib.sessions.backends.db", "asave() of sessions that are kept in the database"),
     _moved("core.paginator", "pages of a sequence that is whole already", since=(6, 0)),
+    Name(
+        module="django.db.models.query",
+        attribute="BaseIterable._async_generator",
+        make=_iteration,
+        reason="aiterator(), whose cursor belongs to the iteration and not to one of its calls",
+    ),
     Name(
         module="django.core.signals",
         attribute="request_started.asend",

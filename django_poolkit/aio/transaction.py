@@ -34,7 +34,7 @@ class AsyncAtomic(Block):
         return block
 
     def _end(self, begun: Atomic, wrapper: Any, exc: BaseException | None) -> None:
-        cancelled = wrapper.cancelled_by()
+        cancelled = wrapper._cancelled_by()
         begun.__exit__(
             None if exc is None else type(exc), exc, None if exc is None else exc.__traceback__
         )

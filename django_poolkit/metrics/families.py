@@ -82,13 +82,10 @@ COLLECT_ERRORS: Final = Family(
     read=lambda status: {},  # it is not the pool that knows
 )
 FLOORS: Final = Family(
-    name="poolkit_floors_total",
-    kind="counter",
+    name="poolkit_floors_total", kind="counter", label="outcome", of="cluster",
     help="What was done so that visitors see what they have written, by cluster.",
-    label="outcome",
-    of="cluster",
     read=lambda status: {},  # a pool knows nothing of it
-)
+)  # fmt: skip
 READ_ONLY: Final = Family(
     name="poolkit_read_only",
     kind="gauge",
@@ -98,25 +95,20 @@ READ_ONLY: Final = Family(
     across="max",
 )
 LOSSES: Final = Family(
-    name="poolkit_primary_losses_total",
-    kind="counter",
+    name="poolkit_primary_losses_total", kind="counter", label="reason", of="cluster",
     help="Times that the primary of a cluster was found not to be one any more, by reason.",
-    label="reason",
-    of="cluster",
     read=lambda status: {},  # nor of this
-)
+)  # fmt: skip
 DECISIONS: Final = Family(
     name="poolkit_routing_decisions_total", kind="counter", label="reason", of="cluster",
     help="Answers of the router to where something is read, by cluster and reason.",
     read=lambda status: {},  # nor of this
 )  # fmt: skip
 SLOW_SLICES: Final = Family(
-    name="poolkit_slow_slices_total",
-    kind="counter",
+    name="poolkit_slow_slices_total", kind="counter", of="call",
     help="Times that a call held the event loop for too long, by the function that ran.",
-    of="call",
     read=lambda status: {},  # nor of this
-)
+)  # fmt: skip
 FAMILIES: Final = (
     Family(
         name="poolkit_connections",

@@ -67,16 +67,11 @@ def capture_stack(depth: int = STACK_DEPTH, skip: int = 1) -> Stack:
 
     A code object keeps nothing of its caller alive, unlike a frame.
     """
-    entries = []
     try:
         frame = sys._getframe(skip + 1)
     except ValueError:
         return ()
-    while frame is not None and depth:
-        entries.append((frame.f_code, frame.f_lineno))
-        frame = frame.f_back  # type: ignore[assignment]
-        depth -= 1
-    return tuple(entries)
+    return stack_from(frame, depth)
 
 
 def frames_of(thread: threading.Thread) -> tuple[str, ...]:
@@ -87,13 +82,14 @@ def frames_of(thread: threading.Thread) -> tuple[str, ...]:
     return format_stack(stack_from(frame))
 
 
-def stack_from(frame: FrameType | None) -> Stack:
+def stack_from(frame: FrameType | None, depth: int = STACK_DEPTH) -> Stack:
     """Return code and line of a frame and of its callers, innermost first."""
-    stack: list[tuple[CodeType, int]] = []
-    while frame is not None and len(stack) < STACK_DEPTH:
-        stack.append((frame.f_code, frame.f_lineno))
+    entries: list[tuple[CodeType, int]] = []
+    while frame is not None and depth:
+        entries.append((frame.f_code, frame.f_lineno))
         frame = frame.f_back
-    return tuple(stack)
+        depth -= 1
+    return tuple(entries)
 
 
 inside_of: dict[CodeType, Callable[[FrameType], FrameType | None]] = {}
@@ -120,10 +116,7 @@ def frames_of_task(task: asyncio.Task[Any]) -> tuple[str, ...]:
 
 
 def format_stack(stack: Stack) -> tuple[str, ...]:
-    """Return a stack as lines, `file:line function`, innermost first.
-
-    Left out is what is the same in each: the pool's own frames, and those of the backend.
-    """
+    """Return a stack as lines, `file:line function`, without the pool's and the backend's own."""
     return tuple(
         f"{code.co_filename}:{line} {code.co_qualname}"
         for code, line in stack

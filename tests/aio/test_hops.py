@@ -114,6 +114,14 @@ def test_a_request_that_needs_no_thread_has_none(serve: Serve, wrap: bool, facto
     assert [name for name in started if name.startswith(("ThreadPoolExecutor", "asyncio"))] == []
 
 
+def test_a_stream_of_rows_needs_no_thread(serve: Serve) -> None:
+    Item.objects.bulk_create([Item(name=name) for name in "abcde"])
+    connection.close()
+    answered, hops = serve("/stream/")
+    assert answered.body == b"abcde"
+    assert hops == []
+
+
 def test_a_request_with_a_thread_ends_in_it(serve: Serve, pool: ConnectionPool) -> None:
     _, hops = serve("/threaded/", wrap=False)
     assert hops == ["QuerySet.count", "HttpResponseBase.close"]

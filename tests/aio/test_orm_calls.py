@@ -79,6 +79,7 @@ def test_what_reads() -> None:
         assert len(await everything.ain_bulk([first.pk])) == 1
         assert "Scan" in await everything.aexplain()
         assert [each.name async for each in everything] == ["a", "b", "c"]
+        assert [each.name async for each in everything.aiterator(chunk_size=2)] == ["a", "b", "c"]
         assert [each.name async for each in Item.objects.raw("SELECT * FROM app_item")] != []
         assert await all_names() == ["a", "b", "c"]
         assert (await aget_object_or_404(Item, name="a")).name == "a"

@@ -55,7 +55,7 @@ class AwaitingMixin(HoldingMixin):
         """Register a callback, as Django does; here it may be a coroutine function as well."""
         super().on_commit(_awaited(func) if iscoroutinefunction(func) else func, robust)
 
-    def note_cancelled(self, cancelled: CancelledError) -> None:
+    def _note_cancelled(self, cancelled: CancelledError) -> None:
         """Take note that a statement has been cancelled, of which Django takes none.
 
         Whether it has come to pass is unknown: so the block can but be rolled back.
@@ -63,7 +63,7 @@ class AwaitingMixin(HoldingMixin):
         if self.in_atomic_block:
             self.needs_rollback, self.rollback_exc = True, cancelled
 
-    def cancelled_by(self) -> BaseException | None:
+    def _cancelled_by(self) -> BaseException | None:
         """Return the cancellation of a statement for which the present block has to roll back."""
         exc: BaseException | None = self.rollback_exc
         return exc if self.needs_rollback and isinstance(exc, CancelledError) else None

@@ -77,7 +77,7 @@ class ErrorWrapper(utils.DatabaseErrorWrapper):
                 raise translated.with_traceback(traceback) from exc_value
             return
         if isinstance(exc_value, CancelledError):
-            cast(Any, self).wrapper.note_cancelled(exc_value)
+            cast(Any, self).wrapper._note_cancelled(exc_value)
             return
         if isinstance(exc_value, ReadOnlySqlTransaction):
             cast(Any, self).wrapper._note_refused_write()

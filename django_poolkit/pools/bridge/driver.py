@@ -20,15 +20,9 @@ from types import FrameType
 from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 from weakref import ref
 
+from django_poolkit.pools.bridge.greenlets import getcurrent, greenlet
 from django_poolkit.pools.lease import inside_of
 from django_poolkit.pools.postgres.steadfast import endure
-
-try:
-    from greenlet import getcurrent, greenlet
-except ImportError as error:
-    raise ImportError(
-        "the bridge needs greenlet 3.2 or later: pip install django-poolkit[bridge]"
-    ) from error
 
 logger = logging.getLogger("django_poolkit.bridge")
 

@@ -14,9 +14,8 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from greenlet import getcurrent, greenlet
-
 from django_poolkit.pools.bridge.driver import BridgeGreenlet, await_only, current
+from django_poolkit.pools.bridge.greenlets import getcurrent, greenlet
 
 
 class HybridLock:

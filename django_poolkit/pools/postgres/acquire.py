@@ -58,16 +58,14 @@ class Acquire(Queueing):
         if self._inside == me:
             raise self._no_finalizer()
         stack = self._take_stack(depth, skip + 1) if started >= self._stack_due else ()
-        ledger, config = self._ledger, self.config
+        ledger, config, shares, connection = self._ledger, self.config, self._shares, None
         lease = Lease(self, ledger.new_key(), stack)
         if type(here := port.getcurrent()) is port.Greenlet:  # it waits as a task
             lease.loop, lease.task, self._lends_to_tasks = here.loop, here.task, True
-        connection, shares = None, self._shares
         try:
             if shares is not None:
                 lease.share = shares.of_caller()
-            # Nearly always one is idle. What other methods do is spelled out here: who has waited
-            # for a server finds the caches cold, where each function costs half a microsecond.
+            # Nearly always one is idle. Spelled out, since caches are cold after a wait.
             with self._lock:
                 before, self._inside = self._inside, me
                 try:

@@ -114,6 +114,12 @@ class TaskAcquire(Acquire):
         if lease.loop is None:
             super()._find_living(lease, connection, started, timeout, patience)
             return
+        if connection is None and self._resting:
+            # What rests is idle for all but its owner: to take it is no reason to wait.
+            self.collect()
+            connection = self._lend_idle_one(lease, started)
+            if connection is not None and self._is_quiet(connection, started):
+                return
         # Synchronous code in the bridge: it waits in the queue as the task that it runs in.
         lease.patience = patience
         port.await_only(self._find_living_in_task(lease, connection, started, timeout))

@@ -198,17 +198,20 @@ def test_a_lease_names_the_task_that_has_it(pool):
 
 
 def test_a_lease_tells_where_its_call_is(pool, primary, run_on_each):
+    inside: list[bool] = []
+
     def hold_on(go: asyncio.Event) -> None:
         with pool.lease():
             await_only(slowly(go))
 
     async def slowly(go: asyncio.Event) -> None:
+        inside.append(True)
         await go.wait()
 
     async def main():
         go = asyncio.Event()
         task = asyncio.ensure_future(run(hold_on, go))
-        await until(lambda: pool.stats().used == 1)
+        await until(lambda: bool(inside))
         (lease,) = pool._ledger.leases_locked()
         names = [line.rsplit(".", 1)[-1] for line in lease.where_now()]
         assert names.index("slowly") < names.index("hold_on")

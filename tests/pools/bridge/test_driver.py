@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -393,3 +395,30 @@ def test_what_another_thread_drops_ends_in_its_own() -> None:
         await until(lambda: ended == [threading.get_ident()])
 
     asyncio.run(main())
+
+
+_WITHOUT = """
+import sys
+sys.modules["greenlet"] = None
+from django_poolkit.pools.postgres import ConnectionPool
+try:
+    import django_poolkit.pools.bridge.driver
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_without_greenlet_the_extra_is_named() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _WITHOUT], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout.startswith("the bridge needs greenlet")
+    assert "pip install django-poolkit[bridge]" in ended.stdout
+
+
+def test_the_pools_load_no_bridge() -> None:
+    load = "import sys, django_poolkit.pools.postgres; print('greenlet' in sys.modules)"
+    ended = subprocess.run(
+        [sys.executable, "-c", load], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout == "False\n"
