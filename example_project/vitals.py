@@ -37,7 +37,7 @@ def vitals(pid: int) -> Vitals:
     ticks = int(fields[11]) + int(fields[12])
     return Vitals(
         threads=int(facts["Threads"]),
-        files=len(os.listdir(folder / "fd")),
+        files=sum(1 for _ in (folder / "fd").iterdir()),
         memory=int(facts["VmRSS"].split()[0]) * 1024,
         cpu=ticks / os.sysconf("SC_CLK_TCK"),
     )
