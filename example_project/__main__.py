@@ -10,9 +10,9 @@ def main() -> int:
     arguments = enter("example_project", ["demo"])
     # Only now: these need what the environment brings.
     if arguments[:1] == ["manage"]:
-        from example_project.stage import manage
+        from example_project.manage import on_the_shop
 
-        return manage(arguments[1:])
+        return on_the_shop(arguments[1:])
     from example_project.stage import main as stage
 
     return stage(arguments)

@@ -107,7 +107,7 @@ async def drive_alone(plan: Plan, measures: Measures, requests: int) -> None:
     async with aiohttp.ClientSession(plan.url, connector=connector, timeout=timeout) as session:
         for number in range(1, requests + 1):
             started = time.monotonic()
-            failure = await _ask(session, Call("product", "GET", f"products/p{number:05}/"))
+            failure = await ask(session, Call("product", "GET", f"products/p{number:05}/"))
             measures.alone.append(time.monotonic() - started)
             measures.alone_failed += failure is not None
 
@@ -137,13 +137,13 @@ async def _client(
         started = time.monotonic()
         measures.enter()
         try:
-            failure = await _ask(session, call)
+            failure = await ask(session, call)
         finally:
             measures.leave()
         measures.record(call.kind, time.monotonic() - started, failure)
 
 
-async def _ask(session: aiohttp.ClientSession, call: Call) -> str | None:
+async def ask(session: aiohttp.ClientSession, call: Call) -> str | None:
     """Make one request; return the kind of its failure, None if it was answered well."""
     try:
         async with session.request(call.method, call.path, json=call.json) as response:

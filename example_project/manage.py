@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -12,6 +13,16 @@ def main(arguments: list[str]) -> None:
     from django.core.management import execute_from_command_line
 
     execute_from_command_line(["manage.py", *arguments])
+
+
+def on_the_shop(arguments: Sequence[str]) -> int:
+    """Run one management command on the shop that runs from this checkout."""
+    from example_project import places
+
+    if not places.saved_environment():
+        print("note: no shop runs here; `python3 -m example_project` starts it", file=sys.stderr)
+    main(list(arguments))
+    return 0
 
 
 if __name__ == "__main__":

@@ -44,6 +44,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="put the load on it once more, through PgBouncer, which has to be installed",
     )  # fmt: skip
     parser.add_argument(
+        "--flood", type=_flood, metavar="N",
+        help="instead of all that: N requests at once on one process with an event loop, 10000 for"
+        " example; end with status 0 or 1",
+    )  # fmt: skip
+    parser.add_argument(
+        "--beside", type=_beside, default=500, metavar="N",
+        help=f"requests at once on Django's own async ORM, after a flood; 0: none {shown}",
+    )  # fmt: skip
+    parser.add_argument(
         "--port", type=_port, default=PORT, help=f"of the site; a free one if it is taken {shown}"
     )
     parser.add_argument(
@@ -54,8 +63,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("--check has no result without load: leave --serve away")
     if options.pgbouncer and options.serve:
         parser.error("--pgbouncer has no result without load: leave --serve away")
+    if options.flood and options.serve:
+        parser.error("--flood serves a site of its own: leave --serve away")
+    if options.flood and options.pgbouncer:
+        parser.error("--flood runs without the ordinary load: leave --pgbouncer away")
     connections = WORKERS * options.pool_size
-    if not options.serve and options.crowd < 2 * connections:
+    if not options.serve and not options.flood and options.crowd < 2 * connections:
         parser.error(
             f"--crowd: {options.crowd} requests are no crowd for {connections} connections;"
             f" make it {2 * connections} or more, or --pool-size smaller"
@@ -74,6 +87,22 @@ def _count(text: str) -> int:
     value = int(text)
     if not 0 < value <= 1_000:
         raise argparse.ArgumentTypeError(f"{text} is not within 1 and 1000")
+    return value
+
+
+def _flood(text: str) -> int:
+    value = int(text)
+    # Above that, the ports of one address would not do for the clients' connections.
+    if not 100 <= value <= 20_000:
+        raise argparse.ArgumentTypeError(f"{text} is not within 100 and 20000")
+    return value
+
+
+def _beside(text: str) -> int:
+    value = int(text)
+    # Each takes a thread of its own there.
+    if not 0 <= value <= 2_000:
+        raise argparse.ArgumentTypeError(f"{text} is not within 0 and 2000")
     return value
 
 

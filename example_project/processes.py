@@ -58,6 +58,12 @@ class Child:
         if code is not None:
             raise ChildFailed(f"{self.name} ended with status {code}\n{self.tail()}")
 
+    def wait(self, seconds: float) -> int | None:
+        """Return the program's status once it has ended; None if it runs on after `seconds`."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(seconds)
+        return None
+
     def tail(self) -> str:
         """Return the last lines of the program's log, and where it is."""
         lines = self._log.read_text(errors="replace").splitlines()[-20:]

@@ -130,6 +130,26 @@ def async_site(
 
 
 @contextlib.contextmanager
+def one_process(
+    listener: socket.socket, application: str, environment: Mapping[str, str], log: Path
+) -> Iterator[Child]:
+    """Run an ASGI application on uvicorn, in the one process that is yielded once it answers.
+
+    Raises:
+        ChildFailed: it did not start; the text holds the end of its log.
+    """
+    command = [sys.executable, "-m", "example_project.one_process"]
+    command += [str(listener.fileno()), application]
+    fds = [listener.fileno()]
+    child = Child("the site", command, log=log, environment=environment, pass_fds=fds)
+    try:
+        _wait_until_it_answers(child, url_of(listener))
+        yield child
+    finally:
+        child.stop()
+
+
+@contextlib.contextmanager
 def _serve(
     interface: str,
     workers: int,

@@ -22,6 +22,8 @@ POOL_MODE = _environment.get("SHOP_POOL_MODE", "transaction")
 POOLER = _environment.get("SHOP_POOLER") or None
 # "on": a read goes to the replica, unless that has not got yet what its visitor wrote.
 ROUTING = _environment.get("SHOP_ROUTING", "on")
+# "on": the async methods of the ORM run on the event loop, and Django's middleware with them.
+ASYNC_ORM = _environment.get("SHOP_ASYNC_ORM", "on")
 UPSTREAM_URL = _environment.get("SHOP_UPSTREAM_URL", "http://127.0.0.1:8901/")
 
 SECRET_KEY = "of an example: keep yours out of the repository"
@@ -52,7 +54,7 @@ POOLKIT: dict[str, Any] = {
         "supplier": {
             "base_url": UPSTREAM_URL,
             "limit": 1_000,  # what waits shall wait at the supplier
-            "total": 10.0,
+            "total": float(_environment.get("SHOP_SUPPLIER_TIMEOUT", "10")),
         },
     },
     # `curl http://.../health/db`: details for this machine, the status alone for others.
@@ -75,6 +77,9 @@ if BACKEND == "poolkit":
     POOLKIT["CONTROL"] = {"STEERING": True}
     # Answered by the wrapper of wsgi.py and asgi.py, before Django is asked.
     POOLKIT["HEALTH"]["PATH"] = "/health/"
+if BACKEND == "poolkit" and ASYNC_ORM == "on":
+    # A request of an async view takes no thread, and none of its queries does.
+    POOLKIT["ASYNC_ORM"] = {"ENABLED": True, "MIDDLEWARE": True}
 if BACKEND == "poolkit" and ROUTING == "on":
     # Two lines for a replica: what belongs together, and who sends reads where.
     POOLKIT["CLUSTERS"] = {"default": {"replicas": ["replica"]}}

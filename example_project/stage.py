@@ -24,8 +24,9 @@ from rich.table import Table
 from django_poolkit.testing import Cluster
 from django_poolkit.testing.errors import ClusterError
 from django_poolkit.testing.pgbouncer import require_pgbouncer
-from example_project import calls, places, report, visits
+from example_project import calls, flood, places, report, visits
 from example_project.bootstrap import ROOT
+from example_project.limits import LimitTooLow
 from example_project.load import Plan, drive, drive_alone
 from example_project.measures import Measures
 from example_project.options import parse
@@ -55,6 +56,11 @@ _WARM_UP_MIX = {kind: share for kind, share in EVERYDAY_MIX.items() if kind != "
 def main(arguments: Sequence[str]) -> int:
     """Run the main job; return the exit status. Whatever it started has ended by then."""
     options = parse(arguments)
+    try:
+        flood.prepare(options)
+    except LimitTooLow as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     try:
@@ -118,6 +124,8 @@ class Stage:
         self._fill()
         listener = self._stack.enter_context(listen(self._options.port))
         print(f"Ready after {time.monotonic() - started:.1f} s.\n", flush=True)
+        if self._options.flood:
+            return 0 if self._flood() else 1
         if not self._options.serve:
             self._measure(listener)
             self._visit(listener)
@@ -208,6 +216,10 @@ class Stage:
             # Once more while nothing is under way: all that died now lies idle in the pools.
             await self._kill_all()
             await drive_alone(plan, measures, ALONE_REQUESTS)
+
+    def _flood(self) -> bool:
+        primary, home = self._cluster.primary, self._home
+        return flood.show(self._options, primary, self._environment, home, self._console)
 
     def _visit(self, listener: socket.socket) -> None:
         visitors, seconds = self._options.requests_in_flight, self._options.seconds
@@ -300,13 +312,3 @@ class Stage:
             while True:
                 child.check()
                 time.sleep(0.5)
-
-
-def manage(arguments: Sequence[str]) -> int:
-    """Run one of Django's management commands on the shop that runs from this checkout."""
-    from example_project.manage import main as run_command
-
-    if not places.saved_environment():
-        print("note: no shop runs here; `python3 -m example_project` starts it", file=sys.stderr)
-    run_command(list(arguments))
-    return 0

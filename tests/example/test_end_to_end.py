@@ -138,6 +138,33 @@ def test_a_check_measures_and_judges(home, tmp_path):
         assert said in output
 
 
+@pytest.mark.timeout(300)
+def test_a_flood_is_served_by_one_process_without_a_thread_a_request(home, tmp_path):
+    measurements = tmp_path / "measurements.json"
+    process = start(
+        home, "--flood", "300", "--beside", "100", "--seconds", "2", "--json", str(measurements)
+    )
+    output, _ = process.communicate(timeout=280)
+
+    assert process.returncode == 0, output
+    assert output.count("  ok    ") == 3
+    assert "FAIL" not in output
+    for words in ("timeout=60", "300 clients set out within 0.3 s", "Django's own", "finished"):
+        assert words in output
+    waves = json.loads(measurements.read_text())["waves"]
+    ours, django = waves["ours"], waves["django"]
+    assert (ours["peak_in_flight"], django["peak_in_flight"]) == (300, 100)
+    for wave in (ours, django):
+        assert wave["failures"] == {}
+        assert wave["requests"] > wave["peak_in_flight"]
+        assert 0 < wave["connections"] <= 20
+        assert wave["cpu"] > 0
+        assert wave["memory"] > 2**20
+    # The cause: a request has a thread, or it has none.
+    assert django["threads"] >= 50 > ours["threads"]
+    assert leftovers(home) == []
+
+
 def test_a_second_start_reuses_what_is_there_and_serves(home):
     with serving(home) as (process, lines):
         text = "\n".join(lines)
@@ -248,6 +275,9 @@ def test_without_pgbouncer_it_says_so_before_anything_starts(home, monkeypatch):
         (["--check", "--serve"], "--check has no result without load"),
         (["--pgbouncer", "--serve"], "--pgbouncer has no result without load"),
         (["--port", "70000"], "--port: 70000 is not within 0 and 65535"),
+        (["--flood", "99"], "--flood: 99 is not within 100 and 20000"),
+        (["--flood", "300", "--serve"], "--flood serves a site of its own"),
+        (["--flood", "300", "--beside", "-1"], "--beside: -1 is not within 0 and 2000"),
         (["--sec", "3"], "unrecognized arguments: --sec 3"),
     ],
 )
