@@ -112,7 +112,8 @@ def judge_mode(
     found = compared(outcomes)
     if not 0 < len(found.new) <= MOST:
         return Ran(variant, outcomes, found)
-    print(f"{variant.name}: {len(found.new)} different; once more", file=sys.stderr, flush=True)
+    names = ", ".join(each.test for each in found.new)
+    print(f"{variant.name}: {names}: different, so once more", file=sys.stderr, flush=True)
     if any(each.ours == "passed" for each in found.new):
         stock = run(STOCK)  # it is theirs that failed
     again = {each.test for each in compared(run(variant)).new}

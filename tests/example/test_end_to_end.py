@@ -277,6 +277,7 @@ def test_without_pgbouncer_it_says_so_before_anything_starts(home, monkeypatch):
         (["--port", "70000"], "--port: 70000 is not within 0 and 65535"),
         (["--flood", "99"], "--flood: 99 is not within 100 and 20000"),
         (["--flood", "300", "--serve"], "--flood serves a site of its own"),
+        (["--flood", "300", "--pgbouncer"], "--flood runs without the ordinary load"),
         (["--flood", "300", "--beside", "-1"], "--beside: -1 is not within 0 and 2000"),
         (["--sec", "3"], "unrecognized arguments: --sec 3"),
     ],
