@@ -220,6 +220,7 @@ def test_an_alias_without_a_pool_is_refused(pooled: Pooled, run_on_each: Run) ->
 
 
 def _pid_and_close() -> int:
+    connection.close()  # the thread may be one that knows the pool of another test
     pid = backend()
     connection.close()
     return pid
