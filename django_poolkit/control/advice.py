@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -73,6 +73,11 @@ class ServerAdvice:
     """Connections that the pools may open as they are."""
     plan: Plan | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether the pools as they are may open more than the server has for them."""
+        return self.budget is not None and self.now > self.budget.room
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
@@ -92,7 +97,13 @@ class Advice:
             return NOTHING
         wrong = any(pool.word in ("small", "too_much") for pool in self.pools)
         short = any(server.plan and server.plan.word != "fits" for server in self.servers)
-        return CHANGE if wrong or short else FINE
+        return CHANGE if wrong or short or any(server.over for server in self.servers) else FINE
+
+    @property
+    def changed(self) -> list[str]:
+        """The names of the pools that are to have another size."""
+        over = {alias for server in self.servers if server.over for alias in server.aliases}
+        return sorted({pool.kind.pool for pool in self.pools if _is_wrong(pool, over)})
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values, ready for JSON."""
@@ -138,6 +149,14 @@ def advise(report: Report, question: Question, aliases: Sequence[str] = ()) -> A
 
 
 # -- pools
+
+
+def _is_wrong(pool: PoolAdvice, over: Set[str]) -> bool:
+    """Tell whether a pool is too small, or larger than need be where its server has too little."""
+    if pool.word in ("small", "too_much"):
+        return True
+    spared = pool.advised is not None and pool.advised < pool.kind.max_size
+    return spared and not over.isdisjoint(pool.kind.aliases)
 
 
 def _of_pool(kind: Kind, question: Question) -> PoolAdvice:

@@ -167,6 +167,21 @@ def test_a_pool_that_is_far_larger_is_no_fault() -> None:
     assert "would do" in shown(found)
 
 
+def test_one_that_is_larger_than_need_be_is_where_its_server_has_too_little() -> None:
+    both = process(1, size=60), process(2, size=60)
+    found = ask(*both)
+    [place] = found.servers
+    assert (found.pools[0].word, place.over, found.exit_code) == ("large", True, CHANGE)
+    assert place.plan is not None
+    assert place.plan.word == "fits"  # with the advised size
+    text = shown(found)
+    assert "As they are, the pools may open 120, which do not fit." in text
+    assert text.rstrip().endswith("a change is advised: default")
+    # Of which nothing is known cannot be changed; the others make room for it.
+    unknown = process(3, size=100, leases=3, command="celery")
+    assert ask(both[0], unknown).changed == ["default"]
+
+
 def test_a_pool_that_no_size_helps() -> None:
     found = ask(process(rate=100_000.0))
     assert (found.pools[0].word, found.exit_code) == ("too_much", CHANGE)
