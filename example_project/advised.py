@@ -236,7 +236,7 @@ def verdicts(before: Found, after: Found | None) -> Iterator[Verdict]:
     yield Verdict(
         f"with {after.answer.size}, {then.queued:.1%} had to, less than half of that, and"
         f" {better.queued:.1%} were predicted to",
-        then.queued < measured.queued / 2 and then.queued < better.queued + 0.15,
+        then.queued < measured.queued / 2 and then.queued < better.queued + 0.2,
     )
     yield Verdict(
         f"99 of 100 waited up to {_shown(then.p99)}, before up to {_shown(measured.p99)}",

@@ -16,7 +16,7 @@ from example_project.runs import EVERYDAY_MIX
 
 CLIENT_TIMEOUT = 30.0
 RAMP_SHARE = 0.2
-"""Of a run's seconds: in so many its clients set out, one after the other, as visitors come."""
+"""Of a run's seconds: in so many clients without pauses set out, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,11 @@ class Plan:
 
         return next_call
 
+    @property
+    def ramp(self) -> float:
+        """In so many seconds all clients set out: within a pause, so that no rush comes of it."""
+        return self.pause or self.seconds * RAMP_SHARE
+
     def pauses(self, client: int) -> Callable[[], float]:
         """Return a function that gives a client's next pause; the same ones for every run."""
         chance = random.Random(f"pause-{self.seed}-{client}")
@@ -98,7 +103,7 @@ async def drive(
         try:
             async with asyncio.TaskGroup() as group:
                 for client in range(plan.in_flight):
-                    begin = started + plan.seconds * RAMP_SHARE * client / plan.in_flight
+                    begin = started + plan.ramp * client / plan.in_flight
                     asking = _client(session, plan, client, measures, begin, end)
                     group.create_task(asking)
                 if at_half_time is not None:

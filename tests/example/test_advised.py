@@ -117,3 +117,8 @@ def test_pauses_are_those_of_the_client_and_last_as_long_as_said_on_average() ->
     assert drawn[0] != other()
     assert statistics.mean(drawn) == pytest.approx(2.0, rel=0.1)
     assert Plan("http://127.0.0.1/", 1.0, 4).pauses(1)() == 0.0
+
+
+def test_visitors_set_out_no_faster_than_they_come_later() -> None:
+    assert Plan("http://127.0.0.1/", 5.0, 4, pause=2.0).ramp == 2.0
+    assert Plan("http://127.0.0.1/", 5.0, 4).ramp == 1.0
