@@ -81,7 +81,7 @@ class Answer:
         pools = [pool for pool in document["pools"] if pool["kind"]["waits"] and pool["now"]]
         if not pools:
             why = "; ".join(document["problems"]) or document["status"]
-            raise ChildFailed(f"pooladvise has no advice: {why}")
+            raise ChildFailed(f"pooladvise has no advice; have --seconds longer? It says: {why}")
         pool = pools[0]
         return cls(
             size=pool["kind"]["max_size"],
@@ -159,10 +159,12 @@ class _Ground:
 async def _visited(plan: Plan, variables: Mapping[str, str]) -> Found:
     await drive_alone(plan, Measures(), _WARM_UP)
     measures = Measures()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(drive(plan, measures))
-        await asyncio.sleep(_ASKED_AFTER * plan.seconds)
-        answer = await asyncio.to_thread(_ask, variables)
+    # No group: what _ask() raises shall come out as it is. A load that is left over ends with the
+    # event loop.
+    load = asyncio.create_task(drive(plan, measures))
+    await asyncio.sleep(_ASKED_AFTER * plan.seconds)
+    answer = await asyncio.to_thread(_ask, variables)
+    await load
     return Found(answer=answer, measures=measures)
 
 

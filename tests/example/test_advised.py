@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 from collections import Counter
 from typing import Any
@@ -59,10 +60,33 @@ def test_the_answer_is_read_from_the_document_of_the_command() -> None:
 
 def test_without_a_measured_pool_there_is_no_answer() -> None:
     quiet = document(now=None) | {"problems": ["no live process was found"]}
-    with pytest.raises(ChildFailed, match="no advice: no live process was found"):
+    with pytest.raises(ChildFailed, match="It says: no live process was found"):
         Answer.of(quiet)
-    with pytest.raises(ChildFailed, match="no advice: nothing measured"):
+    with pytest.raises(ChildFailed, match="It says: nothing measured"):
         Answer.of({"pools": [], "problems": [], "status": "nothing measured"})
+
+
+def test_that_it_has_none_ends_the_visits_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[str] = []
+
+    async def drive(*args: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.append("home")
+
+    async def drive_alone(*args: Any) -> None:
+        pass
+
+    def ask(variables: Any) -> Answer:
+        return Answer.of({"pools": [], "problems": [], "status": "nothing measured"})
+
+    for stub in (drive, drive_alone):
+        monkeypatch.setattr(advised, stub.__name__, stub)
+    monkeypatch.setattr(advised, "_ask", ask)
+    with pytest.raises(ChildFailed, match="nothing measured"):
+        asyncio.run(advised._visited(Plan("http://127.0.0.1/", 0.01, 4), {}))
+    assert left == ["home"]
 
 
 def test_waits_that_are_as_predicted_keep_the_promise() -> None:
