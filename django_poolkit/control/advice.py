@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from django_poolkit.control.collect import NO_PROCESS, Report
 from django_poolkit.control.measured import GIVEN, Kind, measure
 from django_poolkit.control.servers import Server
-from django_poolkit.control.supposed import Question, config_of, processes_of, select
+from django_poolkit.control.supposed import Question, patience_of, processes_of, select
 from django_poolkit.pools import budget as budgets
 from django_poolkit.pools.budget import Budget, Plan
 from django_poolkit.pools.fleet import Part
@@ -160,7 +160,7 @@ def _is_wrong(pool: PoolAdvice, over: Set[str]) -> bool:
 
 
 def _of_pool(kind: Kind, question: Question) -> PoolAdvice:
-    timeout, processes = config_of(kind.aliases[0]).timeout, processes_of(kind, question)
+    timeout, processes = patience_of(kind.aliases[0]), processes_of(kind, question)
     if kind.load is None or not kind.load.rate:
         return PoolAdvice(kind=kind, word="unmeasured", processes=processes, timeout=timeout)
     load = kind.load.times(question.times)
@@ -209,7 +209,7 @@ def _sizes(now: int, advised: int | None, load: Load) -> list[int]:
 def _unasked(kind: Kind, question: Question) -> PoolAdvice:
     """Return pools that nothing is advised on, and that may open their connections all the same."""
     processes = max(1, len(kind.pids)) * question.hosts
-    timeout = config_of(kind.aliases[0]).timeout
+    timeout = patience_of(kind.aliases[0])
     return PoolAdvice(kind=kind, word="unmeasured", processes=processes, timeout=timeout,
                       load=kind.load)  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from django_poolkit.control.servers import Server, Share
 from django_poolkit.control.supposed import AdviceError, Question
 from django_poolkit.control.tables import draw
 from django_poolkit.pools import queueing
+from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.sizing import rules
 from tests.control.statuses import histogram, lease, pool, status
 
@@ -415,3 +417,17 @@ def test_the_document_has_everything_and_no_more_than_json() -> None:
 def test_the_timeout_is_the_one_that_is_set() -> None:
     assert ask(process()).pools[0].timeout == supposed.config_of("default").timeout
     assert supposed.config_of("nowhere/host").timeout == 5.0
+
+
+def test_of_callers_who_wait_for_ever_there_is_advice_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    endless = PoolConfig(timeout=math.inf)
+    monkeypatch.setattr(supposed, "config_of", lambda alias: endless)
+    busy = process(rate=1000.0, size=60, held=[61.0, 9000.0])
+    found = ask(busy, question=Question(workers=500))
+    document = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert document["pools"][0]["timeout"] == 86_400.0
+    small = ask(process(size=2, held=[61.0, 9000.0]))  # all are held: who comes waits in vain
+    json.dumps(small.as_dict(), allow_nan=False)
+    assert small.pools[0].word == "small"
