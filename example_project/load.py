@@ -1,4 +1,4 @@
-"""Drive HTTP load against the shop: so many clients, each with its next request at once."""
+"""Drive HTTP load against the shop: so many clients, each with one request after the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from example_project.runs import EVERYDAY_MIX
 
 CLIENT_TIMEOUT = 30.0
 RAMP_SHARE = 0.2
-"""Of a run's seconds: in so many its clients set out, one after the other, as visitors come."""
+"""Of a run's seconds: in so many clients without pauses set out, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Plan:
     seconds: float
     in_flight: int
     mix: Mapping[str, int] = field(default_factory=lambda: EVERYDAY_MIX)
+    pause: float = 0.0
+    """Seconds for which a client looks at what it got, on average, before it asks again."""
     seed: int = 2
     products: int = 1_000
     customers: int = 5_000
@@ -67,6 +69,16 @@ class Plan:
 
         return next_call
 
+    @property
+    def ramp(self) -> float:
+        """In so many seconds all clients set out: within a pause, so that no rush comes of it."""
+        return self.pause or self.seconds * RAMP_SHARE
+
+    def pauses(self, client: int) -> Callable[[], float]:
+        """Return a function that gives a client's next pause; the same ones for every run."""
+        chance = random.Random(f"pause-{self.seed}-{client}")
+        return lambda: chance.expovariate(1 / self.pause) if self.pause else 0.0
+
 
 async def drive(
     plan: Plan,
@@ -75,6 +87,7 @@ async def drive(
 ) -> None:
     """Bring `plan.in_flight` requests under way and keep them so; count them in `measures`.
 
+    With a `pause` there are as many clients, and fewer requests under way.
     No request sets out after `plan.seconds`.
     `at_half_time` is awaited in the middle, while the load goes on. Requests that are under
     way at the end are waited for.
@@ -90,9 +103,9 @@ async def drive(
         try:
             async with asyncio.TaskGroup() as group:
                 for client in range(plan.in_flight):
-                    begin = started + plan.seconds * RAMP_SHARE * client / plan.in_flight
-                    calls = plan.calls(client)
-                    group.create_task(_client(session, calls, measures, begin, end))
+                    begin = started + plan.ramp * client / plan.in_flight
+                    asking = _client(session, plan, client, measures, begin, end)
+                    group.create_task(asking)
                 if at_half_time is not None:
                     group.create_task(_later(plan.seconds / 2, at_half_time))
         finally:
@@ -126,11 +139,13 @@ async def _clock(measures: Measures, started: float) -> None:
 
 async def _client(
     session: aiohttp.ClientSession,
-    next_call: Callable[[], Call],
+    plan: Plan,
+    client: int,
     measures: Measures,
     begin: float,
     end: float,
 ) -> None:
+    next_call, next_pause = plan.calls(client), plan.pauses(client)
     await asyncio.sleep(begin - time.monotonic())
     while time.monotonic() < end:
         call = next_call()
@@ -141,6 +156,8 @@ async def _client(
         finally:
             measures.leave()
         measures.record(call.kind, time.monotonic() - started, failure)
+        if pause := next_pause():
+            await asyncio.sleep(pause)
 
 
 async def ask(session: aiohttp.ClientSession, call: Call) -> str | None:

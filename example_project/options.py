@@ -44,6 +44,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="put the load on it once more, through PgBouncer, which has to be installed",
     )  # fmt: skip
     parser.add_argument(
+        "--advise", action="store_true",
+        help="instead of all that: visitors of a site whose pools are too small, the size that"
+        " `pooladvise` gives them, and the same visitors again; end with status 0 or 1",
+    )  # fmt: skip
+    parser.add_argument(
         "--flood", type=_flood, metavar="N",
         help="instead of all that: N requests at once on one process with an event loop, 10000 for"
         " example; end with status 0 or 1",
@@ -67,8 +72,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("--flood serves a site of its own: leave --serve away")
     if options.flood and options.pgbouncer:
         parser.error("--flood runs without the ordinary load: leave --pgbouncer away")
+    if options.advise and (options.serve or options.flood or options.pgbouncer):
+        parser.error("--advise runs alone: leave --serve, --flood and --pgbouncer away")
+    if options.advise or options.flood or options.serve:
+        return options
     connections = WORKERS * options.pool_size
-    if not options.serve and not options.flood and options.crowd < 2 * connections:
+    if options.crowd < 2 * connections:
         parser.error(
             f"--crowd: {options.crowd} requests are no crowd for {connections} connections;"
             f" make it {2 * connections} or more, or --pool-size smaller"

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from rich.table import Table
 
 from example_project.measures import Measures
-from example_project.runs import Load, Run, runs_of, runs_through_pgbouncer
+from example_project.runs import PGBOUNCER, Load, Run, runs_of, runs_through_pgbouncer
 from example_project.serving import Shape
 from example_project.visits import Visits
 
 _KILLED = """\
 Every backend was terminated in mid-run, and once more when nothing was under way; then a few
 requests came one by one."""
+
+_LENT = f"Connections {PGBOUNCER.title} are those that it has itself, as the server counts them."
 
 _COLUMN = 11  # so that three of them fit into a terminal of 80
 _Row = tuple[str, Callable[[Measures], str]]
@@ -78,6 +80,8 @@ def table(results: Mapping[str, Measures], shape: Shape, load: Load) -> Table:
 def legend(results: Mapping[str, Measures], load: Load) -> str:
     """Return what the table leaves unsaid: what "killed" means, and the kinds of failure."""
     lines = [_KILLED] if load.kill else []
+    if Run(load, PGBOUNCER).key in results:
+        lines.append(_LENT)
     for run in _made(results, load):
         if failures := results[run.key].failures:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in failures.most_common())

@@ -24,7 +24,7 @@ from rich.table import Table
 from django_poolkit.testing import Cluster
 from django_poolkit.testing.errors import ClusterError
 from django_poolkit.testing.pgbouncer import require_pgbouncer
-from example_project import calls, flood, places, report, visits
+from example_project import advised, calls, flood, places, report, visits
 from example_project.bootstrap import ROOT
 from example_project.limits import LimitTooLow
 from example_project.load import Plan, drive, drive_alone
@@ -126,6 +126,8 @@ class Stage:
         print(f"Ready after {time.monotonic() - started:.1f} s.\n", flush=True)
         if self._options.flood:
             return 0 if self._flood() else 1
+        if self._options.advise:
+            return 0 if self._advise(listener) else 1
         if not self._options.serve:
             self._measure(listener)
             self._visit(listener)
@@ -220,6 +222,10 @@ class Stage:
     def _flood(self) -> bool:
         primary, home = self._cluster.primary, self._home
         return flood.show(self._options, primary, self._environment, home, self._console)
+
+    def _advise(self, listener: socket.socket) -> bool:
+        home, environment = self._home, self._environment
+        return advised.show(self._options, listener, environment, home, self._console)
 
     def _visit(self, listener: socket.socket) -> None:
         visitors, seconds = self._options.requests_in_flight, self._options.seconds

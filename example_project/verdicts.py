@@ -32,7 +32,7 @@ def verdicts(
     )
     if (through := Run(everyday, PGBOUNCER).key) in results:
         found.append(_all_well(PGBOUNCER, results[through]))
-        found.append(_none_failed_in_a_crowd(results[Run(crowd, PGBOUNCER).key], crowd))
+        found.append(_of_few_sessions(results[Run(crowd, PGBOUNCER).key], crowd, shape))
     for engine in ours:
         found += _of_the_outage(engine, results[Run(outage, engine).key])
     return found
@@ -62,12 +62,14 @@ def _of_the_crowd(measures: Measures, crowd: Load) -> Iterator[Verdict]:
     )
 
 
-def _none_failed_in_a_crowd(measures: Measures, crowd: Load) -> Verdict:
+def _of_few_sessions(measures: Measures, crowd: Load, shape: Shape) -> Verdict:
     return Verdict(
         f"{PGBOUNCER.title}, {crowd.title}: {measures.peak_in_flight} requests in flight on"
-        f" {measures.peak_connections} sessions of the server, {measures.failures.total()} of"
-        f" {measures.requests:,} failed, so none",
-        bool(measures.requests) and not measures.failures,
+        f" {measures.peak_connections} sessions of the server, of {shape.shared} allowed;"
+        f" {measures.failures.total()} of {measures.requests:,} failed, so none",
+        bool(measures.requests)
+        and not measures.failures
+        and 0 < measures.peak_connections <= shape.shared,
     )
 
 

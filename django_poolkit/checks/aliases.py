@@ -20,6 +20,7 @@ from django_poolkit.conf.http import HttpConfig, http_config, http_names
 from django_poolkit.conf.lifespan import LifespanConfig, lifespan_config
 from django_poolkit.pools.asyncpg.config import AsyncpgConfig
 from django_poolkit.pools.config import PoolConfig
+from django_poolkit.pools.presets import PRESETS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +56,13 @@ class Alias:
         return f"DATABASES[{self.name!r}]" + "".join(f"[{key!r}]" for key in keys)
 
     def of_pool(self, key: str) -> str:
-        """Return where in the settings an option of its pool is."""
-        return self.path("OPTIONS", "pool", key)
+        """Return where in the settings an option of its pool is, and whether a preset gave it."""
+        path, own = self.path("OPTIONS", "pool", key), self.options.get("pool")
+        if isinstance(own, Mapping) and key not in own:
+            preset = own.get("preset")
+            if preset is not None and key in PRESETS[preset]:
+                return f"{path} (of its preset {preset!r})"
+        return path
 
 
 def entries() -> Iterator[tuple[str, Mapping[str, Any]]]:

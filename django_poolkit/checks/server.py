@@ -137,7 +137,8 @@ def _asked(databases: Collection[str]) -> Iterator[tuple[Alias, Server | CheckMe
             except Error as error:
                 cause = type(error.__cause__ or error).__name__
                 text = f"The server of database {alias.name!r} could not be asked: {cause}."
-                yield alias, checks.Info(text, id="poolkit.I006")
+                hint = "`manage.py poolcheck` tries it, too, and says what is wrong."
+                yield alias, checks.Info(text, hint=hint, id="poolkit.I006")
 
 
 def _ask(alias: str) -> Server:

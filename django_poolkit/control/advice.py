@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
 from django_poolkit.control.collect import NO_PROCESS, Report
 from django_poolkit.control.measured import GIVEN, Kind, measure
 from django_poolkit.control.servers import Server
-from django_poolkit.control.supposed import Question, config_of, processes_of, select
+from django_poolkit.control.supposed import Question, patience_of, processes_of, select
 from django_poolkit.pools import budget as budgets
 from django_poolkit.pools.budget import Budget, Plan
 from django_poolkit.pools.fleet import Part
@@ -73,6 +73,11 @@ class ServerAdvice:
     """Connections that the pools may open as they are."""
     plan: Plan | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether the pools as they are may open more than the server has for them."""
+        return self.budget is not None and self.now > self.budget.room
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
@@ -92,7 +97,13 @@ class Advice:
             return NOTHING
         wrong = any(pool.word in ("small", "too_much") for pool in self.pools)
         short = any(server.plan and server.plan.word != "fits" for server in self.servers)
-        return CHANGE if wrong or short else FINE
+        return CHANGE if wrong or short or any(server.over for server in self.servers) else FINE
+
+    @property
+    def changed(self) -> list[str]:
+        """The names of the pools that are to have another size."""
+        over = {alias for server in self.servers if server.over for alias in server.aliases}
+        return sorted({pool.kind.pool for pool in self.pools if _is_wrong(pool, over)})
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values, ready for JSON."""
@@ -140,8 +151,16 @@ def advise(report: Report, question: Question, aliases: Sequence[str] = ()) -> A
 # -- pools
 
 
+def _is_wrong(pool: PoolAdvice, over: Set[str]) -> bool:
+    """Tell whether a pool is too small, or larger than need be where its server has too little."""
+    if pool.word in ("small", "too_much"):
+        return True
+    spared = pool.advised is not None and pool.advised < pool.kind.max_size
+    return spared and not over.isdisjoint(pool.kind.aliases)
+
+
 def _of_pool(kind: Kind, question: Question) -> PoolAdvice:
-    timeout, processes = config_of(kind.aliases[0]).timeout, processes_of(kind, question)
+    timeout, processes = patience_of(kind.aliases[0]), processes_of(kind, question)
     if kind.load is None or not kind.load.rate:
         return PoolAdvice(kind=kind, word="unmeasured", processes=processes, timeout=timeout)
     load = kind.load.times(question.times)
@@ -190,7 +209,7 @@ def _sizes(now: int, advised: int | None, load: Load) -> list[int]:
 def _unasked(kind: Kind, question: Question) -> PoolAdvice:
     """Return pools that nothing is advised on, and that may open their connections all the same."""
     processes = max(1, len(kind.pids)) * question.hosts
-    timeout = config_of(kind.aliases[0]).timeout
+    timeout = patience_of(kind.aliases[0])
     return PoolAdvice(kind=kind, word="unmeasured", processes=processes, timeout=timeout,
                       load=kind.load)  # fmt: skip
 

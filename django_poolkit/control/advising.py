@@ -215,8 +215,9 @@ def _server(server: ServerAdvice) -> Table:
         f"{budget.max_connections} less {budget.reserved} reserved, {budget.others} of others, "
         f"{budget.spare} to spare)"
     )
-    tone = "bad" if server.now > budget.room else ""
-    lines = [(f"As they are, the pools may open {server.now}.", tone)]
+    lines = [(f"As they are, the pools may open {server.now}.", "")]
+    if server.over:
+        lines = [(f"As they are, the pools may open {server.now}, which do not fit.", "bad")]
     if server.plan is not None:
         lines += _plan(server.plan, budget.each(server.plan.processes))
     notes = [Cell(text, tone) for text, tone in lines]
@@ -261,10 +262,9 @@ def _rules(rules: Sequence[Rule]) -> Table:
 def _conclusion(advice: Advice) -> Table:
     when = datetime.fromtimestamp(advice.time).astimezone().strftime("%H:%M:%S %Z")
     code = advice.exit_code
-    changed = [pool for pool in advice.pools if pool.word in ("small", "too_much")]
     text = {FINE: "fine: nothing has to change", 1: "a change is advised"}.get(code, WORDS[code])
-    if changed:
-        text += f": {', '.join(sorted({pool.kind.pool for pool in changed}))}"
+    if advice.changed:
+        text += f": {', '.join(advice.changed)}"
     unknown = [pool for pool in advice.pools if pool.word == "unmeasured"]
     notes = [
         Cell(

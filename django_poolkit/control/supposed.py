@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from django.db import connections
 
@@ -14,6 +15,8 @@ from django_poolkit.pools import budget as budgets
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.queueing import Load
 from django_poolkit.pools.sizing import UseTimes
+
+_DAY: Final = 86_400.0
 
 
 class AdviceError(Exception):
@@ -137,3 +140,11 @@ def config_of(alias: str) -> PoolConfig:
     if name in connections.settings and name in pooled_aliases():
         return pool_config(name, connections[name].settings_dict) or PoolConfig()
     return PoolConfig()
+
+
+def patience_of(alias: str) -> float:
+    """Return the seconds for which callers of an alias wait at most; a day where that is endless.
+
+    Neither a simulation nor JSON nor `pgbouncer.ini` has room for endless ones.
+    """
+    return min(config_of(alias).timeout, _DAY)

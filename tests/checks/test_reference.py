@@ -30,6 +30,12 @@ def test_each_id_has_a_heading_and_each_heading_an_id() -> None:
     assert set(documented) == ids()
 
 
+def test_each_id_is_in_a_test() -> None:
+    texts = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    named = {name for text in texts for name in re.findall(r"\b[EWI]0\d\d\b", text)}
+    assert {name.removeprefix("poolkit.") for name in ids()} <= named
+
+
 def test_each_heading_says_what_to_do() -> None:
     parts = re.split(r"^### poolkit\..*$", (ROOT / PAGE).read_text(), flags=re.MULTILINE)[1:]
     assert all(len(re.split(r"^## ", part, flags=re.MULTILINE)[0].strip()) > 40 for part in parts)

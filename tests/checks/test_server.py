@@ -151,6 +151,19 @@ def test_a_pool_that_cannot_be_made_is_another_checks_matter(look: Look) -> None
     assert look({"max_size": 3_000}, poolkit={"CONTROL": {"SERVICE": 3}}) == []
 
 
+@pytest.mark.parametrize("pooler", ["pgbouncer-transaction", "pgbouncer-session", "rds-proxy"])
+def test_a_pooler_that_is_declared_and_is_not_there_is_told_of(
+    look: Look, role: Callable[[str], None], pooler: str
+) -> None:
+    role("SET TimeZone = 'UTC'")  # nothing is set on connect behind one
+    try:
+        [text] = of("I007", look({"max_size": 2, "pooler": pooler}, deploy=False))
+        assert f"['pooler'] is {pooler!r}, and database 'default' leads to the server" in text
+        assert look({"max_size": 2}, deploy=False) == []
+    finally:
+        role("RESET TimeZone")
+
+
 def test_a_pooler_in_between_has_limits_of_its_own(
     look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:

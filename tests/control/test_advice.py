@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from django_poolkit.control.servers import Server, Share
 from django_poolkit.control.supposed import AdviceError, Question
 from django_poolkit.control.tables import draw
 from django_poolkit.pools import queueing
+from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.sizing import rules
 from tests.control.statuses import histogram, lease, pool, status
 
@@ -165,6 +167,21 @@ def test_a_pool_that_is_far_larger_is_no_fault() -> None:
     found = ask(process(rate=100.0, size=60))
     assert (found.pools[0].word, found.exit_code) == ("large", FINE)
     assert "would do" in shown(found)
+
+
+def test_one_that_is_larger_than_need_be_is_where_its_server_has_too_little() -> None:
+    both = process(1, size=60), process(2, size=60)
+    found = ask(*both)
+    [place] = found.servers
+    assert (found.pools[0].word, place.over, found.exit_code) == ("large", True, CHANGE)
+    assert place.plan is not None
+    assert place.plan.word == "fits"  # with the advised size
+    text = shown(found)
+    assert "As they are, the pools may open 120, which do not fit." in text
+    assert text.rstrip().endswith("a change is advised: default")
+    # Of which nothing is known cannot be changed; the others make room for it.
+    unknown = process(3, size=100, leases=3, command="celery")
+    assert ask(both[0], unknown).changed == ["default"]
 
 
 def test_a_pool_that_no_size_helps() -> None:
@@ -400,3 +417,17 @@ def test_the_document_has_everything_and_no_more_than_json() -> None:
 def test_the_timeout_is_the_one_that_is_set() -> None:
     assert ask(process()).pools[0].timeout == supposed.config_of("default").timeout
     assert supposed.config_of("nowhere/host").timeout == 5.0
+
+
+def test_of_callers_who_wait_for_ever_there_is_advice_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    endless = PoolConfig(timeout=math.inf)
+    monkeypatch.setattr(supposed, "config_of", lambda alias: endless)
+    busy = process(rate=1000.0, size=60, held=[61.0, 9000.0])
+    found = ask(busy, question=Question(workers=500))
+    document = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert document["pools"][0]["timeout"] == 86_400.0
+    small = ask(process(size=2, held=[61.0, 9000.0]))  # all are held: who comes waits in vain
+    json.dumps(small.as_dict(), allow_nan=False)
+    assert small.pools[0].word == "small"

@@ -25,7 +25,7 @@ _notes = Path(_variant["notes"])
 _MOST = 6_000
 """Characters kept of a failure: its end says what it was."""
 
-_wiper = Wiper()
+_wiper = Wiper(_variant["server"])
 
 
 def _without_transactions() -> None:

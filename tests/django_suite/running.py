@@ -73,6 +73,7 @@ def run(task: Task, variant: Variant, node: Node, log: Path, say: Say) -> Outcom
         notes.touch()
         given = {
             "database": variant.database(node),
+            "server": {"host": node.host, "port": node.port},
             "autocommit": task.autocommit,
             "way": variant.way,
             "notes": str(notes),

@@ -7,7 +7,7 @@ what is emptied by the backend under test would be emptied by what is to be test
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import psycopg
@@ -45,7 +45,9 @@ _WIPE = """
 class Wiper:
     """Leaves of each database what was there at first: content types, permissions, the site."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: Mapping[str, Any]) -> None:
+        """Take where the server is: what is tested may be led there through a pooler."""
+        self._server = server
         self._statements: dict[str, str] = {}
         self._connections: dict[tuple[str, str], psycopg.Connection[Any]] = {}
 
@@ -79,8 +81,8 @@ class Wiper:
         key = (alias, settings["NAME"])
         if key not in self._connections:
             self._connections[key] = psycopg.connect(
-                host=settings["HOST"],
-                port=settings["PORT"],
+                host=self._server["host"],
+                port=self._server["port"],
                 user=settings["USER"],
                 password=settings["PASSWORD"],
                 dbname=settings["NAME"],

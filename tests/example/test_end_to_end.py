@@ -165,6 +165,32 @@ def test_a_flood_is_served_by_one_process_without_a_thread_a_request(home, tmp_p
     assert leftovers(home) == []
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("size", "seconds"), [("2", "7"), pytest.param("4", "40", marks=pytest.mark.slow)]
+)
+def test_the_size_that_is_advised_does_to_the_waits_what_was_predicted(
+    home, tmp_path, size, seconds
+):
+    """On the example's own load: measured, predicted, applied, and measured again."""
+    measurements = tmp_path / "measurements.json"
+    process = start(
+        home, "--advise", "--pool-size", size, "--seconds", seconds, "--port", "0",
+        "--json", str(measurements),
+    )  # fmt: skip
+    output, _ = process.communicate(timeout=280)
+
+    assert process.returncode == 0, output
+    assert output.count("  ok    ") == 5
+    assert "FAIL" not in output
+    written = json.loads(measurements.read_text())
+    before, after = written["before"]["answer"], written["after"]["answer"]
+    # What the running processes say of themselves.
+    assert before["size"] == int(size) < before["advised"] == after["size"]
+    assert after["measured"]["queued"] < before["measured"]["queued"] / 2
+    assert leftovers(home) == []
+
+
 def test_a_second_start_reuses_what_is_there_and_serves(home):
     with serving(home) as (process, lines):
         text = "\n".join(lines)
@@ -278,6 +304,9 @@ def test_without_pgbouncer_it_says_so_before_anything_starts(home, monkeypatch):
         (["--flood", "99"], "--flood: 99 is not within 100 and 20000"),
         (["--flood", "300", "--serve"], "--flood serves a site of its own"),
         (["--flood", "300", "--pgbouncer"], "--flood runs without the ordinary load"),
+        (["--advise", "--serve"], "--advise runs alone"),
+        (["--advise", "--pgbouncer"], "--advise runs alone"),
+        (["--advise", "--flood", "300"], "--advise runs alone"),
         (["--flood", "300", "--beside", "-1"], "--beside: -1 is not within 0 and 2000"),
         (["--sec", "3"], "unrecognized arguments: --sec 3"),
     ],

@@ -155,4 +155,7 @@ def test_the_run_through_pgbouncer_stands_beside_the_others():
     text = text_of(runs, CROWD)
 
     assert row_of(text, "connections, peak") == ["8", "8", "8", "4"]
+    assert "those that it has itself" in legend(runs, CROWD)
+    del runs["crowd_pgbouncer"]
+    assert "itself" not in legend(runs, CROWD)
     assert "PgBouncer" not in text_of(results(CROWD, measured(), measured(), measured()), CROWD)

@@ -85,9 +85,11 @@ def test_a_promise_that_the_measurements_break_is_called_broken(key, measures, b
 @pytest.mark.parametrize(
     ("everyday", "in_a_crowd", "broken"),
     [
-        (measured(), crowd(), []),
-        (measured(failures=Counter({"503": 1})), crowd(), [5]),
-        (measured(), crowd(failures=Counter({"500": 1})), [6]),
+        (measured(), crowd(peak_connections=4), []),
+        (measured(failures=Counter({"503": 1})), crowd(peak_connections=4), [5]),
+        (measured(), crowd(peak_connections=4, failures=Counter({"500": 1})), [6]),
+        (measured(), crowd(peak_connections=5), [6]),  # it lends half of the eight
+        (measured(), crowd(peak_connections=0), [6]),
     ],
 )
 def test_what_goes_through_pgbouncer_is_judged_where_it_was_run(everyday, in_a_crowd, broken):
