@@ -71,6 +71,8 @@ class PooledDatabaseWrapperMixin(AwaitingMixin):
         self._reroutes = isinstance(self._found(), Twins) or bool(
             ports.reroutes is not None and ports.reroutes(self.alias)
         )
+        pool = self.pool
+        self._repeats = pool is not None and pool.config.retry_reads
         if self._reroutes:
             self._steady = None  # it asks, each time, whether its server gives a connection
 
@@ -203,13 +205,15 @@ class PooledDatabaseWrapperMixin(AwaitingMixin):
         """Return Django's cursor; one that may go elsewhere where this alias's reads may."""
         if ports.repeats is not None and ports.repeats(self.alias):
             return RepeatingCursor(cursor, self)
-        return ReroutingCursor(cursor, self) if self._reroutes else super().make_cursor(cursor)
+        if self._reroutes or self._repeats:
+            return ReroutingCursor(cursor, self)
+        return super().make_cursor(cursor)
 
     def make_debug_cursor(self, cursor: Any) -> Any:
         """Return the same where queries are logged."""
         if ports.repeats is not None and ports.repeats(self.alias):
             return RepeatingDebugCursor(cursor, self)
-        if self._reroutes:
+        if self._reroutes or self._repeats:
             return ReroutingDebugCursor(cursor, self)
         return super().make_debug_cursor(cursor)
 
