@@ -21,7 +21,7 @@ from asgiref.sync import sync_to_async
 from django.db import DatabaseError, NotSupportedError, connections
 
 from django_poolkit.backends import ports
-from django_poolkit.backends.postgresql.failing import Failed, let_go, look
+from django_poolkit.backends.postgresql.failing import Failed, in_transaction, let_go, look
 from django_poolkit.pools import deadline
 from django_poolkit.pools.chance import chance
 from django_poolkit.pools.postgres import port
@@ -215,9 +215,7 @@ def _repeating_task(
 
 def _stands_alone() -> bool:
     """Return whether no transaction is under way here, which would be lost."""
-    return not any(
-        connection.in_atomic_block for connection in connections.all(initialized_only=True)
-    )
+    return not any(map(in_transaction, connections.all(initialized_only=True)))
 
 
 def _connect() -> None:

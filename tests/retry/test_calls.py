@@ -138,6 +138,20 @@ def test_within_a_transaction_it_is_called_once(pooled, proxy):
     assert snare.sent == 1
 
 
+@MODES
+def test_within_a_transaction_by_hand_as_well(pooled, proxy, ledger, mode):
+    pooled(mode=mode)
+    transaction.set_autocommit(False)
+    try:
+        Item.objects.create(name="before")
+        snare = proxy.snare = Snare(READ, "before")
+        with pytest.raises(OperationalError):
+            retry_read(scalar)(READ)
+    finally:
+        connection.close()
+    assert (snare.sent, ledger.rows) == (1, 0)
+
+
 def test_one_within_another_does_not_multiply_them(pooled, proxy):
     pooled(mode="transaction")
     warm()

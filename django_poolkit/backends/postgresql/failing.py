@@ -60,6 +60,12 @@ def look(wrapper: Any, error: BaseException) -> Failed | None:
     return Failed(cast(ConnectionPool, lease.pool), reason, kept)
 
 
+def in_transaction(wrapper: Any) -> bool:
+    """Return whether a database wrapper has a block open, or no autocommit. Takes no lease."""
+    opened = getattr(wrapper, "_opened", False) or getattr(wrapper, "_raw", None) is not None
+    return bool(wrapper.in_atomic_block or (opened and not wrapper.autocommit))
+
+
 def let_go(wrapper: Any) -> None:
     """Have a wrapper that still has a broken connection, as in session mode, take another one.
 

@@ -68,11 +68,12 @@ class PooledDatabaseWrapperMixin(AwaitingMixin):
         self._find_out_whether_it_reroutes()
 
     def _find_out_whether_it_reroutes(self) -> None:
-        self._reroutes = isinstance(self._found(), Twins) or bool(
+        found = self._found()
+        pool = found.pool(None) if isinstance(found, Twins) else found
+        self._repeats = pool is not None and pool.config.retry_reads
+        self._reroutes = isinstance(found, Twins) or bool(
             ports.reroutes is not None and ports.reroutes(self.alias)
         )
-        pool = self.pool
-        self._repeats = pool is not None and pool.config.retry_reads
         if self._reroutes:
             self._steady = None  # it asks, each time, whether its server gives a connection
 
