@@ -65,6 +65,16 @@ note_broken: Callable[[str, str | None, ConnectionPool], None] | None = None
 """Called with an alias, the key of its host if it has several, and the pool, where a connection
 has broken under a statement."""
 
+note_failure: Callable[[object, BaseException], None] | None = None
+"""Called with a database wrapper and what the driver raised as it was used, in the thread that did
+so, before Django makes an error of its own of it."""
+
+refuse_write: Callable[[str], None] | None = None
+"""Called with an alias as a statement that may write, or that takes an advisory lock, begins on it.
+
+What it raises, that statement raises, and is not sent.
+"""
+
 note_write: Callable[[str], None] | None = None
 """Called with an alias as a statement that may write begins on it, in the thread that runs it."""
 

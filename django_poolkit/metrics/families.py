@@ -284,11 +284,13 @@ FAMILIES: Final = (
         read=statuses.by("evictions"),
     ),
     Family(
-        name="poolkit_read_retries_total",
-        kind="counter",
+        name="poolkit_read_retries_total", kind="counter", label="reason",
         help="Reads that failed on a replica, and were made again on another server, by reason.",
-        label="reason",
         read=statuses.by("read_retries"),
+    ),
+    Family(
+        name="poolkit_retries_total", kind="counter", label="kind", read=statuses.by("retries"),
+        help="Reads that failed, and were made again: single statements, and calls as a whole.",
     ),
     Family(
         name="poolkit_wait_seconds",
@@ -314,5 +316,5 @@ FAMILIES: Final = (
     DECISIONS,
     SLOW_SLICES,
     COLLECT_ERRORS,
-)
+)  # fmt: skip
 """The table."""

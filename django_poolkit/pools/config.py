@@ -122,6 +122,9 @@ class PoolConfig:
     """By the name of a view, task or command, or of a `share()`: the part of `max_size`, above 0
     and up to 1, that it may hold at once; at least one connection."""
     name: str | None = None
+    retry_reads: bool = False
+    """Whether a read outside of transactions whose connection breaks is made once more, on another
+    one. For Django's connections; never a statement that may write."""
     close_returns: bool = False
     """Whether closing a psycopg connection gives it back, as SQLAlchemy's NullPool needs."""
     guards: Mapping[str, str | int] | None = None
@@ -200,7 +203,7 @@ _INTEGERS: Final = {
 _SECONDS: Final = ("timeout", "reconnect_timeout", "bypass", "keepalive", "credentials_ttl")
 _POSITIVE_SECONDS: Final = ("max_lifetime", "max_idle", "reconnect_cap", "probe_timeout")
 _CALLABLES: Final = ("reconnect_failed", "reset_callback", "check", "configure")
-_FLAGS: Final = ("close_returns", "observe", "verify_state")
+_FLAGS: Final = ("close_returns", "observe", "retry_reads", "verify_state")
 
 
 def _check(config: PoolConfig) -> None:

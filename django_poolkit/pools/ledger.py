@@ -36,6 +36,7 @@ class Ledger:
         self.pins: Counter[str] = Counter()
         self.evictions: Counter[str] = Counter()
         self.read_retries: Counter[str] = Counter()
+        self.retries: Counter[str] = Counter()
         self.wait, self.use, self.connect = Histogram(), Histogram(), Histogram()
         self.settled_at = 0.0
         self.last_connect_error: str | None = None

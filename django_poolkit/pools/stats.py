@@ -168,6 +168,9 @@ class PoolStats:
     """How often its server was not to be read any more, as a replica, by reason."""
     read_retries: Mapping[str, int] = field(default_factory=dict)
     """Reads that failed on its server, and were made again on another one, by reason."""
+    retries: Mapping[str, int] = field(default_factory=dict)
+    """Reads that failed, and were made again on any connection: single statements (`statement`),
+    and calls of `retry_read()` as a whole (`call`)."""
     last_connect_error: str | None
     """Class, SQLSTATE and first line of the newest failed connect since the last good one, or
     the class of what a user's `check` raised."""

@@ -10,11 +10,11 @@ import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 from django_poolkit.testing.waiting import wait_until
 
-__all__ = ["SilentServer", "TCPProxy", "silent_server", "wait_until"]
+__all__ = ["SilentServer", "Snare", "TCPProxy", "silent_server", "wait_until"]
 
 Answer = TypeVar("Answer")
 
@@ -46,6 +46,24 @@ def silent_server() -> Iterator[SilentServer]:
         yield SilentServer(_LOOPBACK, listener.getsockname()[1])
 
 
+class Snare:
+    """What a client sends, at which a proxy cuts its connection with a reset.
+
+    `where` is `before`: what holds `text` does not reach the server; or `after`: the server
+    gets it, and nothing of its answer reaches the client. `times` is how often.
+    """
+
+    def __init__(self, text: str, where: Literal["before", "after"], times: int = 1) -> None:
+        self.text = text.encode()
+        self.where = where
+        self.left = times
+        """How often it is still to be done."""
+        self.sent = 0
+        """How often clients have sent it."""
+        self.forwarded = 0
+        """How often it was passed on to the server."""
+
+
 class _Link:
     """One client's connection and the server's that belongs to it."""
 
@@ -54,6 +72,8 @@ class _Link:
         self.server: asyncio.StreamWriter | None = None
         self.asks = False
         """True if the latest data came from the client."""
+        self.ensnared = False
+        """Whether no answer is to reach the client any more."""
 
     def cut(self) -> None:
         for writer in (self.client, self.server):
@@ -83,6 +103,8 @@ class TCPProxy:
         """How many times clients asked: sent data first, or after data of the server."""
         self.client_bytes = 0
         """How many bytes clients sent."""
+        self.snare: Snare | None = None
+        """At what to cut; holds for what arrives next."""
         self._target = (target_host, target_port)
         self._links: set[_Link] = set()
         self._flows = asyncio.Event()
@@ -264,6 +286,7 @@ class TCPProxy:
                 data = await reader.read(_CHUNK)
                 if data:
                     self._count(link, len(data), asks=asks)
+                    self._look(link, data, asks=asks)
                 await waiting.put((loop.time() + self.latency, data))
 
         async with asyncio.TaskGroup() as pair:
@@ -275,3 +298,18 @@ class TCPProxy:
             self.client_bytes += size
             self.round_trips += not link.asks
         link.asks = asks
+
+    def _look(self, link: _Link, data: bytes, *, asks: bool) -> None:
+        """Raise ConnectionResetError where a snare cuts."""
+        if link.ensnared and not asks:
+            raise ConnectionResetError
+        snare = self.snare
+        if snare is None or not asks or not (count := data.count(snare.text)):
+            return
+        snare.sent += count
+        if snare.left:
+            snare.left -= 1
+            if snare.where == "before":
+                raise ConnectionResetError
+            link.ensnared = True
+        snare.forwarded += count

@@ -27,6 +27,8 @@ NOT_DRAWN = {
     # Those of replicas, which most projects have none of.
     "poolkit_replica_lag_seconds", "poolkit_replica_lag_bytes", "poolkit_evictions_total",
     "poolkit_read_retries_total", "poolkit_read_only", "poolkit_primary_losses_total",
+    # That of what a project has to ask for.
+    "poolkit_retries_total",
     # Those of shares, likewise.
     "poolkit_share_connections", "poolkit_share_connections_max", "poolkit_share_waiters",
 }  # fmt: skip

@@ -61,6 +61,7 @@ def test_it_says_what_prometheus_client_says_of_the_same_pool() -> None:
     pool.says = make_stats(
         acquired=4, closed={"dead": 1}, pins={"set": 2}, errors={"E": 1},
         lag=0.5, lag_bytes=100, evictions={"lag": 1}, read_retries={"conflict": 1},
+        retries={"statement": 2},
         shares={"reports": ShareStats(used=1, max_used=3, waiters=2)},
     )  # fmt: skip
     registry = CollectorRegistry()

@@ -10,7 +10,7 @@ import time
 import psycopg
 import pytest
 
-from django_poolkit.testing.faults import TCPProxy, silent_server, wait_until
+from django_poolkit.testing.faults import Snare, TCPProxy, silent_server, wait_until
 
 PATIENCE = 10.0
 
@@ -264,3 +264,18 @@ def test_wait_until_is_bounded_and_says_what_it_waited_for(message):
 def test_wait_until_passes_errors_on():
     with pytest.raises(ZeroDivisionError):
         wait_until(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(("where", "forwarded"), [("before", 0), ("after", 1)])
+def test_a_snare_cuts_at_what_a_client_sends(proxy, where, forwarded):
+    snare = proxy.snare = Snare("now", where)
+    with connect(proxy) as client, connect(proxy) as other:
+        other.sendall(b"then")
+        assert other.recv(100) == b"then"
+        client.sendall(b"say now")
+        with pytest.raises(ConnectionResetError):
+            client.recv(100)
+        assert (snare.sent, snare.forwarded, snare.left) == (1, forwarded, 0)
+        other.sendall(b"now")  # once was asked for
+        assert other.recv(100) == b"now"
+    assert (snare.sent, snare.forwarded) == (2, forwarded + 1)

@@ -9,6 +9,7 @@ from typing import Any, cast
 from django.db import utils
 from psycopg.errors import ReadOnlySqlTransaction
 
+from django_poolkit.backends import ports
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.postgres import errors
 
@@ -79,6 +80,8 @@ class ErrorWrapper(utils.DatabaseErrorWrapper):
         if isinstance(exc_value, CancelledError):
             cast(Any, self).wrapper._note_cancelled(exc_value)
             return
+        if ports.note_failure is not None and isinstance(exc_value, Exception):
+            ports.note_failure(cast(Any, self).wrapper, exc_value)
         if isinstance(exc_value, ReadOnlySqlTransaction):
             cast(Any, self).wrapper._note_refused_write()
         super().__exit__(exc_type, exc_value, traceback)

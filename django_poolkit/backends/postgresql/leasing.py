@@ -50,6 +50,7 @@ class LeasingMixin(HostChoiceMixin):
         self._host = None
         self._search = None
         self._reroutes = False  # whether what fails to be read here may be read elsewhere
+        self._repeats = False  # whether it may be read here, on another connection
         self._raw: Any = None
         """psycopg's connection, None where there is none."""
         self._on_net = False

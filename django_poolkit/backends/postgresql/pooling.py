@@ -6,11 +6,11 @@ there alone, opens nothing, and knows its pool as any other wrapper does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS
@@ -18,6 +18,7 @@ from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
 from django_poolkit import registry
 from django_poolkit.backends import labels, origin, ports
+from django_poolkit.backends.postgresql import telling
 from django_poolkit.backends.postgresql.binding import follow_the_pool
 from django_poolkit.conf.control import control_config
 from django_poolkit.conf.databases import (
@@ -29,9 +30,7 @@ from django_poolkit.conf.databases import (
 from django_poolkit.conf.hosts import Host, at_host, hosts_of
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.credentials import function_of
-from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool, probe
-from django_poolkit.pools.postgres.commit import Asked, Commit
 from django_poolkit.pools.postgres.connect import SessionDefaults
 from django_poolkit.pools.postgres.connection import PoolConnection
 
@@ -185,10 +184,11 @@ class PoolChoiceMixin(_Base):
         pool.label_leases(labels.of_caller)
         pool.statements.foreign = origin.foreign_statement(config.trusted_modules)
         pool.statements.outside = origin.outsider(config.trusted_modules)
-        pool.statements.writing = _tell_of_write
-        pool.statements.locking = _tell_of_lock
-        pool.statements.alone = _tell_of_lone_write
-        pool.statements.commits = _Commits()
+        pool.statements.writing = telling.of_write
+        pool.statements.locking = telling.of_lock
+        pool.statements.acting = telling.of_act
+        pool.statements.alone = telling.of_lone_write
+        pool.statements.commits = telling.Commits()
         for counter in (pool.statements.recorder, pool.statements.proxied):
             if counter is not None:
                 counter.site = origin.call_site(config.trusted_modules)
@@ -222,53 +222,6 @@ class PoolChoiceMixin(_Base):
                 f"Invalid transaction isolation level {value} "
                 "specified. Use one of the psycopg.IsolationLevel values."
             ) from None
-
-
-def _tell_of_write(lease: Lease) -> None:
-    _tell(ports.note_write, lease)
-
-
-def _tell_of_lock(lease: Lease) -> None:
-    _tell(ports.note_lock, lease)
-
-
-def _tell_of_lone_write(lease: Lease) -> None:
-    _tell(ports.note_lone_write, lease)
-
-
-class _Commits:
-    """Asks and tells those above of the commits of one pool."""
-
-    def __init__(self) -> None:
-        self.knows_writes: bool | None = None
-
-    def ask(self, lease: Lease) -> Asked:
-        """Return what is to be known of a commit: of several aliases, the most."""
-        if (ask := ports.ask_commit) is None:
-            return "nothing"
-        asked = {ask(alias) for alias in _aliases(lease)}
-        return next((each for each in _BY_PRICE if each in asked), "nothing")
-
-    def tell(self, lease: Lease, commit: Commit) -> None:
-        """Tell what has been committed."""
-        if (note := ports.note_commit) is not None:
-            for alias in _aliases(lease):
-                note(alias, commit)
-
-
-_BY_PRICE: Final[tuple[Asked, ...]] = ("position", "writes")
-
-
-def _tell(note: Callable[[str], None] | None, lease: Lease) -> None:
-    if note is not None:
-        for alias in _aliases(lease):
-            note(alias)
-
-
-def _aliases(lease: Lease) -> tuple[str, ...]:
-    # One of a bare pool knows no alias: it is of all that the pool serves.
-    pool = cast(ConnectionPool, lease.pool)
-    return pool.aliases if lease.alias is None else (lease.alias,)
 
 
 class Twins:

@@ -8,20 +8,19 @@ same one before and after; what changes is the psycopg cursor within.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from django.db import connections
 from django.db.backends import utils
 from django.db.utils import Error
-from psycopg.pq import ConnStatus
 
 from django_poolkit.backends import ports
+from django_poolkit.backends.postgresql.failing import Failure, failure_of
 from django_poolkit.backends.postgresql.hosts import Search
 from django_poolkit.backends.postgresql.leasing import LeasingMixin
 from django_poolkit.backends.postgresql.pooling import Twins
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres.connection import KILLED
 
 if TYPE_CHECKING:
     _Base = utils.CursorWrapper
@@ -30,13 +29,6 @@ else:
 
 logger = logging.getLogger("django_poolkit.pool")
 
-Failure = Literal["conflict", "broken"]
-"""Why a read failed: what it read was in the way of the replay; its connection was lost."""
-
-# A replica's replay cancels who reads what it has to remove. A primary does not do so.
-_CONFLICT: Final = "40001"
-# The server shuts down, crashes, cannot be connected to, or drops the database.
-_GONE: Final = frozenset({"57P01", "57P02", "57P03", "57P04"})
 # Connections that may break under one statement: it may be what they break of.
 _MOST_BREAKS: Final = 2
 
@@ -78,7 +70,9 @@ def _moved(cursor: Any, sql: Any, error: Error, trip: _Trip | None) -> _Trip | N
     wrapper: LeasingMixin = cursor.db if trip is None else trip.wrapper
     raw = cursor.cursor
     lease: Lease | None = getattr(raw, "_poolkit_lease", None)
-    if lease is None or not wrapper._reroutes or (failure := _failure(raw, error)) is None:
+    if lease is None or not (wrapper._reroutes or wrapper._repeats):
+        return None
+    if (failure := failure_of(raw._conn, error.__cause__)) is None:
         return None
     if trip is None and lease.alias not in (None, wrapper.alias):
         wrapper = connections[lease.alias]  # type: ignore[assignment]  # it got no connection here
@@ -92,23 +86,12 @@ def _moved(cursor: Any, sql: Any, error: Error, trip: _Trip | None) -> _Trip | N
         trip.aliases.add(cursor.db.alias)
     trip.search.been.add(wrapper.alias if host is None else f"{wrapper.alias}/{host}")
     trip.breaks += failure == "broken"
-    if trip.breaks >= _MOST_BREAKS or not _on_its_way(cursor, wrapper, lease, failure, trip):
+    if trip.breaks >= _MOST_BREAKS:
         return None
-    _note_retry(pool, failure, cursor.cursor)
-    return trip
-
-
-def _failure(raw: Any, error: Error) -> Failure | None:
-    """Return what has failed, None where it is the statement, or somebody wanted it to fail."""
-    cause, connection = error.__cause__, raw._conn
-    if not isinstance(cause, psycopg.OperationalError) or connection._generation == KILLED:
-        return None
-    state = cause.sqlstate
-    if state is None:
-        return "broken" if connection.pgconn.status != ConnStatus.OK else None
-    if state == _CONFLICT:
-        return "conflict"
-    return "broken" if state in _GONE or state.startswith("08") else None
+    if _on_its_way(cursor, wrapper, lease, failure, trip):
+        _note_retry(pool, failure, cursor.cursor)
+        return trip
+    return trip if failure == "broken" and _once_more(cursor, wrapper, lease, sql) else None
 
 
 def _may_move(wrapper: LeasingMixin, raw: Any, lease: Lease, sql: Any) -> bool:
@@ -150,6 +133,23 @@ def _on_its_way(
         if _alike(wrapper, other) and _entered(cursor, other, trip):
             return True
     return False
+
+
+def _once_more(cursor: Any, wrapper: LeasingMixin, lease: Lease, sql: Any) -> bool:
+    """Open a psycopg cursor on another connection of the same wrapper, where its pool wants that.
+
+    Return whether it is open. `_on_its_way()` has ended the lease, if nothing else was open on it.
+    """
+    ended = wrapper._lease is not lease
+    if not (wrapper._repeats and ended and lease.pool.statements.may_repeat(sql)):
+        return False
+    raw = opened(wrapper, None, None)
+    if raw is None:
+        return False
+    cursor.cursor = raw
+    lease.pool.count_repeat("statement")  # type: ignore[attr-defined]
+    logger.warning("pool=%s event=read_repeated reason=broken", lease.pool.name)
+    return True
 
 
 def _alike(wrapper: LeasingMixin, other: Any) -> bool:

@@ -68,7 +68,10 @@ class PooledDatabaseWrapperMixin(AwaitingMixin):
         self._find_out_whether_it_reroutes()
 
     def _find_out_whether_it_reroutes(self) -> None:
-        self._reroutes = isinstance(self._found(), Twins) or bool(
+        found = self._found()
+        pool = found.pool(None) if isinstance(found, Twins) else found
+        self._repeats = pool is not None and pool.config.retry_reads
+        self._reroutes = isinstance(found, Twins) or bool(
             ports.reroutes is not None and ports.reroutes(self.alias)
         )
         if self._reroutes:
@@ -203,13 +206,15 @@ class PooledDatabaseWrapperMixin(AwaitingMixin):
         """Return Django's cursor; one that may go elsewhere where this alias's reads may."""
         if ports.repeats is not None and ports.repeats(self.alias):
             return RepeatingCursor(cursor, self)
-        return ReroutingCursor(cursor, self) if self._reroutes else super().make_cursor(cursor)
+        if self._reroutes or self._repeats:
+            return ReroutingCursor(cursor, self)
+        return super().make_cursor(cursor)
 
     def make_debug_cursor(self, cursor: Any) -> Any:
         """Return the same where queries are logged."""
         if ports.repeats is not None and ports.repeats(self.alias):
             return RepeatingDebugCursor(cursor, self)
-        if self._reroutes:
+        if self._reroutes or self._repeats:
             return ReroutingDebugCursor(cursor, self)
         return super().make_debug_cursor(cursor)
 

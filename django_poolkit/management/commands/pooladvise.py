@@ -8,14 +8,23 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
-from django_poolkit.control import advising
+from django_poolkit.conf.moves import Move
+from django_poolkit.conf.moving import moves
+from django_poolkit.control import advising, migrating
 from django_poolkit.control.advice import Advice, advise
 from django_poolkit.control.collect import collect
 from django_poolkit.control.supposed import AdviceError, Question
 from django_poolkit.management.teaching import TeachingCommand, refuse, verify_pooled, while_read
 from django_poolkit.pools.sizing import rules
+
+# What says something of processes and loads, and has no default.
+_SUPPOSED: Final = (
+    "command", "since_start", "local", "requests_per_second", "leases_per_request", "use_seconds",
+    "threads", "workers", "max_connections", "cores",
+)  # fmt: skip
+_NOTHING: Final = 3
 
 
 def _number(low: float, *, above: bool = False) -> Callable[[str], float]:
@@ -60,12 +69,16 @@ class Command(TeachingCommand):
         "  manage.py pooladvise --requests-per-second 1000 --use-seconds 0.02 --workers 500\n"
         "                                               before anything runs: does it fit, or is\n"
         "                                               it time for PgBouncer?\n"
-        "  manage.py pooladvise --format json | jq '.pools[].advised'\n\n"
+        "  manage.py pooladvise --format json | jq '.pools[].advised'\n"
+        "  manage.py pooladvise --migrate               the pools that DATABASES has elsewhere,\n"
+        "                                               as settings of this one\n\n"
         "exit codes:\n"
-        "  0  every pool keeps the target, and the servers have enough for all\n"
+        "  0  every pool keeps the target, and the servers have enough for all;\n"
+        "     with --migrate: what moves was shown\n"
         "  1  a change is advised: a pool is too small, or its server\n"
         "  2  the command line makes no sense, or says too little\n"
-        "  3  nothing to say: no live process, or none that has had 100 leases yet"
+        "  3  nothing to say: no live process, or none that has had 100 leases yet;\n"
+        "     with --migrate: no alias to move"
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -83,6 +96,9 @@ class Command(TeachingCommand):
             help="json: everything, one document")  # fmt: skip
         add("--local", action="store_true",
             help="only this very process, for call_command() inside a server")  # fmt: skip
+        add("--migrate", action="store_true",
+            help="ask nobody: translate the settings of other pools in DATABASES, and show what "
+                 "changes, with settings to paste")  # fmt: skip
         self._add_suppositions(parser)
 
     def _add_suppositions(self, parser: ArgumentParser) -> None:
@@ -112,6 +128,9 @@ class Command(TeachingCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Show what is advised; end with the exit code."""
+        if options["migrate"]:
+            self._migrate(options)
+            return
         _verify(options)
         try:
             advice = advise(
@@ -126,6 +145,24 @@ class Command(TeachingCommand):
         if advice.exit_code:
             sys.exit(advice.exit_code)
 
+    def _migrate(self, options: dict[str, Any]) -> None:
+        _verify_alone(options)
+        found = moves()
+        if wanted := options["database"]:
+            known = {each.alias for each in found}
+            for alias in wanted:
+                if alias not in known:
+                    refuse(f"{alias!r} is no alias of DATABASES; these are: {', '.join(known)}")
+            found = [each for each in found if each.alias in wanted]
+        with while_read():
+            if options["format"] == "json":
+                self.print(json.dumps(migrating.document(found)))
+            else:
+                self.print(self.drawn(migrating.tables(found), options))
+                self.print(migrating.settings_text(found))
+        if not any(isinstance(each, Move) for each in found):
+            sys.exit(_NOTHING)
+
     def _show(self, advice: Advice, options: dict[str, Any]) -> None:
         published = rules(options["cores"], options["disks"]) if options["cores"] else []
         if options["format"] == "json":
@@ -135,6 +172,13 @@ class Command(TeachingCommand):
                 self.stderr.write(problem)
             return
         self.print(self.drawn(advising.tables(advice, published), options))
+
+
+def _verify_alone(options: dict[str, Any]) -> None:
+    """Refuse suppositions: settings are the same whatever is asked for."""
+    for key in _SUPPOSED:
+        if options[key]:
+            refuse(f"--{key.replace('_', '-')} is nothing that --migrate could take into account")
 
 
 def _verify(options: dict[str, Any]) -> None:

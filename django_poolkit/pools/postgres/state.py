@@ -249,6 +249,11 @@ class State(Shell):
         """Count a read that failed on its server, and is made again on another one."""
         self._ledger.read_retries[reason] += 1
 
+    @critical
+    def count_repeat(self, kind: str) -> None:
+        """Count a statement, or a call, that failed here, and is made again on any connection."""
+        self._ledger.retries[kind] += 1
+
     def _stats_locked(self, now: float) -> PoolStats:
         ledger = self._ledger
         ledger.count_turns_locked()
@@ -290,6 +295,7 @@ class State(Shell):
             ),
             evictions=dict(ledger.evictions),
             read_retries=dict(ledger.read_retries),
+            retries=dict(ledger.retries),
             last_connect_error=ledger.last_connect_error or ledger.last_check_error,
             wait=ledger.wait.snapshot(),
             use=ledger.use.snapshot(),

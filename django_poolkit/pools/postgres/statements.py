@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 import psycopg
 
+from django_poolkit.pools.acting_functions import acts
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Recorder, Watch
@@ -38,6 +39,8 @@ _NEW_TYPES: Final = re.compile(r"\s*create\s+(extension|type)\b", re.IGNORECASE)
 _DRAWS: Final = re.compile(r"\b(nextval|setval|insert)\b", re.IGNORECASE)
 # What locks in one server alone. What unlocks does no harm.
 _LOCKS: Final = re.compile(r"\bpg_(try_)?advisory_(xact_)?lock", re.IGNORECASE)
+_SHIPPED: Final = StatementRules()
+"""The rules where no function of a project's is known to be harmless."""
 _OPAQUE: Final = ("function", "call", "do", "execute", "unparsed")
 
 
@@ -110,6 +113,8 @@ class Statements:
         """Called as a statement begins that may write. What it raises, the statement raises."""
         self.locking: Callable[[Lease], None] | None = None
         """The same for one that takes an advisory lock."""
+        self.acting: Callable[[Lease], None] | None = None
+        """The same for one that does more than read by a function that PostgreSQL ships."""
         self.alone: Callable[[Lease], None] | None = None
         """Called as a statement begins that may write, and whose commit nobody will be told of."""
         self.commits: Listener | None = None
@@ -144,7 +149,10 @@ class Statements:
         if text is not None and self.locking is not None and _LOCKS.search(text):
             self.locking(lease)
         elif residue is None and reads:
-            self._remember(text)
+            if not acts(text):  # type: ignore[arg-type]
+                self._remember(text)
+            elif self.acting is not None:
+                self.acting(lease)
             return
         if residue is not None:
             self._mark(lease, residue, text, connection, first)
@@ -198,6 +206,14 @@ class Statements:
             and _reads(query)
             and not _LOCKS.search(query)
         )
+
+    def may_repeat(self, query: Any) -> bool:
+        """Return whether a statement may be run twice, as far as its text shows.
+
+        It only reads, and calls no function but those that PostgreSQL ships and that only answer:
+        one of the project's may be harmless to the session, and write.
+        """
+        return self.only_reads(query) and _SHIPPED.residue(query) is None and not acts(query)
 
     def forget(self) -> None:
         """Start anew in a forked child with what is counted."""

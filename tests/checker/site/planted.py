@@ -99,7 +99,7 @@ def write_lost() -> None:
 
 def read_not_repeated() -> None:
     """Raise what a replica's end does to a read."""
-    rerouting._failure = lambda *ignored: None
+    rerouting.failure_of = lambda *ignored: None  # type: ignore[attr-defined]
 
 
 DEFECTS: dict[str, Callable[[], None]] = {

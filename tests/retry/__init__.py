@@ -1,0 +1,1 @@
+"""Reads that are made again: single statements, and whole calls."""
