@@ -89,7 +89,8 @@ class ClientCursor:
         except AttributeError:  # it was refused its arguments
             return
         if counted:
-            self._poolkit_leave()
+            self._poolkit_counted = False
+            self._poolkit_lease.cursor_dropped()  # type: ignore[union-attr]
 
     def _poolkit_leave(self) -> None:
         self._poolkit_counted = False
