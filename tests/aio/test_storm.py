@@ -108,12 +108,20 @@ class Storm:
         except TimeoutError:
             pass
 
+    async def _carelessly(self) -> None:
+        # With no block of its own: that around has lost a statement, and may not commit.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.chance.random() * 0.01):
+                await bridged(self._write)()
+                await bridged(scalar)("SELECT pg_sleep(0.005)")
+
     async def act(self, depth: int, *, within: bool) -> None:
         """Do something."""
         kinds = ["read", "block", "sleep"] if depth <= 0 else [
             "read", "block", "open", "open", "pinned", "together", "in time", "caught",
         ]  # fmt: skip
-        kind = self.chance.choice([*kinds, "write" if within else "alone"])
+        kinds += ["write", "careless"] if within else ["alone"]
+        kind = self.chance.choice(kinds)
         if kind == "read":
             await bridged(Item.objects.count)()
         elif kind == "block":
@@ -130,6 +138,8 @@ class Storm:
             await self._in_time(depth)
         elif kind == "write":
             await bridged(transaction.atomic(self._write))()
+        elif kind == "careless":
+            await self._carelessly()
         elif kind == "alone":
             await self._alone()
         else:
