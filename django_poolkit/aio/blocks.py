@@ -67,7 +67,12 @@ class Block(ABC):
             node.withdraw()
             entry.abandon()
             return
-        told = await self._last_turn(node, exc)
+        try:
+            told = await self._last_turn(node, exc)
+        except GeneratorExit:
+            node.withdraw()
+            entry.abandon()
+            raise
         try:
             orphaned = node.parent is not None and not node.parent.live
             node.withdraw()
@@ -91,10 +96,14 @@ class Block(ABC):
 
         One that was cancelled before waits for those whom that concerns as well, and not for ever.
         """
+        if node.turns.try_take():
+            return None
         cancelled = isinstance(exc, asyncio.CancelledError)
         try:
             async with asyncio.timeout(port.ENDING if cancelled else None):
                 await node.turns.take()
+        except GeneratorExit:
+            raise
         except BaseException as error:
             # Somebody goes on in the middle of a call, or of a block of his own: what that has
             # begun must not be committed, so it is the server that is told first.

@@ -299,6 +299,41 @@ def test_a_closed_coroutine_within_a_block_spoils_it(
     run_on_each(main)
 
 
+def test_a_coroutine_that_is_closed_as_its_block_waits_for_others_is_closed(
+    pooled: Pooled, server: Server, run_on_each: Run
+) -> None:
+    pool = pooled(max_size=1)
+
+    async def main() -> None:
+        go, inside, leaves = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        tasks: list[asyncio.Task[None]] = []
+
+        async def orphan() -> None:
+            async with aatomic():
+                await acreate("orphan")
+                inside.set()
+                await go.wait()
+
+        async def block() -> None:
+            async with aatomic():
+                await acreate("block")
+                tasks.append(asyncio.create_task(orphan()))
+                await inside.wait()
+                leaves.set()
+
+        steps = block()
+        await driven(steps, leaves.is_set)
+        steps.close()
+        assert pool.stats().used == 0
+        assert await bridged(count)() == 0
+        go.set()
+        assert isinstance(await ended(tasks[0]), TransactionManagementError)
+        assert server.names == []
+        assert pool.stats().used == 0
+
+    run_on_each(main)
+
+
 @pytest.fixture
 def rows(pooled: Pooled, monkeypatch: pytest.MonkeyPatch) -> Iterator[ConnectionPool]:
     """A pool of one, ten rows, and Django's iterations are ours."""
