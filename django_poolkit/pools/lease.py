@@ -286,24 +286,6 @@ class Lease:
         if (keeper := self.keeper()) is not None:
             keeper.on_idle(self)
 
-    def cursor_dropped(self) -> None:
-        """Count a cursor out by its finalizer, which must not wait on an event loop.
-
-        It may run in the middle of anything, and a cancellation that came meanwhile would be lost.
-        """
-        pool: Any = self.pool
-        if (
-            self.loop is not None
-            and self.keeper is not None
-            and self.owner == get_ident()
-            and not pool.ends_at_once(self)
-        ):
-            self.gone.append(None)
-            if not self.busy and not self.released:
-                self.pool.adrift(self)
-        else:
-            self.cursor_closed()
-
     def release(self) -> None:
         """Give the connection back. A second call raises LeaseReleased."""
         self.pool.release(self)
