@@ -17,9 +17,10 @@ from django.db.transaction import TransactionManagementError
 
 from django_poolkit.aio.calls import Call
 from django_poolkit.aio.needed import install
-from django_poolkit.aio.serving import refuse
+from django_poolkit.aio.serving import refuse, throw_away
 from django_poolkit.aio.turns import Node, innermost
 from django_poolkit.pools.bridge.driver import run, shielded
+from django_poolkit.pools.postgres import port
 
 
 class Block(ABC):
@@ -66,7 +67,12 @@ class Block(ABC):
             node.withdraw()
             entry.abandon()
             return
-        told = await self._last_turn(node)
+        try:
+            told = await self._last_turn(node, exc)
+        except GeneratorExit:
+            node.withdraw()
+            entry.abandon()
+            raise
         try:
             orphaned = node.parent is not None and not node.parent.live
             node.withdraw()
@@ -77,7 +83,7 @@ class Block(ABC):
         finally:
             if told is None:
                 node.turns.give()  # to those who came too late, and have to look elsewhere
-        if told is not None:
+        if told is not None and told is not exc:
             raise told
         if orphaned and exc is None:
             raise TransactionManagementError(
@@ -85,16 +91,25 @@ class Block(ABC):
                 "rolled back: await tasks that have blocks of their own within the outer block"
             )
 
-    async def _last_turn(self, node: Node) -> BaseException | None:
-        """Wait for the calls within the block; return what it was told instead of waiting on."""
+    async def _last_turn(self, node: Node, exc: BaseException | None) -> BaseException | None:
+        """Wait for the calls within the block; return what it was told instead of waiting on.
+
+        One that was cancelled before waits for those whom that concerns as well, and not for ever.
+        """
+        if node.turns.try_take():
+            return None
+        cancelled = isinstance(exc, asyncio.CancelledError)
         try:
-            await node.turns.take()
+            async with asyncio.timeout(port.ENDING if cancelled else None):
+                await node.turns.take()
+        except GeneratorExit:
+            raise
         except BaseException as error:
             # Somebody goes on in the middle of a call, or of a block of his own: what that has
             # begun must not be committed, so it is the server that is told first.
             if (raw := node.wrapper._raw) is not None:
                 raw.cut_off()
-            return error
+            return exc if isinstance(error, TimeoutError) else error
         return None
 
     def _open(self, entry: _Entry) -> None:
@@ -112,7 +127,7 @@ class Block(ABC):
 
     def _close(self, entry: _Entry, exc: BaseException | None, cut: bool) -> None:
         entry.call.enter()
-        with shielded():
+        with shielded(port.ENDING):
             try:
                 if cut:
                     entry.rewind()
@@ -157,8 +172,6 @@ class _Entry:
 
     def abandon(self) -> None:
         """Give up all that it has where nobody can wait any more: its coroutine is closed."""
-        wrapper = self.wrapper
         self.leave()
-        if wrapper._lease is not None:
-            wrapper._throw_away(wrapper._lease)
+        throw_away(self.wrapper)
         self.call.abandon()

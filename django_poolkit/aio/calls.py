@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar, cast
 
 from django_poolkit.aio import carrying
-from django_poolkit.aio.serving import end, prepare
+from django_poolkit.aio.serving import end, prepare, throw_away
 from django_poolkit.aio.turns import Node, node_of
 from django_poolkit.pools.bridge.driver import await_only, current, run, shielded
+from django_poolkit.pools.postgres import port
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class Call(dict[str, Any]):
 
     def end(self) -> None:
         """End what is its own, and pass on its turns. Cancellations wait."""
-        with shielded(), ExitStack() as ends:
+        with shielded(port.ENDING), ExitStack() as ends:
             ends.callback(self.clear)
             for alias in list(self.shared):
                 ends.callback(self._give, alias)
@@ -97,8 +98,7 @@ class Call(dict[str, Any]):
             self._give(alias)
             del self[alias]
         for wrapper in self.values():
-            if getattr(wrapper, "_lease", None) is not None:
-                wrapper._throw_away(wrapper._lease)
+            throw_away(wrapper)
         self.clear()
 
     def pause(self) -> None:

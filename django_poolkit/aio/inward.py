@@ -7,7 +7,7 @@ asgiref would refuse; elsewhere asgiref does as it ever did, and only the transa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any
 
@@ -17,6 +17,7 @@ from django_poolkit.aio.calls import Call, call_of_bridge
 from django_poolkit.aio.turns import Node, node_of
 from django_poolkit.backends.postgresql.base import PooledDatabaseWrapperMixin
 from django_poolkit.pools.bridge.driver import await_only, bridging, shielded
+from django_poolkit.pools.postgres import port
 
 
 def inward(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,11 +65,12 @@ def _lent(nodes: list[Node]) -> Iterator[None]:
     try:
         yield
     finally:
-        for node in reversed(nodes):
-            node.withdraw()
-            # A task that goes on may be in the middle of a call.
-            _wait_for(node)
-            node.wrapper.dec_thread_sharing()
+        with ExitStack() as ends:  # all of them, also where waiting for one fails
+            for node in nodes:
+                ends.callback(node.wrapper.dec_thread_sharing)
+                # A task that goes on may be in the middle of a call.
+                ends.callback(_wait_for, node)
+                ends.callback(node.withdraw)
 
 
 def _wait_for(node: Node) -> None:
@@ -76,7 +78,12 @@ def _wait_for(node: Node) -> None:
     if node.turns.try_take():
         return
     if bridging():
-        with shielded():
-            await_only(node.turns.take())
+        try:
+            with shielded(port.ENDING):
+                await_only(node.turns.take())
+        except BaseException:
+            if (raw := node.wrapper._raw) is not None:
+                raw.cut_off()  # what that call does must not be taken for the caller's
+            raise
     else:
         node.turns.take_in_thread()

@@ -7,6 +7,7 @@ cursor of an iteration that is given up: that would block the loop for a round t
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -37,7 +38,8 @@ async def _next(call: Call, rows: _Rows) -> list[Any]:
         return await call.run_part(rows.slice)
     except GeneratorExit:  # the task is thrown away: nobody may await anything any more
         call.abandon()
-        rows.close()
+        with suppress(ValueError):  # it still runs: the thread of its loop ends it
+            rows.close()
         raise
 
 

@@ -45,6 +45,14 @@ def end(alias: str, wrapper: Any) -> None:
     wrapper.close()
 
 
+def throw_away(wrapper: Any) -> None:
+    """Close the connection of a wrapper, and have a block that is open on it know. Never waits."""
+    if (lease := getattr(wrapper, "_lease", None)) is not None:
+        wrapper._throw_away(lease)
+        # Else the next statement would begin another transaction, and lose what this one did.
+        wrapper._forget_lease()
+
+
 def refuse(alias: str, wrapper: Any) -> None:
     """Refuse a wrapper that would block. Raises RuntimeError."""
     if not isinstance(wrapper, PooledDatabaseWrapperMixin) or wrapper.pool is None:

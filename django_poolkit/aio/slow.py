@@ -20,6 +20,12 @@ PAUSE: Final = 10.0
 """Seconds before another slow slice of the same function, at the same place, is logged."""
 # The outermost frame of ours in a call: the one within is that of the function that was given.
 _OUTERMOST: Final = " Call._run"
+# The same where a block of async code begins or ends: with its callbacks, for one.
+_BLOCKS: Final = (" Block._open", " Block._close")
+_NAMES: Final = {
+    "AsyncAtomic._begin": "aatomic", "AsyncAtomic._end": "aatomic",
+    "apinned._begin": "apinned", "apinned._end": "apinned",
+}  # fmt: skip
 _UNKNOWN: Final = "?"
 
 
@@ -71,10 +77,15 @@ def watch(seconds: float | None) -> None:
 
 
 def called(stack: tuple[str, ...]) -> str:
-    """Return the function that was given to the bridge, out of a stack, innermost first."""
+    """Return the function that was given to the bridge, out of a stack, innermost first.
+
+    For the beginning and the end of a block, its name.
+    """
     inner = _UNKNOWN
     for line in stack:
         if line.endswith(_OUTERMOST):
             return inner
+        if line.endswith(_BLOCKS):
+            return _NAMES.get(inner, "a block")
         inner = line.rpartition(" ")[2]
     return inner

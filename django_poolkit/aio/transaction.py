@@ -71,8 +71,10 @@ def aatomic(using: Any = None, savepoint: bool = True, durable: bool = False) ->
     threads that it reaches use that one. Its child tasks take turns on it, one call or one nested
     block after the other; a task that goes on after the block has no part in it any more.
 
-    Its end waits for the calls that are under way in it. A commit, with its callbacks, or a
-    rollback goes to its end, whoever cancels the task meanwhile. Where a statement was cancelled,
+    Its end waits for the calls that are under way in it; 5 seconds at most where it was cancelled,
+    and then those who go on lose the connection. A commit, with its callbacks, or a rollback goes
+    to its end, whoever cancels the task meanwhile: a cancellation waits for each of them as long
+    as that, and then ends the callback, or the commit, that runs. Where a statement was cancelled,
     as by a timeout, and that was caught within the block, it is rolled back, and raises
     TransactionManagementError; put a nested block within the `try`.
 

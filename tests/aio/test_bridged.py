@@ -14,6 +14,7 @@ from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections, transaction
 from django.test import TestCase, TransactionTestCase
+from django.test.utils import CaptureQueriesContext
 
 from django_poolkit.aio import aatomic, apinned, bridged, carrying, needed
 from django_poolkit.pools.postgres import ConnectionPool
@@ -241,6 +242,33 @@ def test_statements_are_logged_where_async_code_asks(pooled: Pooled, run_on_each
         assert logged.count("SELECT pg_backend_pid()") == 3
 
     run_on_each(main)
+
+
+def test_queries_are_captured_around_async_code_and_within_a_call(pooled: Pooled) -> None:
+    pooled()
+
+    async def several() -> None:
+        await asyncio.gather(apid(), apid())
+        async with aatomic():
+            await asyncio.create_task(apid())
+
+    def within() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            backend()
+        return len(queries)
+
+    async def main() -> int:
+        with pytest.raises(SynchronousOnlyOperation), CaptureQueriesContext(connection):
+            raise AssertionError
+        return await bridged(within)()
+
+    with CaptureQueriesContext(connection) as queries:
+        async_to_sync(several)()
+    texts = [each["sql"] for each in queries]
+    assert texts.count("SELECT pg_backend_pid()") == 3
+    assert {*texts} == {"SELECT pg_backend_pid()", "BEGIN", "COMMIT"}
+    connection.close()
+    assert asyncio.run(main()) == 1
 
 
 def test_wrappers_of_statements_reach_all_calls(pooled: Pooled, run_on_each: Run) -> None:

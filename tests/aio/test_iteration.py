@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import transaction
 from django.db.models.query import BaseIterable
@@ -75,9 +77,17 @@ def test_other_queries_run_beside_it(rows: ConnectionPool, run_on_each: Run) -> 
 
 @pytest.mark.parametrize("kind", ["objects", "values"])
 def test_an_iteration_that_is_given_up_returns_its_lease(
-    rows: ConnectionPool, run_on_each: Run, kind: str
+    rows: ConnectionPool, run_on_each: Run, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = Item.objects.all() if kind == "objects" else Item.objects.values_list("name")
+    blocked: list[int] = []
+    wait = psycopg.Connection.wait
+
+    def waiting(*args: Any, **kwargs: Any) -> Any:
+        blocked.append(threading.get_ident())
+        return wait(*args, **kwargs)
+
+    monkeypatch.setattr(psycopg.Connection, "wait", waiting)
 
     async def main() -> None:
         for _ in range(6):
@@ -87,6 +97,7 @@ def test_an_iteration_that_is_given_up_returns_its_lease(
             await until(lambda: rows.stats().used == 0)
         stats = rows.stats()
         assert (stats.leaks, stats.idle) == (0, stats.size)
+        assert threading.get_ident() not in blocked  # nobody has waited on the loop's own thread
 
     run_on_each(main)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from django.db import transaction
 from django.db.models.signals import post_init
 
-from django_poolkit.aio import bridged, orm, slow
+from django_poolkit.aio import aatomic, bridged, orm, slow
 from django_poolkit.aio.slow import SlowSlices, called, slow_slices
 from django_poolkit.conf.async_orm import AsyncOrmConfig
 from django_poolkit.pools.bridge.slices import SlowSlice
@@ -66,6 +68,34 @@ def test_a_function_of_a_project_is_counted_by_its_name(watched: pytest.LogCaptu
     assert slow_slices.read()["hold", ""] == 1
 
 
+def test_a_callback_of_a_block_is_counted_as_the_blocks(watched: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with aatomic():
+            await Item.objects.acreate(name="a")
+            transaction.on_commit(hold)
+
+    slow_slices.forget()
+    asyncio.run(main())
+    assert slow_slices.read()["aatomic", ""] == 1
+    assert ("?", "") not in slow_slices.read()
+    assert "a block" not in str(slow_slices.read())
+
+
+def test_a_function_is_known_through_the_deepest_stack(watched: pytest.LogCaptureFixture) -> None:
+    def deeper(depth: int) -> None:
+        if depth:
+            deeper(depth - 1)
+        else:
+            hold()
+
+    def deep() -> None:
+        deeper(100)
+
+    asyncio.run(bridged(deep)())
+    ((call, _),) = slow_slices.read()
+    assert call.endswith("deep")
+
+
 def test_many_objects_at_once_are_told_and_chunks_are_not(
     watched: pytest.LogCaptureFixture,
 ) -> None:
@@ -102,7 +132,12 @@ def longest(work: Callable[[], object]) -> float:
         await ticking
         return worst
 
-    return asyncio.run(main())
+    gc.collect()
+    gc.disable()  # what that takes is the doing of neither
+    try:
+        return asyncio.run(main())
+    finally:
+        gc.enable()
 
 
 def test_nobody_looks_where_none_is_asked_for(watched: pytest.LogCaptureFixture) -> None:
@@ -135,4 +170,8 @@ def test_each_place_is_logged_once_in_a_while_and_counted_each_time(
 def test_the_function_is_the_one_that_was_given() -> None:
     assert called(STACK) == "QuerySet.create"
     assert called(STACK[2:]) == "?"
+    begins = "/b/transaction.py:4 AsyncAtomic._begin", "/b/blocks.py:3 Block._open"
+    ends = "/a/models.py:3 hook", "/b/pinning.py:2 apinned._end", "/b/blocks.py:9 Block._close"
+    assert (called(begins), called(ends)) == ("aatomic", "apinned")
+    assert called(("/a:1 enter", "/b/blocks.py:3 Block._open")) == "a block"
     assert called(()) == "?"

@@ -7,6 +7,7 @@ committed as if nothing had happened.
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import CancelledError
 from collections.abc import Callable
 from functools import wraps
@@ -34,22 +35,27 @@ class AwaitingMixin(HoldingMixin):
         if raw is not None and raw.pgconn.transaction_status == _FAILED:
             # The server would answer COMMIT with ROLLBACK, and psycopg would not complain.
             raise lost_by_cancellation()
-        with port.shielded():
+        with port.shielded(port.ENDING):
             super()._commit()
 
     def _rollback(self) -> None:
         if type(port.getcurrent()) is not port.Greenlet:
             super()._rollback()
             return
-        with port.shielded():
+        with port.shielded(port.ENDING):
             super()._rollback()
 
     def _close(self) -> None:
         if type(port.getcurrent()) is not port.Greenlet:
             super()._close()
             return
-        with port.shielded():
+        with port.shielded(port.ENDING):
             super()._close()
+
+    def run_and_clear_commit_hooks(self) -> None:
+        """Run the callbacks, as Django does. A cancellation waits for them, but not for ever."""
+        with port.shielded(port.ENDING):
+            super().run_and_clear_commit_hooks()
 
     def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
         """Register a callback, as Django does; here it may be a coroutine function as well."""
@@ -81,6 +87,16 @@ def lost_by_cancellation() -> TransactionManagementError:
 def _awaited(function: Callable[[], Any]) -> Callable[[], Any]:
     @wraps(function)
     def awaited() -> Any:
-        return async_to_sync(function)()
+        return async_to_sync(_in_a_task)(function)
 
     return awaited
+
+
+async def _in_a_task(function: Callable[[], Any]) -> Any:
+    # In one of its own: `asyncio.timeout()` and the like cancel the task that they are in, and a
+    # cancellation of the one that commits waits.
+    task = asyncio.ensure_future(function())
+    try:
+        return await task
+    finally:
+        task.cancel()  # where nobody can wait any more

@@ -230,7 +230,7 @@ class PooledDatabaseWrapperMixin(AwaitingMixin):
         """Begin or end what is not autocommit. Takes no lease, unless `atomic_lease` is eager."""
         if autocommit:
             # After a commit its callbacks run in here: a cancellation waits for them.
-            with port.shielded():
+            with port.shielded(port.ENDING):
                 self._switch_autocommit(True, force_begin_transaction_with_broken_autocommit)
         else:
             self._switch_autocommit(False, force_begin_transaction_with_broken_autocommit)

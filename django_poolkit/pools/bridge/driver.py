@@ -49,6 +49,10 @@ class BridgeGreenlet(greenlet):
     """When it last let others run, as far as connections know, on the monotonic clock."""
     cancelled: asyncio.CancelledError | None = None
     """What it is to be told as soon as its shields are down."""
+    cancelled_at = 0.0
+    """When that came, on the monotonic clock."""
+    patience: float | None = None
+    """For how many seconds it waits for the innermost shield, None for as long as that takes."""
     loop: asyncio.AbstractEventLoop
     """On which it runs."""
     thread: int
@@ -58,7 +62,20 @@ class BridgeGreenlet(greenlet):
 
     def defer(self, cancelled: asyncio.CancelledError) -> None:
         """Take note of a cancellation, to be told later."""
+        if self.cancelled is None:
+            self.cancelled_at = monotonic()
         self.cancelled = cancelled
+
+    def left(self) -> float | None:
+        """Return for how many seconds a cancellation waits on, None where for any time."""
+        if self.patience is None or not _to_be_told(self):
+            return None
+        return max(0.0, self.cancelled_at + self.patience - monotonic())
+
+    def give_up(self) -> None:
+        """Take note that it waits no more, and that what is awaited is cancelled."""
+        self.cancelled = None
+        logger.warning("event=shield_given_up seconds=%.1f", monotonic() - self.cancelled_at)
 
 
 class Watching(Protocol):
@@ -113,19 +130,27 @@ class shielded:  # noqa: N801 - used as a verb, like contextlib's own
 
     They are told at the next wait after the block, or at the end of the call. What is awaited in
     the block may not cancel the task itself, as `asyncio.timeout()` does: bound it by other means.
+    With `seconds` they wait no longer than that, and are told where the block waits then. Of
+    blocks in each other it is the innermost one that says for how long.
     """
 
-    __slots__ = ("_shields",)
+    __slots__ = ("_before", "_seconds", "_shields")
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._seconds = seconds
 
     def __enter__(self) -> None:
         here = getcurrent()
         self._shields = here if type(here) is BridgeGreenlet else None
         if self._shields is not None:
+            self._before = self._shields.patience
+            self._shields.patience = self._seconds
             self._shields.shield += 1
 
     def __exit__(self, *exc_info: object) -> None:
         if self._shields is not None:
             self._shields.shield -= 1
+            self._shields.patience = self._before
 
 
 async def run(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -175,7 +200,7 @@ async def run(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
 async def _await_guarded(call: BridgeGreenlet, wanted: Awaitable[_T]) -> _T:
     """Await for a call that is shielded, or has been before a cancellation came."""
     if call.shield:
-        return await endure(_coroutine(wanted), call.defer)
+        return await endure(_coroutine(wanted), call.defer, call.left, call.give_up)
     if _to_be_told(call):
         _drop(wanted)
         raise _told(call)

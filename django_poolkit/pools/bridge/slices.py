@@ -27,6 +27,9 @@ logger = logging.getLogger("django_poolkit.bridge")
 
 # The watcher looks so many times within the threshold.
 _LOOKS: Final = 2
+# So deep a stack is told of: to the function that was given to the bridge, through all that the
+# ORM and its receivers have in between.
+_DEPTH: Final = 400
 # After so many looks at which nothing has run meanwhile it sleeps until something does.
 _QUIET_LOOKS: Final = 20
 
@@ -115,7 +118,7 @@ class Watch:
         if seen is not None and seen[0] == since:
             stack = format_stack(seen[1])
         else:  # no thread could look meanwhile
-            stack = format_stack(stack_from(call.gr_frame)) or (_place_of(function),)
+            stack = format_stack(stack_from(call.gr_frame, _DEPTH)) or (_place_of(function),)
         task = None if call.task is None else call.task()
         name = None if task is None else task.get_name()
         try:
@@ -168,7 +171,7 @@ class Watch:
             return
         if each.stack is not None and each.stack[0] == since:
             return
-        stack = stack_from(sys._current_frames().get(each.thread))
+        stack = stack_from(sys._current_frames().get(each.thread), _DEPTH)
         if each.since == since:  # else it is that of what came after
             each.stack = since, stack
 

@@ -7,6 +7,7 @@ named ones, COPY, and those of instrumentation that wraps its own class around.
 from __future__ import annotations
 
 import sys
+from _thread import get_ident
 from collections.abc import Callable, Generator
 from typing import Any, ClassVar, Final, NoReturn, cast
 
@@ -89,7 +90,8 @@ class ClientCursor:
         except AttributeError:  # it was refused its arguments
             return
         if counted:
-            self._poolkit_leave()
+            self._poolkit_counted = False
+            _dropped(cast(Lease, self._poolkit_lease))
 
     def _poolkit_leave(self) -> None:
         self._poolkit_counted = False
@@ -223,6 +225,25 @@ class ServerCursor(ClientCursor):
         if lease is not None and self._poolkit_open:
             lease.holds -= 1
             self._poolkit_open = False
+
+
+def _dropped(lease: Lease) -> None:
+    """Count a cursor out by its finalizer, which must not wait on an event loop.
+
+    It may run in the middle of anything, and a cancellation that came meanwhile would be lost.
+    """
+    if (
+        lease.loop is not None
+        and lease.keeper is not None
+        and lease.owner == get_ident()
+        and not cast(Any, lease.pool).ends_at_once(lease)
+    ):
+        # As in another thread: whoever passes has a worker do it, or the call's own end does.
+        lease.gone.append(None)
+        if not lease.busy and not lease.released:
+            lease.pool.adrift(lease)
+    else:
+        lease.cursor_closed()
 
 
 def refused() -> LeaseReleased:

@@ -34,8 +34,10 @@ read: Callable[..., Any] = _no_bridge
 """The same without a deadline of the caller's, for what the pool itself asks."""
 await_only: Callable[[Awaitable[Any]], Any] = _no_bridge
 """Returns what an awaitable returns, in the bridge."""
-shielded: Callable[[], AbstractContextManager[Any]] = nullcontext
-"""A block, in the bridge, at the end of which a cancellation is told."""
+shielded: Callable[..., AbstractContextManager[Any]] = nullcontext
+"""A block, in the bridge, at the end of which a cancellation is told; or after some seconds."""
+ENDING = 5.0
+"""Seconds for which a cancellation waits for a transaction to end, and for its callbacks."""
 lock: Callable[[Any], Any] | None = None
 """Makes of a connection's lock one that a call in the bridge may wait for."""
 connections: WeakSet[Any] = WeakSet()

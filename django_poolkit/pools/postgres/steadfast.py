@@ -35,10 +35,21 @@ async def steadfast(steps: Coroutine[Any, Any, R]) -> R:
     return result
 
 
+def _for_ever() -> None:
+    return
+
+
 async def endure(
-    steps: Coroutine[Any, Any, R], note: Callable[[asyncio.CancelledError], None]
+    steps: Coroutine[Any, Any, R],
+    note: Callable[[asyncio.CancelledError], None],
+    left: Callable[[], float | None] = _for_ever,
+    give_up: Callable[[], None] = _for_ever,
 ) -> R:
-    """Await a coroutine to its end as `steadfast()`, and have `note` called with a cancellation."""
+    """Await a coroutine to its end as `steadfast()`, and have `note` called with a cancellation.
+
+    That one waits for as many seconds as `left` says, None for any time; then `give_up` is called,
+    and what is waited for is cancelled.
+    """
     try:
         while True:
             try:
@@ -54,9 +65,13 @@ async def endure(
             while not waits.done():
                 try:
                     # Unlike `await`, it does not cancel what it waits for.
-                    await asyncio.wait({waits})
+                    await asyncio.wait({waits}, timeout=left())
                 except asyncio.CancelledError as error:
                     note(error)
+                else:
+                    if not waits.done():
+                        give_up()
+                        waits.cancel()
     finally:
         steps.close()
 

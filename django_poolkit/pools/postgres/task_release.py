@@ -194,6 +194,11 @@ class TaskRelease(TaskAcquire):
             else:
                 super()._release_by_the_long_way(lease)
 
+    def ends_at_once(self, lease: Lease) -> bool:
+        """Return whether a release would wait for nothing, neither server nor user."""
+        connection: PoolConnection | None = lease.held
+        return connection is None or self._goes_at_once(lease, connection)
+
     def ends_quietly(self, lease: Lease) -> bool:
         """Give back a connection where nothing is to be done, as `release()` finds out."""
         raw = lease._connection

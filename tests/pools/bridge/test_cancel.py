@@ -145,6 +145,39 @@ def test_a_commit_is_let_end(pool, primary, app, run_on_each):
     assert_quiet(pool)
 
 
+def test_a_cancellation_in_the_rollback_of_a_release_loses_no_slot(far_pool, proxy, run_on_each):
+    pool = far_pool(max_size=2)
+
+    def work(held: list[Any]) -> None:
+        lease = pool.acquire()
+        lease.connection.execute("SELECT 1")  # which begins a transaction
+        held.append(lease.connection.pgconn)
+        lease.release()
+
+    def state() -> tuple[Any, ...]:
+        with pool.lease() as connection:
+            return connection.autocommit, connection.info.transaction_status
+
+    async def main() -> None:
+        for _ in range(10):
+            held: list[Any] = []
+            task = asyncio.ensure_future(run(work, held))
+            await until(lambda held=held: bool(held))  # type: ignore[misc]
+            assert held[0].transaction_status == TransactionStatus.ACTIVE  # it rolls back
+            task.cancel()
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert await run(state) == (False, TransactionStatus.IDLE)
+
+    proxy.latency = 0.02
+    run_on_each(main)
+    assert pool.stats().connects == 1
+    assert not pool.stats().closed
+    assert_quiet(pool)
+
+
 def test_a_deadline_ends_a_statement_as_in_a_thread(pool, primary, app, run_on_each):
     def work() -> str:
         with pool.lease() as connection:
