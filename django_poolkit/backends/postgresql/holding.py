@@ -32,6 +32,7 @@ from psycopg.pq import TransactionStatus
 
 from django_poolkit.backends.postgresql.errors import EXHAUSTED
 from django_poolkit.backends.postgresql.greeting import GreetingMixin
+from django_poolkit.backends.postgresql.pooling import Found, Twins
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.forks import in_child
@@ -120,12 +121,12 @@ class HoldingMixin(GreetingMixin):
         lease.cursor_closed()
         return self._raw
 
-    def _open(self) -> None:
+    def _open(self, found: Found) -> None:
         # As Django's connect() has it, but for what needs a connection.
         self.check_settings()
-        self._host, self._steady = None, self._only_pool()
-        pool = self.pool
-        assert pool is not None
+        self._host = None
+        self._steady = None if isinstance(found, Twins) else found
+        pool = self._steady or found.pool(None)  # type: ignore[union-attr]
         self._outside = pool.statements.outside
         self.isolation_level = self._chosen_isolation_level() or IsolationLevel.READ_COMMITTED
         self.in_atomic_block = False
@@ -147,7 +148,13 @@ class HoldingMixin(GreetingMixin):
         if not self._opened:
             self._refuse_closed_in_transaction()
             with self.wrap_database_errors:
-                self._open()
+                self._open(self._needed())
+
+    def _needed(self) -> Found:
+        """Return the pool that there has to be in transaction mode, or that of each host."""
+        found = self._found()
+        assert found is not None
+        return found
 
     def _refuse_closed_in_transaction(self) -> None:
         if self.in_atomic_block and self.closed_in_transaction:
