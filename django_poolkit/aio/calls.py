@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 from django_poolkit.aio import carrying
 from django_poolkit.aio.serving import end, prepare
 from django_poolkit.aio.turns import Node, node_of
-from django_poolkit.pools.bridge.driver import await_only, current, run, shielded
+from django_poolkit.pools.bridge.driver import BridgeGreenlet, await_only, current, run, shielded
+from django_poolkit.pools.bridge.greenlets import getcurrent
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,7 +47,8 @@ class Call(dict[str, Any]):
     ) -> T:
         self.enter()
         try:
-            self._resume()
+            if self.paused:
+                self._resume()
             return function(*args, **kwargs)
         finally:
             after()
@@ -154,5 +156,5 @@ def _leave(node: Node) -> None:
 
 def call_of_bridge() -> Call | None:
     """Return what the call has that runs here, None outside of the bridge."""
-    here = current()
-    return None if here is None else cast("Call | None", here.wrappers)
+    here = getcurrent()
+    return here.wrappers if type(here) is BridgeGreenlet else None  # type: ignore[return-value]

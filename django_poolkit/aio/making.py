@@ -16,7 +16,6 @@ from functools import wraps
 from types import FunctionType, ModuleType, NoneType
 from typing import Any, Final
 
-from django.conf import settings
 from django.db import connections
 
 from django_poolkit.backends.postgresql.base import PooledDatabaseWrapperMixin
@@ -25,6 +24,7 @@ from django_poolkit.pools.bridge.driver import bridging
 # Our own engines, and none derived from them, whose wrappers may do what they like as they begin.
 _OURS: Final = {"django_poolkit.backends.postgresql.base", "django_poolkit.backends.postgis.base"}
 _PARTS: Final = ("client", "creation", "features", "introspection", "ops", "validation")
+_ZONES: Final = ("timezone", "timezone_name")
 # What wrappers may share, since nobody can change it; and what they may share none the less.
 _FIXED: Final = (NoneType, bool, int, float, str, tzinfo, FunctionType, ModuleType)
 _SHARED: Final = ("settings_dict", "_seen")
@@ -54,10 +54,10 @@ class Model:
     def __init__(self, wrapper: Any) -> None:
         # Has it find out, and keep, what each would at its first statement.
         wrapper.ops.compiler("SQLCompiler")
-        for name in ("timezone", "timezone_name"):
+        for name in _ZONES:
             getattr(wrapper, name)
         self._wrapper = wrapper
-        self._zone = _zone()
+        self._zone = _zone(wrapper)
         self._found = wrapper._seen
         own = dict(vars(wrapper))
         self._parts: list[tuple[str, type[Any], dict[str, Any]]] = [
@@ -90,7 +90,7 @@ class Model:
         if wrapper.settings_dict is not connections.settings.get(wrapper.alias):
             return False
         wrapper._found()  # which compares the settings with what it has found by them
-        return wrapper._seen is self._found and self._zone == _zone()
+        return wrapper._seen is self._found and self._zone == _zone(wrapper)
 
     def wrapper(self) -> PooledDatabaseWrapperMixin:
         """Return another one, for a call in this thread."""
@@ -117,5 +117,7 @@ def _but_connection(part: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(part).items() if name != "connection"}
 
 
-def _zone() -> tuple[Any, Any]:
-    return settings.USE_TZ, settings.TIME_ZONE
+def _zone(wrapper: Any) -> list[Any]:
+    """Return what a wrapper would find out now of time zones, and not what it has kept."""
+    kind = type(wrapper)
+    return [getattr(kind, name).func(wrapper) for name in _ZONES]

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from operator import methodcaller
 from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 from django.db.backends.base import base as generic
 from django.db.backends.postgresql import base as postgresql
@@ -32,7 +32,7 @@ from psycopg.pq import TransactionStatus
 
 from django_poolkit.backends.postgresql.errors import EXHAUSTED
 from django_poolkit.backends.postgresql.greeting import GreetingMixin
-from django_poolkit.backends.postgresql.pooling import Found, Twins
+from django_poolkit.backends.postgresql.pooling import Twins
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.forks import in_child
@@ -50,6 +50,9 @@ _PREPARING = {"django.contrib.postgres.operations", "django.contrib.postgres.sig
 # A lease of a statement is short, and its stack is taken for each: so only where it matters.
 _DEPTH = 10
 _SKIPPED = 5
+
+Found: TypeAlias = ConnectionPool | Twins
+"""The one pool of an alias, or that of each of its hosts."""
 
 # Reentrant, for finalizers.
 _gate = threading.RLock()

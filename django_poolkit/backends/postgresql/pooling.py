@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS
@@ -87,13 +87,13 @@ class PoolChoiceMixin(_Base):
             return {self.alias: self}
         return {f"{self.alias}/{key}": found.wrappers[key] for key in found.weights}
 
-    def _found(self) -> Found | None:
+    def _found(self) -> ConnectionPool | Twins | None:
         if self.alias == NO_DB_ALIAS:
             return None
         # Settings are mutable, and tests do change them; to compare is cheaper than to freeze.
         now = (self.settings_dict, self.timezone_name)
         if self._seen is not None and self._seen[0] == now:
-            found: Found | None = self._seen[1]
+            found: ConnectionPool | Twins | None = self._seen[1]
             if not isinstance(found, ConnectionPool) or not found.ended:
                 return found
         follow_the_pool(self.settings_dict)
@@ -289,10 +289,6 @@ class Twins:
         twin = self.wrappers[key]
         pool: ConnectionPool = twin.pool
         return pool
-
-
-Found: TypeAlias = ConnectionPool | Twins
-"""The one pool of an alias, or that of each of its hosts."""
 
 
 class Handed:

@@ -19,8 +19,9 @@ from django.utils.asyncio import async_unsafe
 
 from django_poolkit.backends import ports
 from django_poolkit.backends.postgresql.awaiting import AwaitingMixin
+from django_poolkit.backends.postgresql.holding import Found
 from django_poolkit.backends.postgresql.hosts import GoesElsewhere
-from django_poolkit.backends.postgresql.pooling import Found, Twins
+from django_poolkit.backends.postgresql.pooling import Twins
 from django_poolkit.backends.postgresql.repeating import RepeatingCursor, RepeatingDebugCursor
 from django_poolkit.backends.postgresql.rerouting import (
     ReroutingCursor,
