@@ -26,7 +26,7 @@ def bridged(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     `aatomic()` or `apinned()` it uses those of the block, and so it does where a middleware has
     put a tenant on the request's connection, or pinned that: calls then take turns.
 
-    Works with and without `POOLKIT["ASYNC_ORM"]`: the first function that is made so gives three
+    Works with and without `POOLKIT["ASYNC_ORM"]`: the first function that is made so gives four
     names of Django and asgiref their meaning for the bridge (`aio/needed.py`). Make it where a
     module is imported, as a decorator does. Aliases without a pool of django_poolkit refuse to
     connect in it. Raises TypeError for a coroutine function.

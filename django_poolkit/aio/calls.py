@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 from django_poolkit.aio import carrying
 from django_poolkit.aio.serving import end, prepare, throw_away
 from django_poolkit.aio.turns import Node, node_of
-from django_poolkit.pools.bridge.driver import await_only, current, run, shielded
+from django_poolkit.pools.bridge.driver import BridgeGreenlet, await_only, current, run, shielded
+from django_poolkit.pools.bridge.greenlets import getcurrent
 from django_poolkit.pools.postgres import port
 
 P = ParamSpec("P")
@@ -47,7 +48,8 @@ class Call(dict[str, Any]):
     ) -> T:
         self.enter()
         try:
-            self._resume()
+            if self.paused:
+                self._resume()
             return function(*args, **kwargs)
         finally:
             after()
@@ -84,6 +86,12 @@ class Call(dict[str, Any]):
 
     def end(self) -> None:
         """End what is its own, and pass on its turns. Cancellations wait."""
+        if not self:
+            return
+        if len(self) == 1 and not self.shared:  # as nearly always
+            with shielded(port.ENDING):
+                end(*self.popitem())
+            return
         with shielded(port.ENDING), ExitStack() as ends:
             ends.callback(self.clear)
             for alias in list(self.shared):
@@ -148,5 +156,5 @@ def _leave(node: Node) -> None:
 
 def call_of_bridge() -> Call | None:
     """Return what the call has that runs here, None outside of the bridge."""
-    here = current()
-    return None if here is None else cast("Call | None", here.wrappers)
+    here = getcurrent()
+    return here.wrappers if type(here) is BridgeGreenlet else None  # type: ignore[return-value]

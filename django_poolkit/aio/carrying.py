@@ -73,8 +73,9 @@ def _is_marked(wrapper: PooledDatabaseWrapperMixin) -> bool:
     """Return whether somebody has put on a wrapper what no other one has."""
     if wrapper.settings_dict is not connections.settings.get(wrapper.alias):
         return True
-    more = wrapper.__dict__.keys() - _plain()
-    return any(_differs(wrapper, name) for name in more)
+    if (plain := _plain()).issuperset(wrapper.__dict__):
+        return False
+    return any(_differs(wrapper, name) for name in wrapper.__dict__.keys() - plain)
 
 
 def _differs(wrapper: Any, name: str) -> bool:

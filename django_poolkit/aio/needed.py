@@ -1,6 +1,6 @@
 """The names of Django and asgiref that calls in the bridge need to mean something else.
 
-Three, and nothing is copied of what they belong to. Outside of the bridge they do what they ever
+Four, and nothing is copied of what they belong to. Outside of the bridge they do what they ever
 did. They are given their meaning as the first function is made `bridged`.
 """
 
@@ -17,6 +17,7 @@ from django.db import connections
 from django.utils import asyncio as django_asyncio
 
 from django_poolkit.aio.inward import inward
+from django_poolkit.aio.making import making
 from django_poolkit.aio.storage import Storage
 from django_poolkit.pools.bridge.driver import bridging
 
@@ -55,6 +56,12 @@ NEEDED: Final = (
         attribute="_connections",
         make=Storage,
         reason="each call in the bridge has database wrappers of its own",
+    ),
+    Needed(
+        owner=connections,
+        attribute="create_connection",
+        make=making,
+        reason="what each call in the bridge needs is made without being set up each time",
     ),
     Needed(
         owner=django_asyncio,

@@ -27,6 +27,9 @@ _rested: Final = _Rested()
 def prepare(alias: str, wrapper: Any) -> None:
     """Prepare a wrapper that has been made for a call. One that would block refuses to connect."""
     if isinstance(wrapper, PooledDatabaseWrapperMixin):
+        if wrapper._bridged:  # made after a model, which has a pool
+            wrapper._last = _rested.leases.pop(alias, None)
+            return
         wrapper._bridged = True
         wrapper._seen = _seen.get(alias)
         if wrapper.pool is not None:

@@ -213,7 +213,8 @@ def test_an_alias_without_a_pool_is_refused(pooled: Pooled, run_on_each: Run) ->
                 async with aatomic():
                     raise AssertionError
             assert await bridged(lambda: connections["default"].vendor)() == "postgresql"
-            assert await sync_to_async(_pid_and_close)()
+            async with ThreadSensitiveContext():  # a thread without a wrapper of another test's
+                assert await sync_to_async(_pid_and_close)()
         finally:
             alias["OPTIONS"]["pool"] = {"mode": "transaction"}
 

@@ -8,24 +8,69 @@ committed as if nothing had happened.
 from __future__ import annotations
 
 import asyncio
+from _thread import get_ident
 from asyncio import CancelledError
 from collections.abc import Callable
 from functools import wraps
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, Final
 
 from asgiref.sync import async_to_sync
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import TransactionManagementError
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.backends.postgresql.holding import HoldingMixin
-from django_poolkit.pools.postgres import port
+from django_poolkit.pools.postgres import ConnectionPool, port
 
 _FAILED = TransactionStatus.INERROR
+_ENSURES: Final = BaseDatabaseWrapper.ensure_connection
+_CLOSES: Final = BaseDatabaseWrapper.close
 
 
 class AwaitingMixin(HoldingMixin):
-    """Has a wrapper whose calls may be cancelled end its transactions whole."""
+    """Has a wrapper whose calls may be cancelled end its transactions whole.
+
+    One that is a single call's is opened and closed by short ways, since each call does so.
+    """
+
+    # Our own ensure_connection() and connect(), as the class has them that is derived from this.
+    _connecting: tuple[Any, Any]
+
+    def _attach(self) -> bool:
+        """Open what is one call's, as `connect()` does; return whether that could be done.
+
+        Not where anybody has put something of his own in between, as Django's test cases do.
+        """
+        ensures, connects = self._connecting
+        if (
+            self._raw is not None
+            or self.in_atomic_block
+            or not isinstance(found := self._found(), ConnectionPool)
+            or found.config.mode != "transaction"
+            or getattr(super().ensure_connection, "__func__", None) is not _ENSURES
+            or getattr(self.ensure_connection, "__func__", None) is not ensures
+            or getattr(self.connect, "__func__", None) is not connects
+        ):
+            return False
+        with self.wrap_database_errors:
+            self._open(found)
+        self._met = True
+        return True
+
+    def close(self) -> None:
+        """Close the wrapper, as Django does."""
+        close = super().close
+        if (
+            self._bridged
+            and self._lease is None
+            and self._raw is None
+            and getattr(close, "__func__", None) is _CLOSES
+            and self._thread_ident == get_ident()  # type: ignore[attr-defined]
+        ):
+            self.run_on_commit = []  # Django's own does no more where it has no connection
+        else:
+            close()
 
     def _commit(self) -> None:
         if type(port.getcurrent()) is not port.Greenlet:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from operator import methodcaller
 from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 from django.db.backends.base import base as generic
 from django.db.backends.postgresql import base as postgresql
@@ -32,6 +32,7 @@ from psycopg.pq import TransactionStatus
 
 from django_poolkit.backends.postgresql.errors import EXHAUSTED
 from django_poolkit.backends.postgresql.greeting import GreetingMixin
+from django_poolkit.backends.postgresql.pooling import Twins
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.forks import in_child
@@ -49,6 +50,9 @@ _PREPARING = {"django.contrib.postgres.operations", "django.contrib.postgres.sig
 # A lease of a statement is short, and its stack is taken for each: so only where it matters.
 _DEPTH = 10
 _SKIPPED = 5
+
+Found: TypeAlias = ConnectionPool | Twins
+"""The one pool of an alias, or that of each of its hosts."""
 
 # Reentrant, for finalizers.
 _gate = threading.RLock()
@@ -120,12 +124,12 @@ class HoldingMixin(GreetingMixin):
         lease.cursor_closed()
         return self._raw
 
-    def _open(self) -> None:
+    def _open(self, found: Found) -> None:
         # As Django's connect() has it, but for what needs a connection.
         self.check_settings()
-        self._host, self._steady = None, self._only_pool()
-        pool = self.pool
-        assert pool is not None
+        self._host = None
+        self._steady = None if isinstance(found, Twins) else found
+        pool = self._steady or found.pool(None)  # type: ignore[union-attr]
         self._outside = pool.statements.outside
         self.isolation_level = self._chosen_isolation_level() or IsolationLevel.READ_COMMITTED
         self.in_atomic_block = False
@@ -147,7 +151,13 @@ class HoldingMixin(GreetingMixin):
         if not self._opened:
             self._refuse_closed_in_transaction()
             with self.wrap_database_errors:
-                self._open()
+                self._open(self._needed())
+
+    def _needed(self) -> Found:
+        """Return the pool that there has to be in transaction mode, or that of each host."""
+        found = self._found()
+        assert found is not None
+        return found
 
     def _refuse_closed_in_transaction(self) -> None:
         if self.in_atomic_block and self.closed_in_transaction:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, cast
+from typing import Any, Final
 from weakref import WeakSet
 
 
@@ -26,11 +26,14 @@ class ThreadNet:
                 lease.pool.lost(lease)
 
 
-_local = threading.local()
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.net = ThreadNet()
+
+
+_local: Final = _Local()
 
 
 def net() -> ThreadNet:
     """Return that of the present thread."""
-    if not hasattr(_local, "net"):
-        _local.net = ThreadNet()
-    return cast(ThreadNet, _local.net)
+    return _local.net

@@ -19,6 +19,7 @@ from django.utils.asyncio import async_unsafe
 
 from django_poolkit.backends import ports
 from django_poolkit.backends.postgresql.awaiting import AwaitingMixin
+from django_poolkit.backends.postgresql.holding import Found
 from django_poolkit.backends.postgresql.hosts import GoesElsewhere
 from django_poolkit.backends.postgresql.pooling import Twins
 from django_poolkit.backends.postgresql.repeating import RepeatingCursor, RepeatingDebugCursor
@@ -53,22 +54,21 @@ class PooledDatabaseWrapperMixin(AwaitingMixin):
     def connect(self) -> None:
         """Open the wrapper, and connect for real; in transaction mode the lease ends at once."""
         if not self._by_statement():
-            self._find_out_whether_it_reroutes()
+            self._find_out_whether_it_reroutes(self._found())
             super().connect()
             return
         if not self._opened:
-            self._open()
+            self._open(self._needed())
         self._met = True
         lease = self._lease or self._take(_BETWEEN if self._wanted else 0)
         if not self._wanted:
             self.on_idle(lease)
 
-    def _open(self) -> None:
-        super()._open()
-        self._find_out_whether_it_reroutes()
+    def _open(self, found: Found) -> None:
+        super()._open(found)
+        self._find_out_whether_it_reroutes(found)
 
-    def _find_out_whether_it_reroutes(self) -> None:
-        found = self._found()
+    def _find_out_whether_it_reroutes(self, found: Found | None) -> None:
         pool = found.pool(None) if isinstance(found, Twins) else found
         self._repeats = pool is not None and pool.config.retry_reads
         self._reroutes = isinstance(found, Twins) or bool(
@@ -166,7 +166,11 @@ class PooledDatabaseWrapperMixin(AwaitingMixin):
     # -- what Django does with a connection
 
     def _cursor(self, name: str | None = None) -> Any:
-        if not self._opened and (self._raw is not None or not self._by_statement()):
+        if (
+            not self._opened
+            and not (self._bridged and self._attach())
+            and (self._raw is not None or not self._by_statement())
+        ):
             try:
                 return super()._cursor(name)  # type: ignore[misc]
             except GoesElsewhere as error:
@@ -306,3 +310,4 @@ class PooledDatabaseWrapperMixin(AwaitingMixin):
 
 
 _OURS: Final = PooledDatabaseWrapperMixin.ensure_connection
+PooledDatabaseWrapperMixin._connecting = _OURS, PooledDatabaseWrapperMixin.connect

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from _thread import get_ident
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -20,7 +21,7 @@ from types import FrameType
 from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 from weakref import ref
 
-from django_poolkit.pools.bridge.greenlets import getcurrent, greenlet
+from django_poolkit.pools.bridge.greenlets import GreenletExit, getcurrent, greenlet
 from django_poolkit.pools.lease import inside_of
 from django_poolkit.pools.postgres.steadfast import endure
 
@@ -30,12 +31,18 @@ Resume: TypeAlias = Callable[..., Any]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+# So many calls of a thread rest at most; each keeps the memory of its frames, 16 KiB or more.
+_MOST_RESTING: Final = 32
 # So often a function is told to end whose task has been thrown away, before it is left alone.
 _FAREWELLS: Final = 100
 
 
 class BridgeGreenlet(greenlet):
-    """One call of a synchronous function in a task. Used in the thread of its loop only."""
+    """One call of a synchronous function in a task. Used in the thread of its loop only.
+
+    When that has ended it rests, and is the next call of its thread: Python maps memory for the
+    frames of each new one, and unmaps it at its end, which costs ten times what a switch does.
+    """
 
     wrappers: dict[str, Any] | None = None
     """What the call has of its own, by names; for whoever is above the pools."""
@@ -59,6 +66,12 @@ class BridgeGreenlet(greenlet):
     """Identifies the thread of that loop."""
     task: ref[asyncio.Task[Any]] | None
     """In which it runs, None where a coroutine is driven by other means."""
+    over = False
+    """Whether its function has ended."""
+    value: Any = None
+    """What that has returned."""
+    failed: BaseException | None = None
+    """What it has raised instead."""
 
     def defer(self, cancelled: asyncio.CancelledError) -> None:
         """Take note of a cancellation, to be told later."""
@@ -76,6 +89,59 @@ class BridgeGreenlet(greenlet):
         """Take note that it waits no more, and that what is awaited is cancelled."""
         self.cancelled = None
         logger.warning("event=shield_given_up seconds=%.1f", monotonic() - self.cancelled_at)
+
+    def begin(self, here: greenlet) -> None:
+        """Be a call in the running task, started by the greenlet that runs."""
+        self.parent, self.gr_context = here, here.gr_context
+        self.thread, self.loop = get_ident(), asyncio.get_running_loop()
+        self.suspended = monotonic()
+        task = asyncio.current_task(self.loop)
+        self.task = None if task is None else ref(task)
+        self.over = False
+
+    def rest(self) -> None:
+        """Wait for the next call of the thread, if its function has left nothing behind."""
+        idle = _resting.calls
+        if self.dead or self.shield or self.thrown_away or len(idle) >= _MOST_RESTING:
+            return
+        self.wrappers = self.task = self.cancelled = self.gr_context = None
+        del self.loop
+        idle.append(self)
+
+
+class _Resting(threading.local):
+    """The calls of a thread that have ended. Those of a thread that ends, end with it."""
+
+    def __init__(self) -> None:
+        self.calls: list[BridgeGreenlet] = []
+
+
+_resting: Final = _Resting()
+
+
+def _work(function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    """Be one call after the other. What rests refers to nothing of the call before.
+
+    Nor to its greenlet: of what its own frame refers to, no garbage collector would know.
+    """
+    while True:
+        try:
+            _here().value = function(*args, **kwargs)
+        except BaseException as error:
+            _here().over = True
+            if _here().thrown_away or isinstance(error, GreenletExit):
+                raise
+            # Without this frame, which is going to be that of another call.
+            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+            _here().failed = error
+        function = args = kwargs = None  # type: ignore[assignment]
+        _here().over = True
+        if _here().thrown_away:
+            return
+        function, args, kwargs = _here().parent.switch()  # type: ignore[union-attr]
+
+
+_here: Callable[[], BridgeGreenlet] = getcurrent  # type: ignore[assignment]
 
 
 class Watching(Protocol):
@@ -162,39 +228,44 @@ async def run(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
     here = getcurrent()
     if type(here) is BridgeGreenlet:
         return function(*args, **kwargs)
-    call = BridgeGreenlet(function, here)
-    call.gr_context = here.gr_context
-    call.thread, call.loop = get_ident(), asyncio.get_running_loop()
-    call.suspended = monotonic()
-    task = asyncio.current_task(call.loop)
-    call.task = None if task is None else ref(task)
+    call = _resting.calls.pop() if _resting.calls else BridgeGreenlet(_work)
+    call.begin(here)
     switch, throw = call.switch, call.throw
     if watch is not None:
         switch, throw = watch.timed(call, function)
-    try:
-        wanted = switch(*args, **kwargs)
-        while not call.dead:
-            try:
-                if call.shield or call.cancelled is not None:
-                    value = await _await_guarded(call, wanted)
-                else:
-                    value = await wanted
-            except GeneratorExit:
-                _throw_away(call)
-                raise
-            except BaseException as error:
-                call.parent = getcurrent()
-                wanted = throw(type(error), error, error.__traceback__)
+    wanted = switch(function, args, kwargs)
+    while not call.over:
+        try:
+            if call.shield or call.cancelled is not None:
+                value = await _await_guarded(call, wanted)
             else:
-                call.parent = getcurrent()
-                wanted = switch(value)
-    except Exception as error:
-        if _to_be_told(call):
-            raise _told(call) from error
-        raise
-    if _to_be_told(call):
-        raise _told(call)
-    return wanted  # type: ignore[no-any-return]
+                value = await wanted
+        except GeneratorExit:
+            _throw_away(call)
+            raise
+        except BaseException as error:
+            call.parent = getcurrent()
+            wanted = throw(type(error), error, error.__traceback__)
+        else:
+            call.parent = getcurrent()
+            wanted = switch(value)
+    return _result(call)  # type: ignore[no-any-return]
+
+
+def _result(call: BridgeGreenlet) -> Any:
+    """Return what a call has returned, or raise what it has, and have it rest."""
+    value, failed = call.value, call.failed
+    told = _told(call) if _to_be_told(call) else None
+    call.value = call.failed = None
+    call.rest()
+    try:
+        if told is not None and isinstance(failed, Exception | None):
+            raise told from failed
+        if failed is not None:
+            raise failed
+        return value
+    finally:
+        del failed, told  # which refer to this frame by now
 
 
 async def _await_guarded(call: BridgeGreenlet, wanted: Awaitable[_T]) -> _T:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextvars import Context
 from time import monotonic
 from typing import Any, Final
 
@@ -87,16 +88,16 @@ def read(connection: PoolConnection, gen: Steps, seconds: float | None = None) -
 def _suspend(call: BridgeGreenlet, fileno: int, wanted: int, until: float | None) -> int:
     """Return for what the socket is ready, 0 where the time is up first."""
     loop = call.loop
-    future: asyncio.Future[int] = loop.create_future()
+    socket = _Socket(loop=loop)
     timer = None
     if until is not None:
-        timer = loop.call_later(max(0.0, until - monotonic()), _wake, future, 0)
+        timer = loop.call_later(max(0.0, until - monotonic()), socket.wake, 0)
     if wanted & _READ:
-        loop.add_reader(fileno, _wake, future, _IS_READABLE)
+        loop.add_reader(fileno, socket.wake, _IS_READABLE)
     if wanted & _WRITE:
-        loop.add_writer(fileno, _wake, future, _IS_WRITABLE)
+        loop.add_writer(fileno, socket.wake, _IS_WRITABLE)
     try:
-        return await_only(future)
+        return await_only(socket)
     finally:
         call.suspended = monotonic()
         if timer is not None:
@@ -108,9 +109,52 @@ def _suspend(call: BridgeGreenlet, fileno: int, wanted: int, until: float | None
                 loop.remove_writer(fileno)
 
 
-def _wake(future: asyncio.Future[int], ready: int) -> None:
-    if not future.done():
-        future.set_result(ready)
+class _Socket(asyncio.Future[int]):
+    """For what a socket is ready, as a future that resumes its task in the turn it is woken.
+
+    One of asyncio's has the loop do so in its next turn, and to look at all sockets in between.
+    """
+
+    _resume: Callable[[Any], object] | None = None
+    _context: Context | None
+
+    def wake(self, ready: int) -> None:
+        """Resume who waits. Called by the loop, and so in no task."""
+        if self.done():
+            return
+        self.set_result(ready)
+        if (resume := self._resume) is not None:
+            self._resume = None
+            if self._context is None:
+                resume(self)
+            else:
+                self._context.run(resume, self)
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel it, as asyncio does: who cancels is a task, so that the loop resumes."""
+        if not super().cancel(msg):
+            return False
+        if (resume := self._resume) is not None:
+            self._resume = None
+            self.get_loop().call_soon(resume, self, context=self._context)
+        return True
+
+    def add_done_callback(
+        self, fn: Callable[[Any], object], /, *, context: Context | None = None
+    ) -> None:
+        """Have a function called when it is woken; of several the first is called at once."""
+        if self._resume is None and not self.done():
+            self._resume, self._context = fn, context
+        else:
+            super().add_done_callback(fn, context=context)
+
+    def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:
+        """Have a function not called; return how often it would have been."""
+        removed = super().remove_done_callback(fn)
+        if self._resume == fn:
+            self._resume = None
+            removed += 1
+        return removed
 
 
 def _ready_now(call: BridgeGreenlet, fileno: int, wanted: int) -> int:
