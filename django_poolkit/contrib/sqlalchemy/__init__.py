@@ -14,8 +14,9 @@ from django_poolkit.contrib.sqlalchemy.translation import from_sqlalchemy
 
 if TYPE_CHECKING:
     from django_poolkit.contrib.sqlalchemy.engines import create_engine
+    from django_poolkit.contrib.sqlalchemy.sharing import shared_connection
 
-__all__ = ["create_engine", "from_sqlalchemy"]
+__all__ = ["create_engine", "from_sqlalchemy", "shared_connection"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from django_poolkit.contrib.sqlalchemy import engines
 
         return engines.create_engine
+    if name == "shared_connection":
+        from django_poolkit.contrib.sqlalchemy import sharing
+
+        return sharing.shared_connection
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

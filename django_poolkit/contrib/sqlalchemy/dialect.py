@@ -54,7 +54,46 @@ def alias_of(url: URL, options: dict[str, Any]) -> str:
     return url.database or "default"
 
 
-class PooledDialect(PGDialect_psycopg):
+class PsycopgDialect(PGDialect_psycopg):
+    """psycopg's dialect, whose statements tell the pool which ones SQLAlchemy wrote."""
+
+    supports_statement_cache = True
+
+    def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
+        """Execute a statement."""
+        own = _composed(cursor, context)
+        cursor.execute(statement, parameters)
+        if own:
+            cursor._poolkit_lease.foreign = False
+
+    def do_executemany(
+        self, cursor: Any, statement: Any, parameters: Any, context: Any = None
+    ) -> None:
+        """Execute a statement with many sets of parameters."""
+        own = _composed(cursor, context)
+        cursor.executemany(statement, parameters)
+        if own:
+            cursor._poolkit_lease.foreign = False
+
+
+def _composed(cursor: Any, context: Any) -> bool:
+    """Return whether SQLAlchemy wrote a statement, and no project before it in this lease.
+
+    One of its own leaves no more behind than its text shows, as one of Django's ORM: it is no cause
+    for a reset with `reset="request"`.
+    """
+    lease = getattr(cursor, "_poolkit_lease", None)
+    compiled = None if context is None else context.compiled
+    return (
+        lease is not None
+        and not lease.foreign
+        and compiled is not None
+        and not context.isddl
+        and not compiled.isplaintext
+    )
+
+
+class PooledDialect(PsycopgDialect):
     """psycopg's dialect, with connections of `connection_pools`."""
 
     supports_statement_cache = True
@@ -96,39 +135,6 @@ class PooledDialect(PGDialect_psycopg):
         """Give back a connection that is not to be used again."""
         dbapi_connection._generation = KILLED
         self.do_close(dbapi_connection)
-
-    def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
-        """Execute a statement."""
-        own = _composed(cursor, context)
-        cursor.execute(statement, parameters)
-        if own:
-            cursor._poolkit_lease.foreign = False
-
-    def do_executemany(
-        self, cursor: Any, statement: Any, parameters: Any, context: Any = None
-    ) -> None:
-        """Execute a statement with many sets of parameters."""
-        own = _composed(cursor, context)
-        cursor.executemany(statement, parameters)
-        if own:
-            cursor._poolkit_lease.foreign = False
-
-
-def _composed(cursor: Any, context: Any) -> bool:
-    """Return whether SQLAlchemy wrote a statement, and no project before it in this lease.
-
-    One of its own leaves no more behind than its text shows, as one of Django's ORM: it is no cause
-    for a reset with `reset="request"`.
-    """
-    lease = getattr(cursor, "_poolkit_lease", None)
-    compiled = None if context is None else context.compiled
-    return (
-        lease is not None
-        and not lease.foreign
-        and compiled is not None
-        and not context.isddl
-        and not compiled.isplaintext
-    )
 
 
 def pool_of(alias: str) -> ConnectionPool:
