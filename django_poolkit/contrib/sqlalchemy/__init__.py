@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 from django_poolkit.contrib.sqlalchemy.translation import from_sqlalchemy
 
 if TYPE_CHECKING:
-    from django_poolkit.contrib.sqlalchemy.engines import create_engine
+    from django_poolkit.contrib.sqlalchemy.engines import create_async_engine, create_engine
     from django_poolkit.contrib.sqlalchemy.sharing import shared_connection
 
-__all__ = ["create_engine", "from_sqlalchemy", "shared_connection"]
+__all__ = ["create_async_engine", "create_engine", "from_sqlalchemy", "shared_connection"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "create_engine":
+    if name in ("create_async_engine", "create_engine"):
         from django_poolkit.contrib.sqlalchemy import engines
 
-        return engines.create_engine
+        return getattr(engines, name)
     if name == "shared_connection":
         from django_poolkit.contrib.sqlalchemy import sharing
 

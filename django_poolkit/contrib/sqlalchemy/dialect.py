@@ -99,6 +99,13 @@ class PooledDialect(PsycopgDialect):
     supports_statement_cache = True
     poolclass: type[Pool] = LeasePool
 
+    @classmethod
+    def get_async_dialect_cls(cls, url: URL) -> Any:
+        """Return the dialect of `create_async_engine()` for the same URL: asyncpg's."""
+        from django_poolkit.contrib.sqlalchemy.async_dialect import AsyncPooledDialect
+
+        return AsyncPooledDialect
+
     def create_connect_args(self, url: URL) -> Any:
         """Return the alias, and what it is to be adapted by."""
         options = {} if self.client_encoding is None else {"client_encoding": None}

@@ -1,4 +1,4 @@
-"""The engines of an alias."""
+"""The engines of an alias, for threads and for tasks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, Final
 import sqlalchemy
 from sqlalchemy import URL, Engine, exc
 from sqlalchemy.dialects import registry
+from sqlalchemy.ext import asyncio
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 DRIVER: Final = "postgresql+poolkit"
 registry.register(
@@ -31,21 +33,28 @@ def create_engine(alias: str = "default", **options: Any) -> Engine:
     Connects to nothing. Raises ArgumentError for such an option; for an alias that does not exist
     or is not pooled, the first checkout does.
     """
-    refuse(options, "create_engine()", alias)
+    refuse(options, "create_engine()", f"DATABASES[{alias!r}]['OPTIONS']['pool']")
     return sqlalchemy.create_engine(URL.create(DRIVER, database=alias), **options)
 
 
-def refuse(names: Iterable[str], function: str, alias: str) -> None:
-    """Raise ArgumentError for options that are not an engine's to say."""
+def create_async_engine(alias: str = "default", **options: Any) -> AsyncEngine:
+    """Return an asyncio engine whose connections are leases of the alias's asyncpg pool.
+
+    As `create_engine()`; its pool is made from `POOLKIT["ASYNCPG"]`.
+    """
+    refuse(options, "create_async_engine()", f"POOLKIT['ASYNCPG'][{alias!r}]")
+    return asyncio.create_async_engine(URL.create(DRIVER, database=alias), **options)
+
+
+def refuse(names: Iterable[str], function: str, place: str) -> None:
+    """Raise ArgumentError for options that are not an engine's to say, but are in `place`."""
     for name in names:
-        place = f"DATABASES[{alias!r}]['OPTIONS']['pool']"
         if name in _TRANSLATED:
             raise exc.ArgumentError(
-                f"{function}: {name} is said in {place}, for all who use the pool of {alias!r}; "
-                "from_sqlalchemy() translates it"
+                f"{function}: {name} is said in {place}, for all who use that pool; "
+                "from_sqlalchemy() translates for DATABASES"
             )
         if name in _REFUSED:
             raise exc.ArgumentError(
-                f"{function}: {name} would lead around the pool of {alias!r}, which is made from "
-                f"{place}"
+                f"{function}: {name} would lead around the pool, which is made from {place}"
             )
