@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import threading
+import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import psycopg
@@ -13,7 +15,7 @@ import pytest
 import sqlalchemy
 from django.db import connection as default_connection
 from psycopg.pq import TransactionStatus
-from sqlalchemy import JSON, Engine, bindparam, event, exc, select, text
+from sqlalchemy import JSON, Engine, bindparam, event, exc, make_url, select, text
 from sqlalchemy.orm import Session
 
 from django_poolkit import PoolTimeout, connection_pools
@@ -23,6 +25,7 @@ from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.testing import Node
 from django_poolkit.testing.faults import TCPProxy
 from tests.app.models import Item
+from tests.docs_support import ROOT
 from tests.neighbours.sqlalchemy.support import Thing, names, stored
 
 connection: Any = default_connection
@@ -338,6 +341,13 @@ def test_a_url_says_no_more_than_the_alias(pool: ConnectionPool, engine: Engine)
         with pytest.raises(exc.ArgumentError) as caught:
             sqlalchemy.create_engine(url)
         assert "secret" not in str(caught.value)
+
+
+def test_the_dialect_is_found_by_its_url_alone() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (place,) = project["entry-points"]["sqlalchemy.dialects"].values()
+    found = EntryPoint("postgresql.poolkit", place, "sqlalchemy.dialects").load()
+    assert found is make_url("postgresql+poolkit:///default").get_dialect()
 
 
 @pytest.mark.parametrize(
