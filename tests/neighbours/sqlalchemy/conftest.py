@@ -51,10 +51,10 @@ def pooled(transactional_db: None) -> Iterator[Callable[..., ConnectionPool]]:
         registry.asyncpg.close_all()
 
 
-@pytest.fixture(params=["session", "transaction"])
+@pytest.fixture
 def pool(request: pytest.FixtureRequest, pooled: Callable[..., ConnectionPool]) -> ConnectionPool:
-    """A pool of two, in each mode that Django may have it in."""
-    return pooled(mode=request.param)
+    """A pool of two, in transaction mode unless a test is `in_both_modes`."""
+    return pooled(mode=getattr(request, "param", "transaction"))
 
 
 @pytest.fixture

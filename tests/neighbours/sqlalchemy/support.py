@@ -1,13 +1,16 @@
-"""What SQLAlchemy is told of Django's table."""
+"""What SQLAlchemy is told of Django's table, and in which modes Django has the pool."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
+import pytest
 from sqlalchemy import DateTime, MetaData, String, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tests.app.models import Item
+
+in_both_modes = pytest.mark.parametrize("pool", ["session", "transaction"], indirect=True)
 
 
 class Base(DeclarativeBase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import select as select_module
 import threading
 import tomllib
 from collections.abc import Callable
@@ -21,12 +22,14 @@ from sqlalchemy.orm import Session
 from django_poolkit import PoolTimeout, connection_pools
 from django_poolkit.backends import request as requests
 from django_poolkit.contrib.sqlalchemy import create_engine
+from django_poolkit.control import answers
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.testing import Node
 from django_poolkit.testing.faults import TCPProxy
+from django_poolkit.testing.waiting import wait_until
 from tests.app.models import Item
 from tests.docs_support import ROOT
-from tests.neighbours.sqlalchemy.support import Thing, names, stored
+from tests.neighbours.sqlalchemy.support import Thing, in_both_modes, names, stored
 
 connection: Any = default_connection
 
@@ -37,14 +40,19 @@ def engine(pool: ConnectionPool) -> Engine:
     return create_engine("default")
 
 
+def driver_of(held: sqlalchemy.Connection) -> Any:
+    return held.connection.driver_connection
+
+
 def pid_of(held: sqlalchemy.Connection) -> int:
-    pid: int = held.connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
+    pid: int = driver_of(held).info.backend_pid
     return pid
 
 
 # -- the lease
 
 
+@in_both_modes
 def test_a_lease_lasts_as_long_as_a_checkout(pool: ConnectionPool, engine: Engine) -> None:
     assert pool.stats().acquired == 0  # an engine connects to nothing
     with engine.connect() as held:
@@ -55,6 +63,7 @@ def test_a_lease_lasts_as_long_as_a_checkout(pool: ConnectionPool, engine: Engin
     assert (pool.stats().used, pool.stats().idle) == (0, 1)
 
 
+@in_both_modes
 def test_django_and_sqlalchemy_use_the_same_connections(
     pool: ConnectionPool, engine: Engine
 ) -> None:
@@ -78,6 +87,22 @@ def test_the_lease_has_the_neighbours_name(pool: ConnectionPool, engine: Engine)
         assert lease.where == "sqlalchemy, GET (no view)"
 
 
+def test_it_is_seen_and_taken_away_from_outside(pool: ConnectionPool, engine: Engine) -> None:
+    with engine.connect() as held:
+        held.execute(select(1))
+        (found,) = answers.status({"leases": True, "databases": ["default"]})["leases"]
+        assert found["where"] == "sqlalchemy"
+        answers.kill_lease({"pool": pool.name, "key": pool.leases()[0].key})
+        wait_until(
+            lambda: bool(select_module.select([driver_of(held)], [], [], 0)[0]), timeout=20.0
+        )
+        with pytest.raises(exc.OperationalError):
+            held.execute(select(1))
+        assert pool.stats().used == 0
+    with engine.connect() as held:
+        assert held.scalar(select(1)) == 1
+
+
 def test_writes_are_committed_and_errors_leave_nothing(
     pool: ConnectionPool, engine: Engine
 ) -> None:
@@ -91,6 +116,7 @@ def test_writes_are_committed_and_errors_leave_nothing(
     assert pool.stats().used == 0
 
 
+@in_both_modes
 def test_what_is_not_committed_is_rolled_back_on_return(
     pool: ConnectionPool, engine: Engine
 ) -> None:
@@ -174,6 +200,7 @@ def test_threads_take_turns(pool: ConnectionPool, engine: Engine) -> None:
 # -- what a lease leaves behind: nothing
 
 
+@in_both_modes
 def test_what_each_side_does_to_a_connection_is_undone_for_the_other(
     pool: ConnectionPool, engine: Engine
 ) -> None:
@@ -199,6 +226,7 @@ def test_what_each_side_does_to_a_connection_is_undone_for_the_other(
         assert held.execute(text("SELECT '{\"b\": 1}'::jsonb")).scalar() == {"b": 1}
 
 
+@in_both_modes
 def test_events_see_each_checkout(pool: ConnectionPool, engine: Engine) -> None:
     seen: list[str] = []
     for name in ("first_connect", "connect", "checkout", "checkin", "close", "reset"):
@@ -271,6 +299,7 @@ def test_a_backend_that_is_killed_in_a_transaction_costs_that_one_alone(
     assert stored() == ["kept"]
 
 
+@in_both_modes
 def test_a_server_restarted_between_two_checkouts_costs_nothing(
     pool: ConnectionPool, engine: Engine, primary: Node
 ) -> None:
@@ -389,5 +418,5 @@ def test_what_runs_beside_the_orm_is_at_rest_again(pool: ConnectionPool, engine:
     with engine.connect() as held:
         rows = held.execution_options(stream_results=True).execute(names)
         assert rows.scalars().first() == "a"
-        driver: Any = held.connection.driver_connection
+        driver = driver_of(held)
     assert driver.pgconn.transaction_status == TransactionStatus.IDLE

@@ -19,7 +19,7 @@ from django_poolkit.contrib.sqlalchemy import create_engine, shared_connection
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.testing import Node
 from tests.app.models import Item
-from tests.neighbours.sqlalchemy.support import Thing, names, stored
+from tests.neighbours.sqlalchemy.support import Thing, in_both_modes, names, stored
 
 connection: Any = default_connection
 
@@ -30,6 +30,7 @@ def add(held: Connection, name: str | None) -> None:
     held.execute(sqlalchemy.insert(Thing).values(name=name))
 
 
+@in_both_modes
 def test_both_see_what_neither_has_committed(pool: ConnectionPool) -> None:
     with transaction.atomic():
         Item.objects.create(name="django")
@@ -52,6 +53,7 @@ def test_the_block_decides_whatever_sqlalchemy_has_committed(pool: ConnectionPoo
     assert stored() == []
 
 
+@in_both_modes
 def test_the_first_to_use_the_block_may_be_sqlalchemy(pool: ConnectionPool) -> None:
     with transaction.atomic():
         with shared_connection() as held:
@@ -116,7 +118,8 @@ def test_savepoints_of_both_nest() -> None:
     assert stored() == ["outer"]
 
 
-def test_each_side_adapts_in_its_own_way() -> None:
+@in_both_modes
+def test_each_side_adapts_in_its_own_way(pool: ConnectionPool) -> None:
     with transaction.atomic():
         with shared_connection() as held:
             assert held.scalar(select(bindparam("a", {"b": [1]}, JSON))) == {"b": [1]}
@@ -170,6 +173,7 @@ def test_a_block_that_is_to_be_rolled_back_is_used_no_more() -> None:
             pytest.fail("it was let in")
 
 
+@in_both_modes
 def test_a_killed_backend_ends_the_block(pool: ConnectionPool, primary: Node) -> None:
     with pytest.raises(exc.OperationalError), transaction.atomic():
         Item.objects.create(name="lost")
@@ -180,6 +184,7 @@ def test_a_killed_backend_ends_the_block(pool: ConnectionPool, primary: Node) ->
     assert stored() == []
 
 
+@in_both_modes
 def test_session_state_that_it_leaves_is_reset(pool: ConnectionPool) -> None:
     with transaction.atomic(), shared_connection() as held:
         held.execute(text("SET work_mem = '7MB'"))
@@ -205,6 +210,7 @@ def test_djangos_own_engine_will_do() -> None:
         connections["default"] = ours
 
 
+@in_both_modes
 def test_in_the_bridge_it_is_the_tasks_own(pool: ConnectionPool) -> None:
     def both() -> list[str]:
         with transaction.atomic():
