@@ -8,9 +8,11 @@ have it; statements come from asyncpg's cache, which outlasts checkouts.
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 from sqlalchemy import URL, exc, types
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql.asyncpg import (
     AsyncAdapt_asyncpg_connection,
     PGCompiler_asyncpg,
@@ -18,6 +20,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import (
 )
 from sqlalchemy.pool import Pool
 from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
 
 from django_poolkit import asyncpg_pools
 from django_poolkit.conf.asyncpg import asyncpg_config
@@ -38,20 +41,46 @@ class AsyncCompiler(PGCompiler_asyncpg):
         return super().render_bind_cast(type_, dbapi_type, sqltext)  # type: ignore[no-any-return, no-untyped-call]
 
 
+class _ReadByCodec(types.JSON):
+    """JSON that the pool's codecs read, or leave to the dialect as text."""
+
+    def result_processor(self, dialect: Any, coltype: object) -> Any:
+        """Return what makes a value of the text, None where it is one already."""
+        if dialect.codecs_read_json:
+            return None
+        deserialize = dialect._json_deserializer or json.loads
+        return lambda text: None if text is None else deserialize(text)
+
+
+class _JSON(_ReadByCodec, postgresql.JSON):
+    pass
+
+
+class _JSONB(_ReadByCodec, postgresql.JSONB):
+    pass
+
+
 class AsyncPooledDialect(PGDialect_asyncpg):
     """asyncpg's dialect, with connections of `asyncpg_pools`."""
 
     supports_statement_cache = True
-    poolclass: type[Pool] = LeasePool
     statement_compiler = AsyncCompiler
-    dialect_injects_custom_json_deserializer = False
+    colspecs = PGDialect_asyncpg.colspecs | {
+        types.JSON: _JSON, postgresql.JSON: _JSON, postgresql.JSONB: _JSONB,
+    }  # fmt: skip
+    codecs_read_json = True
+
+    @classmethod
+    def get_pool_class(cls, url: URL) -> type[Pool]:
+        """Return the one that does not pool."""
+        return LeasePool
 
     def create_connect_args(self, url: URL) -> Any:
         """Return the alias. Raises ArgumentError for what its pool does not let one choose."""
         alias = alias_of(url, {})
         config = asyncpg_config(alias.partition("/")[0])
-        self.supports_native_json_deserialization = config.codecs == "django"
-        if self.supports_native_json_deserialization and self._json_deserializer is not None:
+        self.codecs_read_json = config.codecs == "django"
+        if self.codecs_read_json and self._json_deserializer is not None:
             raise exc.ArgumentError(
                 "json_deserializer: the pool's codecs read JSON, for all who use it. Set "
                 f"POOLKIT['ASYNCPG'][{alias!r}]['CODECS'] to 'asyncpg', and it comes as text"
@@ -112,17 +141,17 @@ class AdaptedLease(AsyncAdapt_asyncpg_connection):
         if (lease := self._taken()) is not None:
             await_only(lease.release())
 
-    async def _terminate_graceful_close(self) -> None:
-        if (lease := self._taken()) is not None:
-            await lease.discard()
-
-    def _terminate_force_close(self) -> None:
-        # By a garbage collector, maybe on another thread: there a lease that is dropped is told of
-        # to its loop.
+    def terminate(self) -> None:
+        """End the lease with its connection. Also called by a garbage collector, on any thread."""
         self._transaction = None
         lease = self._taken()
-        if lease is not None and asyncio._get_running_loop() is lease.line.loop:
+        if lease is None:
+            return
+        if in_greenlet():
+            await_only(lease.discard())
+        elif asyncio._get_running_loop() is lease.line.loop:
             lease.line.end_and_terminate(lease, "discarded")
+        # Elsewhere it is dropped, and its loop is told.
 
     def _taken(self) -> AsyncpgLease | None:
         """Return the lease for whoever ends it, None where that has been done."""

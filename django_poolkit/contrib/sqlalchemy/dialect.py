@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import psycopg
+import sqlalchemy
 from sqlalchemy import URL, event, exc
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.pool import NullPool, Pool
@@ -19,6 +20,13 @@ from django_poolkit.contrib.sqlalchemy.leases import mark
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.connection import KILLED, PoolConnection
 from django_poolkit.registry import connection_pools
+
+if sqlalchemy.__version__ < "2.1":
+    # What was cancelled, or failed in a `connect` event, 2.0 drops without giving it back.
+    raise ImportError(
+        "django_poolkit.contrib.sqlalchemy needs SQLAlchemy 2.1: "
+        "pip install django-poolkit[sqlalchemy]"
+    )
 
 
 class LeasePool(NullPool):
@@ -97,7 +105,11 @@ class PooledDialect(PsycopgDialect):
     """psycopg's dialect, with connections of `connection_pools`."""
 
     supports_statement_cache = True
-    poolclass: type[Pool] = LeasePool
+
+    @classmethod
+    def get_pool_class(cls, url: URL) -> type[Pool]:
+        """Return the one that does not pool."""
+        return LeasePool
 
     @classmethod
     def get_async_dialect_cls(cls, url: URL) -> Any:

@@ -60,11 +60,15 @@ class SharedDialect(PsycopgDialect):
     """psycopg's dialect, on the connection that Django has at the moment."""
 
     supports_statement_cache = True
-    poolclass: type[Pool] = NullPool
 
     def __init__(self, **kwargs: Any) -> None:
         # Native hstore would be registered with Django's connection.
         super().__init__(use_native_hstore=False, **kwargs)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def get_pool_class(cls, url: URL) -> type[Pool]:
+        """Return the one that does not pool."""
+        return NullPool
 
     def create_connect_args(self, url: URL) -> Any:
         """Return the alias, and what its statements are to be adapted by."""
