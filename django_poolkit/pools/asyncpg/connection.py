@@ -89,7 +89,7 @@ class LeasedConnection(PoolConnectionProxy):
         await con.close(timeout=timeout)
 
 
-async def _run(
+async def run_noted(
     lease: AsyncpgLease, copies: bool, plain: Callable[..., Any], /, *args: Any, **options: Any
 ) -> Any:
     """Await one of asyncpg's verbs; the lease knows that it runs, and what may be left of it."""
@@ -122,7 +122,7 @@ def _statement(verb: str) -> Callable[..., Any]:
             lease.ran, lease.statement = True, query  # all that there is to note
         else:
             lease.note(query)
-        # As `_run()`; every statement passes here.
+        # As `run_noted()`; every statement passes here.
         lease.running += 1
         try:
             return await plain(self._con, query, *args, **options)
@@ -160,7 +160,7 @@ def _awaited(verb: str) -> Callable[..., Any]:
             lease.spoiled = "codecs"
         elif verb == "add_listener":
             lease.mark_dirty("listen")
-        return await _run(lease, copies, plain, self._con, *args, **options)
+        return await run_noted(lease, copies, plain, self._con, *args, **options)
 
     return call
 

@@ -15,6 +15,8 @@ NAMES: Final = {
     asyncpg.Connection: (
         "_cancel_current_command",  # asks the server to stop what runs
         "_cleanup",
+        "_drop_global_statement_cache",
+        "_prepare",  # by which a statement comes from the connection's cache
         "_set_proxy",
         "_protocol",
         "_transport",

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 import psycopg
+from psycopg.abc import AdaptContext
 from psycopg.adapt import AdaptersMap
 from psycopg.pq import ConnStatus, TransactionStatus
 
@@ -125,6 +126,11 @@ class PoolConnection(psycopg.Connection[Any]):
         if not self._adapters_shown and module_of(1) != PSYCOPG:  # whose cursors copy them
             self._adapters_shown = True
         return super().adapters
+
+    def adapt_by(self, context: AdaptContext) -> None:
+        """Have what this lease runs adapted by a copy of another context's adapters."""
+        self._adapters = AdaptersMap(context.adapters)
+        self._adapters_shown = True  # so that the release brings the pool's back
 
     def _bind_factories(self) -> None:
         preparing = self._plans is not None

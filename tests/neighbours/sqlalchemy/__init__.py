@@ -1,0 +1,1 @@
+"""SQLAlchemy on the pools of the site."""
