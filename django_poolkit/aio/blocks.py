@@ -19,7 +19,8 @@ from django_poolkit.aio.calls import Call
 from django_poolkit.aio.needed import install
 from django_poolkit.aio.serving import refuse, throw_away
 from django_poolkit.aio.turns import Node, innermost
-from django_poolkit.pools.bridge.driver import run, shielded
+from django_poolkit.pools.bridge.driver import run
+from django_poolkit.pools.bridge.shields import shielded
 from django_poolkit.pools.postgres import port
 
 

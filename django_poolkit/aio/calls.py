@@ -9,8 +9,9 @@ from typing import Any, ParamSpec, TypeVar
 from django_poolkit.aio import carrying
 from django_poolkit.aio.serving import end, prepare, throw_away
 from django_poolkit.aio.turns import Node, node_of
-from django_poolkit.pools.bridge.driver import BridgeGreenlet, await_only, current, run, shielded
+from django_poolkit.pools.bridge.driver import BridgeGreenlet, await_only, current, run
 from django_poolkit.pools.bridge.greenlets import getcurrent
+from django_poolkit.pools.bridge.shields import shielded
 from django_poolkit.pools.postgres import port
 
 P = ParamSpec("P")

@@ -16,7 +16,8 @@ from django.db import connections
 from django_poolkit.aio.calls import Call, call_of_bridge
 from django_poolkit.aio.turns import Node, node_of
 from django_poolkit.backends.postgresql.base import PooledDatabaseWrapperMixin
-from django_poolkit.pools.bridge.driver import await_only, bridging, shielded
+from django_poolkit.pools.bridge.driver import await_only, bridging
+from django_poolkit.pools.bridge.shields import shielded
 from django_poolkit.pools.postgres import port
 
 

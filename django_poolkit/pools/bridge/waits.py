@@ -16,9 +16,10 @@ from typing import Any, Final
 import psycopg
 from psycopg.waiting import Ready, Wait
 
-from django_poolkit.pools.bridge.driver import BridgeGreenlet, await_only, shielded
+from django_poolkit.pools.bridge.driver import BridgeGreenlet, await_only
 from django_poolkit.pools.bridge.greenlets import GreenletExit, getcurrent
 from django_poolkit.pools.bridge.lock import HybridLock
+from django_poolkit.pools.bridge.shields import shielded
 from django_poolkit.pools.deadline import current
 from django_poolkit.pools.postgres import port, task_wait
 from django_poolkit.pools.postgres.connection import PoolConnection

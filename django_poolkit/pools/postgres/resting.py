@@ -69,6 +69,8 @@ class Resting(Release):
             self.release_idle(lease)
             return False
         lease.turn += 1  # its cursors are over
+        if lease.loop is not None:
+            lease.loop = lease.task = None  # what rests does not go with the loop it was used on
         connection._used_at = connection._idle_since = now = monotonic()
         resting, key = self._resting, lease.key
         resting[key] = lease
@@ -105,8 +107,6 @@ class Resting(Release):
             here = port.getcurrent()
             if type(here) is port.Greenlet:
                 lease.loop, lease.task, self._lends_to_tasks = here.loop, here.task, True
-            elif lease.loop is not None:
-                lease.loop = lease.task = None
             lease.turns.append(connection._used_at - lease.since)
             lease.since, lease.statement = now, None
             lease.stack = self._take_stack(depth, skip + 1) if now >= self._stack_due else ()

@@ -13,13 +13,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from django_poolkit.pools.bridge.driver import (
-    await_only,
-    bridging,
-    current,
-    run,
-    shielded,
-)
+from django_poolkit.pools.bridge.driver import await_only, bridging, current, run
+from django_poolkit.pools.bridge.shields import shielded
 from tests.pools.postgres.tasks import run_on_each, until
 
 __all__ = ["run_on_each"]

@@ -13,7 +13,8 @@ from weakref import ref
 
 import pytest
 
-from django_poolkit.pools.bridge.driver import await_only, current, run, shielded
+from django_poolkit.pools.bridge.driver import await_only, current, run
+from django_poolkit.pools.bridge.shields import shielded
 from tests.pools.postgres.tasks import run_on_each, until
 
 __all__ = ["run_on_each"]
