@@ -235,7 +235,7 @@ def test_the_reference_has_every_verdict() -> None:
     source = (ROOT / "django_poolkit/control/verdicts.py").read_text()
     words = set(re.findall(r'(?:word=|return )"(\w+)"', source))
     assert len(words) == 5
-    assert first_cells(section("Pins")) == words
+    assert first_cells(section("Pins").split("\n### ")[0]) == words
 
 
 def test_the_reference_has_every_key(processes: Callable[..., None], live: None) -> None:

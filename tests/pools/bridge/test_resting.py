@@ -37,8 +37,14 @@ def used_and_rested(pool: ConnectionPool) -> Lease:
 
 def test_each_turn_is_of_the_task_that_began_it(pool, run_on_each):
     async def main():
-        lease = await asyncio.create_task(run(rested, pool), name="first")
-        assert "first" in lease.thread
+        def once() -> Lease:
+            lease = pool.acquire()
+            assert "first" in lease.thread
+            assert pool.rest(lease)
+            return lease
+
+        lease = await asyncio.create_task(run(once), name="first")
+        assert (lease.loop, lease.task) == (None, None)  # at rest it is nobody's
 
         def again() -> None:
             assert rouse(pool, lease)
