@@ -13,7 +13,7 @@ from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.postgres import ConnectionPool
 from tests.pools.bridge.support import by_itself
 from tests.pools.postgres.tasks import LOOPS, assert_quiet, run_on_each
-from tests.pools.postgres.test_resting import make, rested, rouse
+from tests.pools.postgres.test_resting import make, rouse
 from tests.pools.support import Call
 
 __all__ = ["make", "run_on_each"]
