@@ -38,7 +38,7 @@ def used_and_rested(pool: ConnectionPool) -> Lease:
 def test_each_turn_is_of_the_task_that_began_it(pool, run_on_each):
     async def main():
         def once() -> Lease:
-            lease = pool.acquire()
+            lease: Lease = pool.acquire()
             assert "first" in lease.thread
             assert pool.rest(lease)
             return lease
