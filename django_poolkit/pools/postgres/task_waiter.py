@@ -38,17 +38,19 @@ class TaskWaiter(Waiter):
     def _wake(self) -> bool:
         """Wake the task; return False where it has been cancelled, or its loop was closed."""
         try:
-            if self._owner != get_ident():
-                if self._future.cancelled():
+            if self._owner == get_ident():
+                if self._future.done() or self.loop.is_closed():
                     return False
-                self.loop.call_soon_threadsafe(_end, self._future)
-            elif self._future.done():
-                return False
-            else:
                 self._future.set_result(None)
+                return True
+            if self._future.cancelled():
+                return False
+            self.loop.call_soon_threadsafe(_end, self._future)
         except RuntimeError:  # the loop was closed
             return False
-        return not self.loop.is_closed()
+        # It may have been closed since then: either before it woke the task, or after the task had
+        # used the connection and left it at rest, for which it needs no lock.
+        return not self.loop.is_closed() or self._future.done()
 
     async def turn(self, seconds: float) -> None:
         """Sleep until it is settled, or `seconds` at most. Being cancelled settles nothing."""

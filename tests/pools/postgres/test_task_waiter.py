@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -44,6 +45,29 @@ class TestTaskWaiter:
             return waiter.connection, waiter.error
 
         assert run_on_each(main) == ("first", None)
+
+    def test_it_is_served_though_its_loop_ends_before_that_is_known(self, monkeypatch):
+        made: Future[TaskWaiter] = Future()
+
+        async def main() -> None:
+            waiter = TaskWaiter(NOBODY)
+            made.set_result(waiter)
+            await waiter.turn(60.0)
+
+        thread = threading.Thread(target=lambda: asyncio.run(main()))
+        thread.start()
+        waiter = made.result()
+        wake = waiter.loop.call_soon_threadsafe
+
+        def slowly(*args: Any) -> Any:
+            handle = wake(*args)
+            thread.join()  # it has gone on meanwhile, and come to its end
+            return handle
+
+        monkeypatch.setattr(waiter.loop, "call_soon_threadsafe", slowly)
+        assert waiter.set("first")
+        assert waiter.loop.is_closed()
+        assert waiter.connection == "first"
 
     def test_it_accepts_one_error(self, run_on_each):
         error = ValueError()
