@@ -203,7 +203,7 @@ class TestRefusals:
 
         error = run_on_each(main)
         assert "pool 'short': no connection within 0.05 s (used 1/1" in str(error)
-        assert error.waited >= 0.05
+        assert error.waited >= 0.049  # uvloop counts whole milliseconds
         assert pool.stats().timeouts == 1
         assert_quiet(pool)
 
