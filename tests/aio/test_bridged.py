@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import unittest
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,7 +16,7 @@ from django.test import TestCase, TransactionTestCase
 from django.test.utils import CaptureQueriesContext
 
 from django_poolkit.aio import aatomic, apinned, bridged, carrying, needed
-from django_poolkit.pools.postgres import ConnectionPool
+from tests.aio.support import Pooled, Run, apid, ascalar, count
 from tests.app.models import Item
 from tests.backends.transaction_mode.support import (
     PATIENCE,
@@ -33,16 +32,8 @@ from tests.pools.postgres.tasks import until
 
 pytestmark = pytest.mark.core
 
-Pooled = Callable[..., ConnectionPool]
-Run = Callable[[Callable[[], Any]], Any]
 
-apid = bridged(backend)
-ascalar = bridged(scalar)
 seen: ContextVar[str] = ContextVar("seen", default="nothing")
-
-
-def count() -> int:
-    return Item.objects.count()
 
 
 def test_calls_of_a_gather_have_a_connection_each(

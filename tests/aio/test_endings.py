@@ -17,6 +17,7 @@ from django_poolkit.aio import aatomic, apinned, bridged, needed
 from django_poolkit.aio.iteration import bridged_generator
 from django_poolkit.pools.postgres import ConnectionPool, port, task_wait
 from django_poolkit.testing.faults import TCPProxy
+from tests.aio.support import Pooled, Run, acreate, apid, aslow, count
 from tests.app.models import Item
 from tests.backends.transaction_mode.conftest import proxy
 from tests.backends.transaction_mode.support import (
@@ -33,17 +34,6 @@ from tests.pools.postgres.tasks import until
 __all__ = ["proxy"]
 
 pytestmark = pytest.mark.core
-
-Pooled = Callable[..., ConnectionPool]
-Run = Callable[[Callable[[], Any]], Any]
-
-acreate = bridged(create)
-apid = bridged(backend)
-aslow = bridged(lambda: scalar("SELECT pg_sleep(60)"))
-
-
-def count() -> int:
-    return Item.objects.count()
 
 
 @pytest.fixture

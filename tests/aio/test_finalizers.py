@@ -12,15 +12,12 @@ import pytest
 
 from django_poolkit.aio import aatomic, bridged
 from django_poolkit.pools.bridge.driver import await_only
-from django_poolkit.pools.postgres import ConnectionPool, reset, verify
+from django_poolkit.pools.postgres import reset, verify
+from tests.aio.support import Pooled, Run, apid
 from tests.backends.transaction_mode.support import Server, backend, connection
 
 pytestmark = pytest.mark.core
 
-Pooled = Callable[..., ConnectionPool]
-Run = Callable[[Callable[[], Any]], Any]
-
-apid = bridged(backend)
 
 OPTIONS = [{"reset": "always"}, {"verify_state": True}]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import psycopg
@@ -16,14 +16,13 @@ from django.db.models.query import BaseIterable
 from django_poolkit.aio import aatomic, bridged, needed
 from django_poolkit.aio.iteration import bridged_generator
 from django_poolkit.pools.postgres import ConnectionPool
+from tests.aio.support import Pooled, Run
 from tests.app.models import Item
 from tests.backends.transaction_mode.support import PATIENCE, Server, backend, connection, fill
 from tests.pools.postgres.tasks import until
 
 pytestmark = pytest.mark.core
 
-Pooled = Callable[..., ConnectionPool]
-Run = Callable[[Callable[[], Any]], Any]
 
 OPEN = "SELECT count(*) FROM pg_cursors WHERE name LIKE '_django_curs%'"
 

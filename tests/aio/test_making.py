@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from datetime import UTC
 from types import FunctionType, ModuleType
 from typing import Any
@@ -14,12 +13,10 @@ from django.test import override_settings
 
 from django_poolkit.aio import bridged, making
 from django_poolkit.backends.postgresql.base import DatabaseWrapper
-from django_poolkit.pools.postgres import ConnectionPool
+from tests.aio.support import Pooled, Run
 
 pytestmark = pytest.mark.core
 
-Pooled = Callable[..., ConnectionPool]
-Run = Callable[[Callable[[], Any]], Any]
 
 PARTS = {"client", "creation", "features", "introspection", "ops", "validation"}
 # Django's own share the one; those of the context, calls are to have (aio/carrying.py).

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
@@ -12,7 +10,7 @@ from django.db.models.query import BaseIterable
 
 from django_poolkit.aio import aatomic, apinned, bridged, needed
 from django_poolkit.aio.iteration import bridged_generator
-from django_poolkit.pools.postgres import ConnectionPool
+from tests.aio.support import Pooled, Run, apid, ascalar
 from tests.app.models import Item
 from tests.backends.transaction_mode.support import (
     PATIENCE,
@@ -21,17 +19,10 @@ from tests.backends.transaction_mode.support import (
     connection,
     create,
     fill,
-    scalar,
 )
 from tests.pools.postgres.tasks import until
 
 pytestmark = pytest.mark.core
-
-Pooled = Callable[..., ConnectionPool]
-Run = Callable[[Callable[[], Any]], Any]
-
-apid = bridged(backend)
-ascalar = bridged(scalar)
 
 
 def test_a_lease_lasts_for_a_call(pooled: Pooled, server: Server, run_on_each: Run) -> None:

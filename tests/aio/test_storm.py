@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import pytest
 from django.db import transaction
@@ -14,12 +12,12 @@ from django.db import transaction
 from django_poolkit.aio import aatomic, apinned, bridged
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.testing.waiting import wait_until
+from tests.aio.support import Pooled, Run, apid
 from tests.app.models import Item
 from tests.backends.transaction_mode.support import (
     PATIENCE,
     Broken,
     Server,
-    backend,
     connection,
     create,
     scalar,
@@ -28,11 +26,8 @@ from tests.pools.postgres.tasks import assert_quiet
 
 pytestmark = pytest.mark.core
 
-Pooled = Callable[..., ConnectionPool]
-Run = Callable[[Callable[[], Any]], Any]
 
 SIZE = 4
-apid = bridged(backend)
 
 
 class Storm:

@@ -16,7 +16,7 @@ from django.db.transaction import TransactionManagementError
 
 from django_poolkit.aio import aatomic, bridged
 from django_poolkit.aio.turns import TurnDeadlock, Turns
-from django_poolkit.pools.postgres import ConnectionPool
+from tests.aio.support import Pooled, Run, acreate, apid, aslow, count
 from tests.app.models import Item
 from tests.backends.transaction_mode.support import (
     PATIENCE,
@@ -30,17 +30,6 @@ from tests.backends.transaction_mode.support import (
 from tests.pools.postgres.tasks import until
 
 pytestmark = pytest.mark.core
-
-Pooled = Callable[..., ConnectionPool]
-Run = Callable[[Callable[[], Any]], Any]
-
-acreate = bridged(create)
-apid = bridged(backend)
-aslow = bridged(lambda: scalar("SELECT pg_sleep(60)"))
-
-
-def count() -> int:
-    return Item.objects.count()
 
 
 def test_a_block_commits_or_rolls_back_whole(

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from django_poolkit.aio import aatomic
 from django_poolkit.asgi import Poolkit
-from django_poolkit.pools.postgres import ConnectionPool
 from tests.aio.hops import counted
 from tests.aio.orm_support import on_loop
+from tests.aio.support import Pooled, Run
 from tests.app.models import Item
 from tests.backends.transaction_mode.support import PATIENCE, Server, connection
 from tests.pools.postgres.tasks import until
 from tests.request_end.drive import scope
 
 pytestmark = pytest.mark.core
-
-Pooled = Callable[..., ConnectionPool]
-Run = Callable[[Callable[[], Any]], Any]
 
 
 class Client:

@@ -13,15 +13,12 @@ from django.db.models import F, Prefetch
 from django.db.models.signals import post_delete, post_save, pre_save
 
 from django_poolkit.aio import bridged
-from django_poolkit.pools.postgres import ConnectionPool
 from tests.aio.hops import counted
+from tests.aio.support import Pooled, Run
 from tests.app.models import Item
 from tests.backends.transaction_mode.support import Broken, connection, fill, scalar
 
 pytestmark = pytest.mark.core
-
-Pooled = Callable[..., ConnectionPool]
-Run = Callable[[Callable[[], Any]], Any]
 
 
 def related() -> None:
