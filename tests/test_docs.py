@@ -383,6 +383,8 @@ def test_python_api_md_has_every_public_name() -> None:
     inner |= {"schedule_task", "retire_worker"}
     # Called by leases of tasks, and by the loops on which they wait.
     inner |= {"look_after_tasks", "end_in_task", "ends_quietly"}
+    # Asked by cursors that the collector ends.
+    inner |= {"ends_at_once"}
     # Called by leases of transaction mode, and told by its database wrappers.
     inner |= {"adrift", "count_pin", "greeting", "release_idle"}
     inner |= {"rest", "rouse", "end_rest", "collect"}

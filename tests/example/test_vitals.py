@@ -17,6 +17,7 @@ _WITH_THREADS = """
 import sys, threading
 hold = threading.Event()
 threads = [threading.Thread(target=hold.wait) for _ in range(7)]
+print("done", flush=True)
 for line in sys.stdin:
     if line == "threads\\n":
         [thread.start() for thread in threads]
@@ -36,6 +37,9 @@ def process():
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
+        # An interpreter that starts has files open that are closed again.
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"
         yield process
         process.kill()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import django
 import pytest
+from asgiref.sync import SyncToAsync
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import connection
@@ -31,6 +32,9 @@ TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates"}]
 def pool(transactional_db: None) -> Iterator[ConnectionPool]:
     """The pool of the default alias, of two connections; at the end all of them are home."""
     connection.close()
+    # Where sync_to_async() runs what it is given, if nobody lends it a thread: one for the run,
+    # which may have a lease of another test's, of a pool that is gone.
+    SyncToAsync.single_thread_executor.submit(connection.close).result()
     pool = connection.pool  # type: ignore[attr-defined]
     timeout, size, leaks = pool.timeout, pool.max_size, pool.stats().leaks
     pool.resize(0, 2)
