@@ -17,7 +17,7 @@ from django_poolkit.aio import aatomic, apinned, bridged, needed
 from django_poolkit.aio.iteration import bridged_generator
 from django_poolkit.pools.postgres import ConnectionPool, port, task_wait
 from django_poolkit.testing.faults import TCPProxy
-from tests.aio.support import Pooled, Run, acreate, apid, aslow, count
+from tests.aio.support import Orphan, Pooled, Run, acreate, apid, aslow, count
 from tests.app.models import Item
 from tests.backends.transaction_mode.conftest import proxy
 from tests.backends.transaction_mode.support import (
@@ -172,27 +172,19 @@ def test_a_cancelled_block_does_not_wait_for_ever_for_a_task_in_it(
     pool = pooled(max_size=1)
 
     async def main() -> None:
-        go, inside = asyncio.Event(), asyncio.Event()
-
-        async def orphan() -> None:
-            async with aatomic():
-                await acreate("orphan")
-                inside.set()
-                await go.wait()
+        orphan = Orphan()
 
         async def block() -> None:
             async with aatomic():
-                tasks.append(asyncio.create_task(orphan()))
+                orphan.begin()
                 await asyncio.get_running_loop().create_future()
 
-        tasks: list[asyncio.Task[None]] = []
         task = asyncio.create_task(block())
-        await inside.wait()
+        await orphan.inside.wait()
         task.cancel()
         assert isinstance(await ended(task), asyncio.CancelledError)
         assert await bridged(count)() == 0  # on the pool's only slot
-        go.set()
-        assert isinstance(await ended(tasks[0]), TransactionManagementError)
+        assert isinstance(await orphan.end(), TransactionManagementError)
         assert server.names == []
         assert pool.stats().used == 0
 
@@ -295,29 +287,13 @@ def test_a_coroutine_that_is_closed_as_its_block_waits_for_others_is_closed(
     pool = pooled(max_size=1)
 
     async def main() -> None:
-        go, inside, leaves = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        tasks: list[asyncio.Task[None]] = []
-
-        async def orphan() -> None:
-            async with aatomic():
-                await acreate("orphan")
-                inside.set()
-                await go.wait()
-
-        async def block() -> None:
-            async with aatomic():
-                await acreate("block")
-                tasks.append(asyncio.create_task(orphan()))
-                await inside.wait()
-                leaves.set()
-
-        steps = block()
-        await driven(steps, leaves.is_set)
+        orphan = Orphan()
+        steps = orphan.block()
+        await driven(steps, orphan.leaves.is_set)
         steps.close()
         assert pool.stats().used == 0
         assert await bridged(count)() == 0
-        go.set()
-        assert isinstance(await ended(tasks[0]), TransactionManagementError)
+        assert isinstance(await orphan.end(), TransactionManagementError)
         assert server.names == []
         assert pool.stats().used == 0
 

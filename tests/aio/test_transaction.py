@@ -16,7 +16,7 @@ from django.db.transaction import TransactionManagementError
 
 from django_poolkit.aio import aatomic, bridged
 from django_poolkit.aio.turns import TurnDeadlock, Turns
-from tests.aio.support import Pooled, Run, acreate, apid, aslow, count
+from tests.aio.support import Orphan, Pooled, Run, acreate, apid, aslow, count
 from tests.app.models import Item
 from tests.backends.transaction_mode.support import (
     PATIENCE,
@@ -461,32 +461,15 @@ def test_a_cancelled_end_does_not_wait_for_a_block_that_goes_on(
     pool = pooled(max_size=1)
 
     async def main() -> None:
-        go, inside, leaves = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-        async def orphan() -> None:
-            async with aatomic():
-                await acreate("orphan")
-                inside.set()
-                await go.wait()
-
-        async def block() -> None:
-            async with aatomic():
-                await acreate("block")
-                tasks.append(asyncio.create_task(orphan()))
-                await inside.wait()
-                leaves.set()
-
-        tasks: list[asyncio.Task[None]] = []
-        task = asyncio.create_task(block())
-        await leaves.wait()  # from here on it waits for the other one
+        orphan = Orphan()
+        task = asyncio.create_task(orphan.block())
+        await orphan.leaves.wait()  # from here on it waits for the other one
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert server.names == []
         assert await bridged(count)() == 0  # on the pool's only slot
-        go.set()
-        (orphaned,) = await asyncio.gather(*tasks, return_exceptions=True)
-        assert isinstance(orphaned, TransactionManagementError)
+        assert isinstance(await orphan.end(), TransactionManagementError)
         assert server.names == []
         assert pool.stats().used == 0
 

@@ -14,10 +14,11 @@ from django_poolkit.pools.bridge.driver import await_only, run
 from django_poolkit.pools.deadline import deadline
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.postgres.errors import PoolClosed, PoolDeadlock, PoolTimeout
-from tests.pools.bridge.support import by_itself, cancelled, one
+from tests.pools.bridge.support import by_itself, one
 from tests.pools.postgres.tasks import (
     LOOPS,
     assert_quiet,
+    cancelled,
     queued,
     run_on,
     run_on_each,

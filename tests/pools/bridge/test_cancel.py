@@ -15,8 +15,18 @@ from django_poolkit.pools.bridge.driver import run
 from django_poolkit.pools.deadline import deadline
 from django_poolkit.pools.postgres import late
 from django_poolkit.pools.postgres.errors import DeadlineExceeded
-from tests.pools.bridge.support import SLEEP, assert_idle_on_server, by_itself, cancelled, one
-from tests.pools.postgres.tasks import assert_quiet, run_on_each, running, until, until_runs
+from tests.pools.bridge.support import by_itself, one
+from tests.pools.postgres.tasks import (
+    SLEEP,
+    assert_idle_on_server,
+    assert_quiet,
+    cancelled,
+    run_on_each,
+    running,
+    slow_to_commit,
+    until,
+    until_runs,
+)
 
 __all__ = ["run_on_each"]
 
@@ -116,16 +126,6 @@ def test_a_server_that_says_nothing_is_given_up(far_pool, proxy, run_on_each):
 
 
 def test_a_commit_is_let_end(pool, primary, app, run_on_each):
-    primary.execute("CREATE TABLE bridged (id int)")
-    primary.execute(
-        "CREATE FUNCTION dawdle_bridged() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$"
-    )
-    primary.execute(
-        "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON bridged DEFERRABLE INITIALLY DEFERRED "
-        "FOR EACH ROW EXECUTE FUNCTION dawdle_bridged()"
-    )
-
     def work() -> None:
         with pool.lease() as connection:
             connection.execute("INSERT INTO bridged VALUES (1)")
@@ -135,12 +135,9 @@ def test_a_commit_is_let_end(pool, primary, app, run_on_each):
         await until_runs(primary, app, "COMMIT")
         await cancelled(task)
 
-    try:
+    with slow_to_commit(primary, "bridged"):
         run_on_each(main)
         assert primary.execute("SELECT count(*) FROM bridged")[0][0] == 1
-    finally:
-        primary.execute("DROP TABLE bridged")
-        primary.execute("DROP FUNCTION dawdle_bridged()")
     assert pool.stats().connects == 1
     assert_quiet(pool)
 

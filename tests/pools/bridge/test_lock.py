@@ -16,8 +16,7 @@ from psycopg.conninfo import make_conninfo
 
 from django_poolkit.pools.bridge.driver import await_only, run
 from django_poolkit.pools.bridge.lock import HybridLock
-from tests.pools.bridge.support import cancelled
-from tests.pools.postgres.tasks import LOOPS, assert_quiet, run_on, run_on_each, until
+from tests.pools.postgres.tasks import LOOPS, assert_quiet, cancelled, run_on, run_on_each, until
 from tests.pools.support import PATIENCE, Call
 
 __all__ = ["run_on_each"]

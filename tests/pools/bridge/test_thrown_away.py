@@ -14,8 +14,17 @@ import pytest
 
 from django_poolkit.pools.bridge.driver import run
 from django_poolkit.testing.waiting import wait_until
-from tests.pools.bridge.support import SLEEP, assert_idle_on_server, by_itself, one
-from tests.pools.postgres.tasks import LOOPS, assert_quiet, run_on, running, until, until_runs
+from tests.pools.bridge.support import by_itself, one
+from tests.pools.postgres.tasks import (
+    LOOPS,
+    SLEEP,
+    assert_idle_on_server,
+    assert_quiet,
+    run_on,
+    running,
+    until,
+    until_runs,
+)
 
 ALL = ("SELECT 1 FROM pg_sleep(0.05)",)
 

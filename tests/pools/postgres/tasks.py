@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pytest
@@ -13,6 +14,8 @@ from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.testing import Node
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import PATIENCE
+
+SLEEP = "SELECT pg_sleep(60)"
 
 T = TypeVar("T")
 Main = Callable[[], Coroutine[Any, Any, T]]
@@ -74,3 +77,38 @@ def assert_quiet(pool: ConnectionPool) -> None:
     assert stats.size == stats.idle <= stats.max_size
     assert stats.connects - sum(stats.closed.values()) == stats.idle, stats
     assert not pool._rounds
+
+
+def assert_idle_on_server(primary: Node, app: str) -> None:
+    """Nothing runs on the server, and nothing is left in a transaction."""
+    query = (
+        f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{app}' "
+        "AND state <> 'idle'"
+    )
+    wait_until(lambda: primary.execute(query)[0][0] == 0)
+
+
+async def cancelled(task: asyncio.Future[Any]) -> None:
+    """Cancel a task, and see that it ends as one that was."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@contextmanager
+def slow_to_commit(primary: Node, table: str) -> Iterator[None]:
+    """Have a table of one integer that takes 0.3 s to commit what is inserted; drop it after."""
+    primary.execute(f"CREATE TABLE {table} (id int)")
+    primary.execute(
+        f"CREATE FUNCTION dawdle_{table}() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$"
+    )
+    try:
+        primary.execute(
+            f"CREATE CONSTRAINT TRIGGER late AFTER INSERT ON {table} DEFERRABLE "
+            f"INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dawdle_{table}()"
+        )
+        yield
+    finally:
+        primary.execute(f"DROP TABLE {table}")
+        primary.execute(f"DROP FUNCTION dawdle_{table}()")

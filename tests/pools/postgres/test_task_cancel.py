@@ -18,41 +18,27 @@ import pytest
 from django_poolkit.pools.postgres import late
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.steadfast import in_thread, steadfast
-from django_poolkit.testing.waiting import wait_until
 from tests.pools.postgres.tasks import (
     LOOPS,
+    SLEEP,
+    assert_idle_on_server,
     assert_quiet,
+    cancelled,
     run_on,
     run_on_each,
     running,
+    slow_to_commit,
     until,
     until_runs,
 )
 
 __all__ = ["run_on_each"]
 
-SLEEP = "SELECT pg_sleep(60)"
-
 
 @pytest.fixture
 def pool(make_pool, app):
     """A pool whose statements can be seen on the server."""
     return make_pool(max_size=2, kwargs={"application_name": app})
-
-
-def assert_idle_on_server(primary: Any, app: str) -> None:
-    """Nothing runs on the server, and nothing is left in a transaction."""
-    query = (
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{}' AND state <> 'idle'"
-    )
-    wait_until(lambda: primary.execute(query.format(app))[0][0] == 0)
-
-
-async def cancelled(task: asyncio.Future[Any]) -> None:
-    """Cancel a task, and see that it ends as one that was."""
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
 
 
 class TestStatements:
@@ -106,16 +92,6 @@ class TestStatements:
         assert_quiet(pool)
 
     def test_a_commit_is_let_end(self, pool, primary, app, run_on_each):
-        primary.execute("CREATE TABLE kept (id int)")
-        primary.execute(
-            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS "
-            "$$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$"
-        )
-        primary.execute(
-            "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON kept DEFERRABLE INITIALLY DEFERRED "
-            "FOR EACH ROW EXECUTE FUNCTION dawdle()"
-        )
-
         async def work() -> None:
             async with pool.alease() as connection:
                 await connection.execute("INSERT INTO kept VALUES (1)")
@@ -125,12 +101,9 @@ class TestStatements:
             await until_runs(primary, app, "COMMIT")
             await cancelled(task)
 
-        try:
+        with slow_to_commit(primary, "kept"):
             run_on_each(main)
             assert primary.execute("SELECT count(*) FROM kept")[0][0] == 1
-        finally:
-            primary.execute("DROP TABLE kept")
-            primary.execute("DROP FUNCTION dawdle()")
         assert pool.stats().connects == 1
         assert_quiet(pool)
 
