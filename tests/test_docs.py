@@ -32,6 +32,7 @@ from django_poolkit.pools.stats import HistogramStats, LeaseStats, PoolStats
 from django_poolkit.signals import SIGNALS
 from django_poolkit.testing import Node
 from tests import docs_support as docs
+from tests import public_api
 from tests.docs_support import DOCS, INDEX, ROOT
 
 pytestmark = pytest.mark.core
@@ -365,9 +366,7 @@ def test_logging_md_has_every_event() -> None:
 
 
 def test_python_api_md_has_every_public_name() -> None:
-    text = page_named("reference/python-api.md").read_text()
-    first_cells = re.findall(r"^\| (.*?) \|", text, re.MULTILINE)
-    named = {name for cell in first_cells for name in re.findall(r"`(\w+)[`(]", cell)}
+    named = public_api.documented()
     assert set(django_poolkit.__all__) <= named
     pool = {
         name
