@@ -31,6 +31,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check the types."""
     session.run("python", "-m", "mypy")
+    session.run("basedpyright")
 
 
 @nox.session

@@ -57,7 +57,7 @@ def test_every_method_is_named() -> None:
     assert public - inner <= named
     assert {name for name in vars(SyncClientSession) if not name.startswith("_")} <= named
     answer = {field.name for field in fields(SyncResponse)} | {"text", "json"}
-    assert answer == {re.match(r"`(\w+)", cells[0])[1] for cells in rows(section("sync"))}  # type: ignore[index]
+    assert answer == {re.match(r"`(\w+)", cells[0])[1] for cells in rows(section("sync"))}
 
 
 def test_every_error_is_named_with_what_catches_it() -> None:

@@ -92,7 +92,7 @@ def test_a_size_that_is_none_is_refused_for_what_it_is(key: str, value: Any) -> 
 
 def test_a_presets_options_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
-        PRESETS["api"]["max_size"] = 1  # type: ignore[index]
+        PRESETS["api"]["max_size"] = 1
 
 
 def test_an_option_that_is_nearly_preset_is_asked_about() -> None:

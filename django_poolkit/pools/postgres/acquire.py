@@ -7,7 +7,7 @@ from _thread import get_ident
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic, sleep
-from typing import Any, Final
+from typing import Final
 from weakref import ref
 
 from psycopg.pq import TransactionStatus
@@ -140,7 +140,7 @@ class Acquire(Queueing):
                 sleep(max(0.0, min(pause, left)))
 
     @contextmanager
-    def lease(self, timeout: float | None = None) -> Iterator[Any]:
+    def lease(self, timeout: float | None = None) -> Iterator[PoolConnection]:
         """Acquire a connection for the length of a `with` block.
 
         As with psycopg's own connections, the block's transaction is committed at its end,

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any, Final
 
 import psycopg
+from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.lease import STACK_DEPTH, Lease
@@ -85,10 +86,11 @@ class Leasing:
     def __await__(self) -> Generator[Any, Any, TaskLease]:
         return self._pool.aacquire(self._seconds).__await__()
 
-    async def __aenter__(self) -> Any:
+    async def __aenter__(self) -> AsyncConnection[Any]:
         lease = self._lease = await self._pool.acquire_as(TaskLease, self._seconds)
         lease.in_block = True
-        return lease.connection
+        connection: AsyncConnection[Any] = lease.connection
+        return connection
 
     async def __aexit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         lease, self._lease = self._lease, None

@@ -154,7 +154,8 @@ class TestRollback:
         with pool.lease() as connection:
             for number in range(30):
                 connection.execute(f"SELECT {number}")
-            assert len(connection._prepared._young) <= 5
+            plans: Any = connection._prepared
+            assert len(plans._young) <= 5
 
     def test_it_is_prepared_again_at_once(self, make_pool: Make, table: str) -> None:
         with preparing(make_pool, autocommit=False).lease() as connection:
