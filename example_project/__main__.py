@@ -19,4 +19,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+    except KeyboardInterrupt:  # while modules are loaded: nothing has been started yet
+        status = 130
+    sys.exit(status)

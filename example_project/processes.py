@@ -89,6 +89,35 @@ def _end_with_parent() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def run_to_end(command: Sequence[str], *, environment: Mapping[str, str], folder: Path) -> None:
+    """Run a program to its end, with our output. Ctrl-C reaches us alone, and kills it.
+
+    Raises CalledProcessError where its status is not 0.
+    """
+    # Blocked until we know the program, or nobody could end it; it inherits that, and so
+    # prints no traceback beside our "Stopped.".
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **environment},
+            cwd=folder,
+            preexec_fn=_end_with_parent,
+        )
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            status = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if status != 0:
+        raise subprocess.CalledProcessError(status, command)
+
+
 def listen(port: int = 0) -> socket.socket:
     """Return a listening socket on loopback that children can inherit.
 

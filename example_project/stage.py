@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -30,7 +29,7 @@ from example_project.limits import LimitTooLow
 from example_project.load import Plan, drive, drive_alone
 from example_project.measures import Measures
 from example_project.options import parse
-from example_project.processes import ChildFailed, listen, url_of
+from example_project.processes import ChildFailed, listen, run_to_end, url_of
 from example_project.runs import EVERYDAY_MIX, Run, loads, runs_of, runs_through_pgbouncer
 from example_project.sampling import Sampler
 from example_project.serving import (
@@ -154,12 +153,10 @@ class Stage:
     def _fill(self) -> None:
         print(f"Filling the shop with {ORDERS:,} orders ...", flush=True)
         for command in (["migrate", "--verbosity", "0"], ["seed", "--orders", str(ORDERS)]):
-            subprocess.run(
+            run_to_end(
                 [sys.executable, "-m", "example_project.manage", *command],
-                env={**os.environ, **self._environment},
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                check=True,
+                environment=self._environment,
+                folder=ROOT,
             )
         self._cluster.primary.wait_caught_up(self._cluster.replicas[0])
 

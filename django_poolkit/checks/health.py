@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, get_script_prefix, reverse
 
 from django_poolkit.conf.health import HealthConfig, health_config
+from django_poolkit.conf.poolkit import is_readable
 from django_poolkit.health import groups
 
 _LIVENESS = (
@@ -25,6 +26,8 @@ def check_health(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
 ) -> Iterable[CheckMessage]:
     """Return what is wrong with the section, its groups and the project's own checks."""
+    if not is_readable():
+        return []  # poolkit.E008 says it, once for all sections
     try:
         config = health_config()
     except ImproperlyConfigured as error:

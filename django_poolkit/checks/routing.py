@@ -13,6 +13,8 @@ from django.db import connections
 from django.db import router as routers
 
 from django_poolkit.checks import carrying
+from django_poolkit.conf.clusters import verify_clusters
+from django_poolkit.conf.poolkit import is_readable
 from django_poolkit.conf.routing import routing_config
 from django_poolkit.routing import ReadWriteRouter
 from django_poolkit.routing.topology import Cluster, clusters
@@ -24,9 +26,12 @@ def check_routing(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
 ) -> Iterable[CheckMessage]:
     """Return what is wrong with the clusters. Opens no connection."""
+    if not is_readable():
+        return []  # poolkit.E008 says it, once for all sections
     unread: list[CheckMessage] = []
     try:
         known = clusters()
+        verify_clusters()
     except ImproperlyConfigured as error:
         unread.append(Error(str(error), id="poolkit.E004"))
     try:

@@ -14,7 +14,8 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from django_poolkit.conf.hosts import hosts_of
-from django_poolkit.pools.config import PoolConfig
+from django_poolkit.conf.poolkit import bad_value_at
+from django_poolkit.pools.config import SERVER_GUARDS, PoolConfig
 from django_poolkit.pools.credentials import Source
 from django_poolkit.pools.errors import PoolConfigError
 from django_poolkit.pools.poolers import traits
@@ -22,6 +23,11 @@ from django_poolkit.pools.poolers import traits
 ENGINES: Final = ("django_poolkit.backends.postgresql", "django_poolkit.backends.postgis")
 # psycopg_pool's constructor takes them, but here the backend does.
 _OURS_TO_SET: Final = ("conninfo", "kwargs", "connection_class", "open")
+
+# libpq has none of these names; those of its own guards are right in either place.
+_OF_THE_POOL: Final = frozenset(
+    {"preset", *SERVER_GUARDS, *PoolConfig.__dataclass_fields__} - {"guards", "reset_callback"}
+)
 
 
 def pool_config(alias: str, database: Mapping[str, Any]) -> PoolConfig | None:
@@ -37,10 +43,9 @@ def pool_config(alias: str, database: Mapping[str, Any]) -> PoolConfig | None:
     if value is True:
         value = {}
     if not isinstance(value, Mapping):
-        raise ImproperlyConfigured(
-            f"{path}['OPTIONS']['pool'] must be True, False or a dict of options; "
-            f"got a {type(value).__name__}."
-        )
+        what = "must be True, False or a dict of options"
+        raise bad_value_at(f"{path}['OPTIONS']['pool']", value, what)
+    _refuse_misplaced(path, database.get("OPTIONS", {}))
     if database.get("CONN_MAX_AGE", 0) != 0:
         raise ImproperlyConfigured(
             "Pooling doesn't support persistent connections. "
@@ -63,6 +68,16 @@ def pool_config(alias: str, database: Mapping[str, Any]) -> PoolConfig | None:
             f"['pooler'] {config.pooler!r} has no session for such cursors: remove the former."
         )
     return _with_credentials(path, config, database.get("PASSWORD"))
+
+
+def _refuse_misplaced(path: str, options: Mapping[str, Any]) -> None:
+    """Refuse options of the pool that stand beside it: libpq would, at the first connect."""
+    for key in options:
+        if key in _OF_THE_POOL:
+            raise ImproperlyConfigured(
+                f"{path}['OPTIONS'][{key!r}] is an option of the pool: write it as "
+                f"{path}['OPTIONS']['pool'][{key!r}]."
+            )
 
 
 def _check_binding(path: str, config: PoolConfig, options: Mapping[str, Any]) -> None:

@@ -20,13 +20,27 @@ def section(name: str, keys: Collection[str] | None) -> Mapping[str, Any]:
     `keys` are the ones the section knows, None where its keys are the user's own names. Raises
     ImproperlyConfigured for any other, and for sections that do not exist.
     """
-    value = mapping(getattr(settings, "POOLKIT", {}), "POOLKIT")
-    refuse_unknown(value, SECTIONS, "POOLKIT")
+    value = _whole()
     path = f"POOLKIT[{name!r}]"
     part = mapping(value.get(name, {}), path)
     if keys is not None:
         refuse_unknown(part, keys, path)
     return part
+
+
+def is_readable() -> bool:
+    """Whether the setting is a dict of known sections, whatever stands in them."""
+    try:
+        _whole()
+    except ImproperlyConfigured:
+        return False
+    return True
+
+
+def _whole() -> Mapping[str, Any]:
+    value = mapping(getattr(settings, "POOLKIT", {}), "POOLKIT")
+    refuse_unknown(value, SECTIONS, "POOLKIT")
+    return value
 
 
 def bad_value(name: str, key: str, value: object, what: str) -> ImproperlyConfigured:

@@ -176,11 +176,15 @@ class PoolConfig:
 
 
 def _unknown(key: str, known: Collection[str], path: str) -> str:
+    near = _near(str(key), [*known, *SERVER_GUARDS, *LIBPQ_GUARDS], end="")
+    return f"{path}[{key!r}]: there is no such option.{near}"
+
+
+def _near(word: str, known: Collection[str], *, end: str = ".") -> str:
     import difflib
 
-    close = difflib.get_close_matches(str(key), [*known, *SERVER_GUARDS, *LIBPQ_GUARDS], n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"{path}[{key!r}]: there is no such option.{hint}"
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"{end} Did you mean {close[0]!r}?" if close else ""
 
 
 def _names(value: Any, key: str, path: str) -> tuple[str, ...] | frozenset[str]:
@@ -288,7 +292,9 @@ def _check_credentials(source: object) -> None:
 def _check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         names = " or ".join(repr(choice) for choice in choices)
-        raise PoolConfigError(_bad(key, value, f"must be {names}"))
+        # Told is the choice, not what was written, which may be anything.
+        meant = _near(value, choices) if isinstance(value, str) else ""
+        raise PoolConfigError(_bad(key, value, f"must be {names}") + meant)
 
 
 def _check_guards(guards: Mapping[str, object]) -> None:

@@ -20,6 +20,7 @@ from psycopg import IsolationLevel
 from django_poolkit import PoolTimeout, registry
 from django_poolkit.apps import PoolkitConfig
 from django_poolkit.conf.databases import pool_config, verify_databases
+from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.postgres import ConnectionPool
 
 # Typed by django-stubs as any backend's.
@@ -371,6 +372,21 @@ def test_a_bad_option_is_refused_with_its_path(pool: Any, said: str) -> None:
         pool_config("default", {"OPTIONS": {"pool": pool}})
     assert "DATABASES['default']" in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["max_size", "mode", "preset", "statement_timeout"])
+def test_an_option_beside_the_pool_is_told_its_place(key: str) -> None:
+    for pool in ({}, {"pool": True}, {"pool": {"max_size": 3}}):
+        with pytest.raises(ImproperlyConfigured) as caught:
+            pool_config("default", {"OPTIONS": {**pool, key: "s3cret"}})
+        assert f"write it as DATABASES['default']['OPTIONS']['pool'][{key!r}]" in str(caught.value)
+        assert "s3cret" not in str(caught.value)
+    assert pool_config("default", {"OPTIONS": {"pool": False, key: 1}}) is None
+
+
+def test_what_libpq_takes_as_well_may_stand_beside_the_pool() -> None:
+    options = {"connect_timeout": 3, "keepalives_idle": 30, "sslmode": "require"}
+    assert pool_config("default", {"OPTIONS": options}) == PoolConfig()
 
 
 def test_persistent_connections_are_refused_with_a_pool(wrapper: Any) -> None:

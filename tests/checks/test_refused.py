@@ -65,6 +65,14 @@ def test_check_names_all_of_them(project: Path) -> None:
         assert what in said
 
 
+def test_a_section_that_does_not_exist_is_told_once(project: Path) -> None:
+    with (project / "refused.py").open("a") as settings:
+        settings.write('DATABASES = {}\nPOOLKIT = {"HEALHT": {}}\n')
+    code, said = manage(project, "check")
+    assert code == 1
+    assert said.count("POOLKIT['HEALHT']: there is no such setting. Did you mean 'HEALTH'?") == 1
+
+
 def test_any_other_command_refuses_the_first(project: Path) -> None:
     code, said = manage(project, "sqlflush")
     assert code == 1

@@ -443,8 +443,10 @@ def test_resize_takes_one_size_or_both(live):
     [one] = live(Worker(20))
     assert ctl("resize", "--all", "--max-size", "2")[0] == 0
     assert ctl("resize", "--all", "--max-size", "3", "--min-size", "1")[0] == 0
+    assert ctl("resize", "--all", "--min-size", "0")[0] == 0
     assert one.asked == [
         ("resize", {"max_size": 2}), ("resize", {"max_size": 3, "min_size": 1}),
+        ("resize", {"min_size": 0}),
     ]  # fmt: skip
     one.pools["default"]["size"] = 4
     assert ctl("resize", "--all", "--max-size", "2", "--wait", "0.1")[0] == 1
@@ -562,6 +564,7 @@ def test_as_json_it_is_one_document(live):
         (["pause", "--all", "--wait", "soon"], "--wait"),
         (["pause", "--database", "nope"], "'nope' is no pooled alias of DATABASES; these are: def"),
         (["resize", "--all"], r"resize to what\?"),
+        (["pause", "--all", "--min-size", "0"], "does not take --min-size"),
         (["kill-lease"], r"which lease\?"),
         (["kill-lease", "--pid", "3", "3/default/1"], "does not take --pid"),
         (["kill-lease", "nonsense"], "'nonsense' is no lease; poolstatus --leases"),

@@ -248,10 +248,11 @@ def test_it_clears_up_when_its_start_is_interrupted(home):
     for line in process.stdout:
         if line.startswith("Filling"):
             break
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of the group
+    rest, _ = process.communicate(timeout=60)
 
     assert process.returncode == 130
+    assert rest.strip() == "Stopped."
     assert leftovers(home) == []
 
 

@@ -156,6 +156,12 @@ def test_a_choice_is_one_of_those_named(key, value):
     assert " or '" in text or key == "mode"
 
 
+def test_a_choice_that_is_nearly_right_names_the_one_that_is_meant():
+    assert refusal({"mode": "transactions"}).endswith("Did you mean 'transaction'?")
+    assert refusal({"pooler": "pgbouncer_session"}).endswith("Did you mean 'pgbouncer-session'?")
+    assert "Did you mean" not in refusal({"mode": "hunter2"})
+
+
 @pytest.mark.parametrize("policy", ["dirty", "request", "always"])
 def test_reset_takes_a_policy(policy):
     config = PoolConfig.from_options({"reset": policy})

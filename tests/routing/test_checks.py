@@ -42,6 +42,13 @@ def test_a_bad_section_is_told_with_its_path(routed, settings):
     assert "POOLKIT['CLUSTERS']['default']['replica']" in message.msg
 
 
+def test_an_alias_that_is_none_is_told(routed, settings):
+    settings.POOLKIT = {"CLUSTERS": {"default": {"replicas": ["replcia"]}}}
+    [message] = check_routing()
+    assert message.id == "poolkit.E004"
+    assert "['replicas'][0] is 'replcia', which is no alias of DATABASES" in message.msg
+
+
 def test_no_view_is_to_open_a_transaction_on_a_replica(routed):
     connections.settings["replica"]["ATOMIC_REQUESTS"] = True
     [message] = check_routing()

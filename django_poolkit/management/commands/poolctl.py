@@ -152,7 +152,7 @@ def _verify(options: dict[str, Any]) -> None:
     """Refuse what makes no sense."""
     command = options["command"]
     takes = _TAKES[command]
-    named = {name for name in _OPTIONS if options[name] not in (None, False, [])}
+    named = {name for name in _OPTIONS if _is_named(options[name])}
     if odd := sorted(named - takes):
         flags = ", ".join("a lease" if name == "lease" else _flag(name) for name in odd)
         refuse(f"{command} does not take {flags}")
@@ -169,6 +169,11 @@ def _verify(options: dict[str, Any]) -> None:
     if options["for"] is not None and not 0 < options["for"] <= LONGEST:
         refuse(f"--for must be above 0 and at most {LONGEST:g} seconds")
     verify_pooled(options["database"] or ())
+
+
+def _is_named(value: object) -> bool:
+    # By identity: a size of 0 is one, though 0 == False.
+    return value is not None and value is not False and value != []
 
 
 def _flag(name: str) -> str:
