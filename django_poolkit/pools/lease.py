@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 if TYPE_CHECKING:
     import asyncio
 
+    from django_poolkit.pools.errors import PoolError
+
 # Deep enough to reach a view through Django's handlers, cheap enough for each acquire.
 STACK_DEPTH: Final = 32
 
@@ -48,6 +50,20 @@ class Context(Protocol):
     def where(self) -> str | None:
         """Return the request's method and view. Called by those who look, on any thread."""
         ...
+
+    def refused(self, error: PoolError) -> None:
+        """Take note of an acquire that failed, whose error the caller is about to get."""
+        ...
+
+
+ToContext = Callable[[], Context | None]
+"""Leads to what a lease was acquired for, as long as that is there."""
+
+
+def tell_refused(context: ToContext | None, error: PoolError) -> None:
+    """Have whatever somebody acquires for know that it failed."""
+    if context is not None and (found := context()) is not None:
+        found.refused(error)
 
 
 class Keeper(Protocol):
@@ -166,7 +182,7 @@ class Lease:
     """Whether a statement may have prepared others by name."""
     new_types = False
     """Whether a statement made types that receivers of a new connection may look for."""
-    context: Callable[[], Context | None] | None = None
+    context: ToContext | None = None
     """Leads to what it was acquired for."""
     overdue = False
     """Whether it has been reported as held for too long."""

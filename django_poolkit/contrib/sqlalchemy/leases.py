@@ -6,6 +6,7 @@ import weakref
 from typing import Final
 
 from django_poolkit.backends import request
+from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import Lease
 
 NAME: Final = "sqlalchemy"
@@ -24,6 +25,9 @@ class Purpose:
     def __call__(self) -> Purpose:
         """Return itself: a lease has what leads to its purpose."""
         return self
+
+    def refused(self, error: PoolError) -> None:
+        """Nothing: it is made when there is a lease."""
 
     def where(self) -> str:
         """Return the neighbour's name, and behind it the request's method and view."""

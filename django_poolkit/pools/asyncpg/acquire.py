@@ -13,7 +13,8 @@ from django_poolkit.pools.asyncpg.growing import Growing
 from django_poolkit.pools.asyncpg.lease import AsyncpgLease
 from django_poolkit.pools.asyncpg.physical import Physical
 from django_poolkit.pools.asyncpg.state import Waiter
-from django_poolkit.pools.lease import STACK_DEPTH, capture_stack
+from django_poolkit.pools.errors import PoolError
+from django_poolkit.pools.lease import STACK_DEPTH, capture_stack, tell_refused
 
 logger = logging.getLogger("django_poolkit.pool")
 
@@ -115,6 +116,8 @@ class Acquire(Growing):
             self.end_and_terminate(lease, "discarded")
         if (kind := _REFUSALS.get(type(error))) is not None:
             waited = monotonic() - started
+            if self.pool.context is not None:
+                tell_refused(self.pool.context(), cast(PoolError, error))
             self.pool.events.tell("pool_timeout", pool=self.pool.name, kind=kind, waited=waited)
 
     def end_and_terminate(self, lease: AsyncpgLease, reason: str) -> None:

@@ -13,7 +13,7 @@ from weakref import ref
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.errors import PoolError
-from django_poolkit.pools.lease import STACK_DEPTH, Lease
+from django_poolkit.pools.lease import STACK_DEPTH, Lease, tell_refused
 from django_poolkit.pools.postgres import port, probe
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import (
@@ -146,8 +146,13 @@ class Acquire(Queueing):
         As with psycopg's own connections, the block's transaction is committed at its end,
         rolled back on an exception. Blocks and raises as `acquire()`.
         """
-        lease = self.acquire(timeout)
-        lease.in_block = True
+        context = None if self.context is None else self.context()
+        try:
+            lease = self.acquire(timeout)
+        except PoolError as error:
+            tell_refused(context, error)
+            raise
+        lease.in_block, lease.context = True, context
         try:
             with lease.connection as connection:
                 yield connection

@@ -13,6 +13,7 @@ then goes to `_orphans`, which everyone who passes clears.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import Final, Literal, cast
 from weakref import ref
@@ -20,7 +21,7 @@ from weakref import ref
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.events import Events
-from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.lease import Lease, ToContext
 from django_poolkit.pools.observe import Observations
 from django_poolkit.pools.postgres import late
 from django_poolkit.pools.postgres.connection import DEMOTED, KILLED, PoolConnection, no_lease
@@ -46,6 +47,8 @@ class State(Shell):
     config: PoolConfig
     aliases: tuple[str, ...]
     events: Events
+    context: Callable[[], ToContext | None] | None = None
+    """Called as a block or a task acquires here: returns what leads to what that is for."""
     prober: Prober
     """Asks the server beside the pool, which it does not open."""
     positions: PositionReader

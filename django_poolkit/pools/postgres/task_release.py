@@ -14,7 +14,8 @@ from typing import Any, Final
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from django_poolkit.pools.lease import STACK_DEPTH, Lease
+from django_poolkit.pools.errors import PoolError
+from django_poolkit.pools.lease import STACK_DEPTH, Lease, tell_refused
 from django_poolkit.pools.postgres import late, port, task_wait
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import LeaseReleased
@@ -86,8 +87,14 @@ class Leasing:
         return self._pool.aacquire(self._seconds).__await__()
 
     async def __aenter__(self) -> Any:
-        lease = self._lease = await self._pool.acquire_as(TaskLease, self._seconds)
-        lease.in_block = True
+        pool = self._pool
+        context = None if pool.context is None else pool.context()
+        try:
+            lease = self._lease = await pool.acquire_as(TaskLease, self._seconds)
+        except PoolError as error:
+            tell_refused(context, error)
+            raise
+        lease.in_block, lease.context = True, context
         return lease.connection
 
     async def __aexit__(self, kind: type[BaseException] | None, *error: Any) -> None:
@@ -144,7 +151,14 @@ class TaskRelease(TaskAcquire):
         Stands in the same queue as threads do. Waits and raises as `acquire()`, and never blocks
         the loop; being cancelled it leaves the queue at once.
         """
-        return await self.acquire_as(TaskLease, timeout, depth=depth, skip=skip + 1)
+        context = None if self.context is None else self.context()
+        try:
+            lease = await self.acquire_as(TaskLease, timeout, depth=depth, skip=skip + 1)
+        except PoolError as error:
+            tell_refused(context, error)
+            raise
+        lease.context = context
+        return lease
 
     def alease(self, timeout: float | None = None) -> Leasing:
         """Acquire a connection for the length of an `async with` block, in a task.
