@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache
 from typing import Any
 
-from fastapi import Depends
 from fastapi.params import Depends as Dependency
 
 from django_poolkit import asyncpg_pools, client_sessions, connection_pools
@@ -20,27 +19,28 @@ from django_poolkit import asyncpg_pools, client_sessions, connection_pools
 def leased(alias: str = "default", timeout: float | None = None) -> Dependency:
     """Return what gives an endpoint a psycopg.AsyncConnection of `connection_pools[alias]`.
 
-    It is leased until the endpoint returns, and its transaction committed then, before the answer
-    is sent; where the endpoint raises, it is rolled back. Asked for twice in a request, also by a
-    dependency, it is one lease. The request fails as `alease(timeout)` does: 503 where no
-    connection could be had.
+    It is leased until the endpoint returns, and not for as long as its answer is being sent. As
+    with Django's own connections each statement commits by itself; several are one transaction in
+    `async with connection.transaction():`. Asked for twice in a request, also by dependencies, it
+    is one lease. Where none is to be had the endpoint is not called, and `Poolkit` answers 503.
     """
-    # Not FastAPI's default, by which an answer is sent before the commit that may yet fail.
-    return Depends(_psycopg(alias, timeout), scope="function")
+    return _until_return(_psycopg(alias, timeout))
 
 
 def asyncpg_leased(alias: str = "default", timeout: float | None = None) -> Dependency:
-    """Return what gives an endpoint a connection of `asyncpg_pools[alias]`.
-
-    It is leased until the endpoint returns. What is to be one transaction is put into
-    `async with connection.transaction():`, as ever with asyncpg. Else as `leased()`.
-    """
-    return Depends(_asyncpg(alias, timeout), scope="function")
+    """Return what gives an endpoint a connection of `asyncpg_pools[alias]`. Else as `leased()`."""
+    return _until_return(_asyncpg(alias, timeout))
 
 
 def client_session(name: str = "default") -> Dependency:
     """Return what gives an endpoint `client_sessions[name]`, which all requests share."""
-    return Depends(_client_session(name))
+    return Dependency(_client_session(name))
+
+
+def _until_return(dependency: Callable[[], AsyncIterator[Any]]) -> Dependency:
+    # FastAPI's own default is to keep it until the answer has been sent: a slow client, or a
+    # stream, would hold a connection for as long as it likes.
+    return Dependency(dependency, scope="function")
 
 
 # Once for the same arguments: FastAPI tells by the function whether two dependencies are one.

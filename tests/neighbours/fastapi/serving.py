@@ -51,6 +51,7 @@ class Site:
         poolkit = {
             "CONTROL": {"DIRECTORY": str(self.home / "c"), "SERVICE": "site", "STEERING": True},
             "ASYNCPG": {"default": {"max_size": POOL_SIZE}},
+            "HEALTH": {"PATH": "/health/"},
         }
         where = ("--workers", str(self.workers), "--loop", loop, "--uds", str(self.path))
         self.child = Child(
@@ -95,6 +96,10 @@ class Site:
     def leases(self) -> list[dict[str, Any]]:
         """Return what is leased in all of them."""
         return [lease for each in self.processes().values() for lease in each["leases"]]
+
+    def wheres(self) -> list[str]:
+        """Return what `poolstatus` says where these were acquired."""
+        return [lease["where"] for lease in self.leases()]
 
     def wait_quiet(self) -> list[dict[str, Any]]:
         """Wait until nothing is leased, and return the pools of all workers."""

@@ -156,18 +156,29 @@ async def fail_aatomic() -> None:
 @router.get("/fail/psycopg")
 async def fail_psycopg(connection: Psycopg) -> None:
     """The same by a connection of psycopg's."""
-    await connection.execute(INSERT.format("%s"), ["lost"])
+    async with connection.transaction():
+        await connection.execute(INSERT.format("%s"), ["lost"])
+        raise HTTPException(418)
+
+
+@router.get("/fail/sqlalchemy")
+async def fail_sqlalchemy(session: SQLAlchemy) -> None:
+    """The same by a session of SQLAlchemy's, which the dependency commits."""
+    await session.execute(text(INSERT.format("'lost'")))
     raise HTTPException(418)
 
 
 @router.get("/refused")
-async def refused(connection: Psycopg) -> dict[str, str]:
+async def refused(session: SQLAlchemy) -> dict[str, str]:
     """Write what only the commit finds out to be wrong."""
-    await connection.execute("CREATE TEMP TABLE parent (id int PRIMARY KEY)")
-    await connection.execute(
-        "CREATE TEMP TABLE child (id int REFERENCES parent DEFERRABLE INITIALLY DEFERRED)"
+    await session.execute(text("CREATE TEMP TABLE parent (id int PRIMARY KEY) ON COMMIT DROP"))
+    await session.execute(
+        text(
+            "CREATE TEMP TABLE child (id int REFERENCES parent DEFERRABLE INITIALLY DEFERRED)"
+            " ON COMMIT DROP"
+        )
     )
-    await connection.execute("INSERT INTO child VALUES (1)")
+    await session.execute(text("INSERT INTO child VALUES (1)"))
     return {"said": "well done"}
 
 

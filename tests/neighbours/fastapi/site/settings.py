@@ -1,4 +1,4 @@
-"""Settings of the site in a process of its own. The test says by environment where its database is."""
+"""Settings of the site in a process of its own. Where its database is comes by environment."""
 
 from __future__ import annotations
 
