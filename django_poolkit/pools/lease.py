@@ -11,10 +11,10 @@ from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from django_poolkit.pools.purpose import ToContext
+
 if TYPE_CHECKING:
     import asyncio
-
-    from django_poolkit.pools.errors import PoolError
 
 # Deep enough to reach a view through Django's handlers, cheap enough for each acquire.
 STACK_DEPTH: Final = 32
@@ -42,28 +42,6 @@ class Home(Protocol):
     def lost(self, lease: Lease) -> None: ...
     def adrift(self, lease: Lease) -> None: ...
     def count_pin(self, reason: str) -> None: ...
-
-
-class Context(Protocol):
-    """What a lease was acquired for."""
-
-    def where(self) -> str | None:
-        """Return the request's method and view. Called by those who look, on any thread."""
-        ...
-
-    def refused(self, error: PoolError) -> None:
-        """Take note of an acquire that failed, whose error the caller is about to get."""
-        ...
-
-
-ToContext = Callable[[], Context | None]
-"""Leads to what a lease was acquired for, as long as that is there."""
-
-
-def tell_refused(context: ToContext | None, error: PoolError) -> None:
-    """Have whatever somebody acquires for know that it failed."""
-    if context is not None and (found := context()) is not None:
-        found.refused(error)
 
 
 class Keeper(Protocol):

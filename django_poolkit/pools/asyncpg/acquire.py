@@ -14,7 +14,8 @@ from django_poolkit.pools.asyncpg.lease import AsyncpgLease
 from django_poolkit.pools.asyncpg.physical import Physical
 from django_poolkit.pools.asyncpg.state import Waiter
 from django_poolkit.pools.errors import PoolError
-from django_poolkit.pools.lease import STACK_DEPTH, capture_stack, tell_refused
+from django_poolkit.pools.lease import STACK_DEPTH, capture_stack
+from django_poolkit.pools.purpose import tell_refused
 
 logger = logging.getLogger("django_poolkit.pool")
 

@@ -22,8 +22,9 @@ from django_poolkit.pools.asyncpg.line import Line
 from django_poolkit.pools.asyncpg.listen import HEARTBEAT, Listener
 from django_poolkit.pools.errors import PoolConfigError
 from django_poolkit.pools.events import Events
-from django_poolkit.pools.lease import Lease, ToContext
+from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.ledger import Ledger
+from django_poolkit.pools.purpose import ToContext
 from django_poolkit.pools.session_state import StatementRules
 from django_poolkit.pools.stats import LeaseStats, PoolStats
 

@@ -13,7 +13,7 @@ from weakref import ref
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.errors import PoolError
-from django_poolkit.pools.lease import STACK_DEPTH, Lease, tell_refused
+from django_poolkit.pools.lease import STACK_DEPTH, Lease
 from django_poolkit.pools.postgres import port, probe
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import (
@@ -26,6 +26,7 @@ from django_poolkit.pools.postgres.errors import (
 from django_poolkit.pools.postgres.growth import FIRST_PAUSE
 from django_poolkit.pools.postgres.queueing import Queueing
 from django_poolkit.pools.postgres.waiters import ThreadWaiter
+from django_poolkit.pools.purpose import tell_refused
 
 logger = logging.getLogger("django_poolkit.pool")
 

@@ -21,7 +21,7 @@ from weakref import ref
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.events import Events
-from django_poolkit.pools.lease import Lease, ToContext
+from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.observe import Observations
 from django_poolkit.pools.postgres import late
 from django_poolkit.pools.postgres.connection import DEMOTED, KILLED, PoolConnection, no_lease
@@ -33,6 +33,7 @@ from django_poolkit.pools.postgres.shares import Shares
 from django_poolkit.pools.postgres.shell import Shell, critical
 from django_poolkit.pools.postgres.statements import Statements
 from django_poolkit.pools.postgres.waiters import Lanes, Waiter, Waiters
+from django_poolkit.pools.purpose import ToContext
 from django_poolkit.pools.stats import PoolStats
 
 _DOOMED: Final = {KILLED: "killed", DEMOTED: "read_only", late.DOUBTFUL: "cancelled"}

@@ -15,13 +15,14 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.errors import PoolError
-from django_poolkit.pools.lease import STACK_DEPTH, Lease, tell_refused
+from django_poolkit.pools.lease import STACK_DEPTH, Lease
 from django_poolkit.pools.postgres import late, port, task_wait
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.steadfast import in_thread, steadfast
 from django_poolkit.pools.postgres.task_acquire import TaskAcquire
 from django_poolkit.pools.postgres.task_connection import TaskConnection
+from django_poolkit.pools.purpose import tell_refused
 
 _IDLE: Final = int(TransactionStatus.IDLE)  # to compare with an enumeration's member is dearer
 _ACTIVE: Final = TransactionStatus.ACTIVE
