@@ -34,7 +34,7 @@ def pool(transactional_db: None) -> Iterator[ConnectionPool]:
     connection.close()
     # Where sync_to_async() runs what it is given, if nobody lends it a thread: one for the run,
     # which may have a lease of another test's, of a pool that is gone.
-    SyncToAsync.single_thread_executor.submit(connection.close).result()
+    SyncToAsync.single_thread_executor.submit(lambda: connection.close()).result()
     pool = connection.pool  # type: ignore[attr-defined]
     timeout, size, leaks = pool.timeout, pool.max_size, pool.stats().leaks
     pool.resize(0, 2)
