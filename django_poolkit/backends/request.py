@@ -56,8 +56,8 @@ class RequestScope:
     """
 
     __slots__ = (
-        "__weakref__", "answered", "asgi", "committed", "exhausted", "hosts", "leases", "method",
-        "over", "owned", "path", "route", "routing", "viewed", "wrappers",
+        "__weakref__", "answered", "asgi", "committed", "direct", "exhausted", "hosts", "leases",
+        "method", "over", "owned", "path", "route", "routing", "viewed", "wrappers",
     )  # fmt: skip
 
     def __init__(self, *, owned: bool = False, method: str = "", path: str = "") -> None:
@@ -78,6 +78,8 @@ class RequestScope:
         """Whether it has been answered with a 503 of ours."""
         self.committed = False
         """Whether a lease that has ended may have committed something."""
+        self.direct = False
+        """Whether it has had a connection past the ORM: nobody knows what that has committed."""
         self.hosts: dict[str, str] = {}
         """The host chosen for each alias that has several, where the backend chose it."""
         self.wrappers: WeakSet[LeasingMixin] = WeakSet()
@@ -103,6 +105,10 @@ class RequestScope:
         """Take over what a lease that ends knows about writes."""
         if lease.committed or lease.wrote:
             self.committed = True
+
+    def lent(self) -> None:
+        """Take note of a connection that was had past the ORM."""
+        self.direct = True
 
     def refused(self, error: PoolError) -> None:
         """Take note of an acquire that failed in it, where that was since a pool is exhausted."""
@@ -152,7 +158,9 @@ class RequestScope:
 
     def may_have_committed(self) -> bool:
         """Return whether this request may have committed something, so must not be repeated."""
-        return self.committed or any(wrapper.may_have_committed() for wrapper in self.wrappers)
+        if self.committed or self.direct:
+            return True
+        return any(wrapper.may_have_committed() for wrapper in self.wrappers)
 
 
 _current: ContextVar[RequestScope | None] = ContextVar("django_poolkit_request", default=None)

@@ -15,7 +15,7 @@ from django_poolkit.pools.asyncpg.physical import Physical
 from django_poolkit.pools.asyncpg.state import Waiter
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import STACK_DEPTH, capture_stack
-from django_poolkit.pools.purpose import tell_refused
+from django_poolkit.pools.purpose import tell_lent, tell_refused
 
 logger = logging.getLogger("django_poolkit.pool")
 
@@ -41,7 +41,7 @@ class Acquire(Growing):
             allowed = pool.config.timeout if timeout is None else timeout
             await self._find_living(lease, started, allowed)
             if pool.context is not None:
-                lease.context = pool.context()
+                lease.context = tell_lent(pool.context())
             if pool.config.setup is not None:
                 await pool.config.setup(lease.connection)
                 self._forget_setup(lease)
@@ -86,7 +86,7 @@ class Acquire(Growing):
                 self.out.add(physical)
                 idle.pop()  # the same one: nobody takes any but on this loop's thread
             if pool.context is not None:
-                lease.context = pool.context()
+                lease.context = tell_lent(pool.context())
             if pool.events.of_leases:
                 pool.events.tell("lease_acquired", pool=pool.name, waited=monotonic() - started)
             return lease

@@ -26,7 +26,7 @@ from django_poolkit.pools.postgres.errors import (
 from django_poolkit.pools.postgres.growth import FIRST_PAUSE
 from django_poolkit.pools.postgres.queueing import Queueing
 from django_poolkit.pools.postgres.waiters import ThreadWaiter
-from django_poolkit.pools.purpose import tell_refused
+from django_poolkit.pools.purpose import tell_lent, tell_refused
 
 logger = logging.getLogger("django_poolkit.pool")
 
@@ -153,7 +153,7 @@ class Acquire(Queueing):
         except PoolError as error:
             tell_refused(context, error)
             raise
-        lease.in_block, lease.context = True, context
+        lease.in_block, lease.context = True, tell_lent(context)
         try:
             with lease.connection as connection:
                 yield connection

@@ -22,7 +22,7 @@ from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.steadfast import in_thread, steadfast
 from django_poolkit.pools.postgres.task_acquire import TaskAcquire
 from django_poolkit.pools.postgres.task_connection import TaskConnection
-from django_poolkit.pools.purpose import tell_refused
+from django_poolkit.pools.purpose import tell_lent, tell_refused
 
 _IDLE: Final = int(TransactionStatus.IDLE)  # to compare with an enumeration's member is dearer
 _ACTIVE: Final = TransactionStatus.ACTIVE
@@ -95,7 +95,7 @@ class Leasing:
         except PoolError as error:
             tell_refused(context, error)
             raise
-        lease.in_block, lease.context = True, context
+        lease.in_block, lease.context = True, tell_lent(context)
         return lease.connection
 
     async def __aexit__(self, kind: type[BaseException] | None, *error: Any) -> None:
@@ -158,7 +158,7 @@ class TaskRelease(TaskAcquire):
         except PoolError as error:
             tell_refused(context, error)
             raise
-        lease.context = context
+        lease.context = tell_lent(context)
         return lease
 
     def alease(self, timeout: float | None = None) -> Leasing:

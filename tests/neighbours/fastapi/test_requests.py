@@ -261,6 +261,20 @@ def test_so_it_is_with_the_wrapper_around(pool: ConnectionPool, kind: str) -> No
     assert isinstance(answered.error, PoolTimeout)
 
 
+def test_who_may_have_written_past_the_orm_is_not_told_to_come_again(pool: ConnectionPool) -> None:
+    def add(app: FastAPI) -> None:
+        @app.post("/both")
+        async def both(connection: Psycopg) -> None:
+            await connection.execute("SELECT 1")
+            await Item.objects.acount()
+
+    hogged = pool.acquire()
+    pool.timeout = 0.05
+    answered = AsgiServer(make_app(add)).get("/both", method="POST")
+    hogged.release()
+    assert (answered.status, "retry-after" in answered.headers) == (503, False)
+
+
 def test_who_answers_by_himself_keeps_his_answer(
     pool: ConnectionPool, wrapped: Callable[[FastAPI], Any]
 ) -> None:
