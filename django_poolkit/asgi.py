@@ -16,6 +16,7 @@ from django.core import asgi
 from django_poolkit import exhaustion
 from django_poolkit.backends import request, request_end
 from django_poolkit.backends.request import KEY, RequestScope
+from django_poolkit.backends.routed import path_of
 from django_poolkit.control import server as control
 from django_poolkit.health import front
 from django_poolkit.health.access import Asked
@@ -85,7 +86,7 @@ class Poolkit:
         """Serve a websocket connection, then end the leases that it took."""
         # No thread of its own: it would have to be kept for as long as the connection.
         request_scope = _request_scope(scope, "WEBSOCKET")
-        scope = {**scope, KEY: request_scope}
+        scope = request_scope.asgi = {**scope, KEY: request_scope}
         await self._serve(request_scope, self.app(scope, receive, send))
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,6 +105,7 @@ class Poolkit:
             except GeneratorExit:
                 # The loop was closed under the request: nothing can be awaited any more.
                 scope.over = True
+                scope.settle()
                 request_end.watch(scope)
                 raise
             except BaseException:
@@ -113,8 +115,7 @@ class Poolkit:
 
 
 def _request_scope(scope: Scope, method: str) -> RequestScope:
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
-    return RequestScope(owned=True, method=method, path=path)
+    return RequestScope(owned=True, method=method, path=path_of(scope))
 
 
 class _Exchange:
@@ -123,6 +124,7 @@ class _Exchange:
     def __init__(self, request_scope: RequestScope, scope: Scope, send: Send) -> None:
         self.request_scope = request_scope
         self.scope: Scope = {**scope, KEY: request_scope}
+        request_scope.asgi = self.scope
         self.started = False
         self.replaced = False
         self._send = send
@@ -191,6 +193,7 @@ _tasks: set[asyncio.Task[None]] = set()
 async def _finish(scope: RequestScope) -> None:
     """End the leases of a request, in its thread. Goes on when the caller is cancelled."""
     scope.over = True
+    scope.settle()
     if not scope.leases:
         return
     # What was taken on the loop's own thread (DJANGO_ALLOW_ASYNC_UNSAFE) must not block it now.

@@ -7,7 +7,7 @@ import logging
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from django_poolkit.backends.request import RequestScope
+from django_poolkit.backends.request import EXHAUSTED, RequestScope
 from django_poolkit.health.negotiation import ranges
 from django_poolkit.pools.chance import chance
 from django_poolkit.pools.errors import (
@@ -20,7 +20,6 @@ from django_poolkit.pools.errors import (
 
 logger = logging.getLogger("django_poolkit.request")
 
-EXHAUSTED: Final = (PoolTimeout, PoolPaused, TooManyWaiters)
 STATUS: Final = 503
 REASON: Final = "Service Unavailable"
 

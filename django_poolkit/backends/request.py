@@ -7,7 +7,8 @@ A context variable carries it into the threads and tasks that Django runs a requ
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import FrameType
@@ -16,7 +17,8 @@ from weakref import WeakSet
 
 from django.urls import get_urlconf, resolve
 
-from django_poolkit.pools.errors import PoolError
+from django_poolkit.backends.routed import path_of, route_of
+from django_poolkit.pools.errors import PoolError, PoolPaused, PoolTimeout, TooManyWaiters
 from django_poolkit.pools.lease import Lease
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ KEY: Final = "django_poolkit.request"
 What is nested joins by this key and not by the context variable: a server may start its next
 request, or a view a background task, in a copy of the context of one that is over.
 """
+
+
+EXHAUSTED: Final = (PoolTimeout, PoolPaused, TooManyWaiters)
+"""What a pool raises that has no connection to give."""
 
 
 class Held(NamedTuple):
@@ -50,14 +56,18 @@ class RequestScope:
     """
 
     __slots__ = (
-        "__weakref__", "answered", "committed", "exhausted", "hosts", "leases", "method", "over",
-        "owned", "path", "routing", "viewed", "wrappers",
+        "__weakref__", "answered", "asgi", "committed", "direct", "exhausted", "hosts", "leases",
+        "method", "over", "owned", "path", "route", "routing", "viewed", "wrappers",
     )  # fmt: skip
 
     def __init__(self, *, owned: bool = False, method: str = "", path: str = "") -> None:
         self.method = method
         self.path = path
         """What the URL configuration is asked for. May hold secrets: `where()` does not."""
+        self.asgi: Mapping[str, Any] | None = None
+        """Under ASGI, while the request is served: its scope, where frameworks enter the route."""
+        self.route: str | None = None
+        """What `route_of()` has said of that in the end."""
         self.owned = owned
         """Whether whoever opened it ends its leases, too, by `request_end.finish()`."""
         self.over = False
@@ -68,6 +78,8 @@ class RequestScope:
         """Whether it has been answered with a 503 of ours."""
         self.committed = False
         """Whether a lease that has ended may have committed something."""
+        self.direct = False
+        """Whether it has had a connection past the ORM: nobody knows what that has committed."""
         self.hosts: dict[str, str] = {}
         """The host chosen for each alias that has several, where the backend chose it."""
         self.wrappers: WeakSet[LeasingMixin] = WeakSet()
@@ -94,34 +106,61 @@ class RequestScope:
         if lease.committed or lease.wrote:
             self.committed = True
 
+    def lent(self) -> None:
+        """Take note of a connection that was had past the ORM."""
+        self.direct = True
+
+    def refused(self, error: PoolError) -> None:
+        """Take note of an acquire that failed in it, where that was since a pool is exhausted."""
+        if isinstance(error, EXHAUSTED) and self.exhausted is None:
+            self.exhausted = error
+
     def where(self) -> str:
         """Return the request's method and the name of its view, as `GET shop:order`.
 
-        Asks the URL configuration, on the thread of whoever looks and not in the request.
+        In an application of Starlette or FastAPI it is the route, as `GET /orders/{number}`. Else
+        asks the URL configuration, on the thread of whoever looks and not in the request.
         """
+        path, route = self._routed()
+        if route is not None:
+            return f"{self.method} {route or '(no route)'}".strip()
         try:
-            match = resolve(self.path)
+            match = resolve(path)
         except Exception:  # a path that leads nowhere, or a configuration that cannot be loaded
             return f"{self.method} (no view)".strip()
         return f"{self.method} {match.view_name}".strip()
 
     def view(self) -> str | None:
-        """Return the name of the view, None where the path leads to none that has a name.
+        """Return the name of the view, or the route, None where the path leads to none with a name.
 
         Asks the URL configuration in force, and only once.
         """
+        path, route = self._routed()
+        if route is not None:
+            return route or None
         configuration, known = get_urlconf(), self.viewed
         if known is None or known[0] != configuration:
             try:
-                name = resolve(self.path, configuration).view_name or None
+                name = resolve(path, configuration).view_name or None
             except Exception:  # as in `where()`
                 name = None
             known = self.viewed = configuration, name
         return known[1]
 
+    def settle(self) -> None:
+        """Let go of the ASGI scope, which leads back here, and keep what names the request."""
+        self.path, self.route = self._routed()
+        self.asgi = None
+
+    def _routed(self) -> tuple[str, str | None]:
+        asgi = self.asgi  # once: the request may end meanwhile
+        return (self.path, self.route) if asgi is None else (path_of(asgi), route_of(asgi))
+
     def may_have_committed(self) -> bool:
         """Return whether this request may have committed something, so must not be repeated."""
-        return self.committed or any(wrapper.may_have_committed() for wrapper in self.wrappers)
+        if self.committed or self.direct:
+            return True
+        return any(wrapper.may_have_committed() for wrapper in self.wrappers)
 
 
 _current: ContextVar[RequestScope | None] = ContextVar("django_poolkit_request", default=None)
@@ -129,6 +168,12 @@ _current: ContextVar[RequestScope | None] = ContextVar("django_poolkit_request",
 
 current: Final = _current.get
 """Return the scope of the request being served, None outside of one."""
+
+
+def context() -> Callable[[], RequestScope | None] | None:
+    """Return what leads to the current scope for as long as that is there, None outside of one."""
+    scope = _current.get()
+    return None if scope is None else weakref.ref(scope)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from django_poolkit.pools.purpose import ToContext
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -40,14 +42,6 @@ class Home(Protocol):
     def lost(self, lease: Lease) -> None: ...
     def adrift(self, lease: Lease) -> None: ...
     def count_pin(self, reason: str) -> None: ...
-
-
-class Context(Protocol):
-    """What a lease was acquired for."""
-
-    def where(self) -> str | None:
-        """Return the request's method and view. Called by those who look, on any thread."""
-        ...
 
 
 class Keeper(Protocol):
@@ -166,7 +160,7 @@ class Lease:
     """Whether a statement may have prepared others by name."""
     new_types = False
     """Whether a statement made types that receivers of a new connection may look for."""
-    context: Callable[[], Context | None] | None = None
+    context: ToContext | None = None
     """Leads to what it was acquired for."""
     overdue = False
     """Whether it has been reported as held for too long."""

@@ -251,9 +251,8 @@ class HostChoiceMixin(PoolChoiceMixin):
 
     def _note_exhausted(self, error: PoolError) -> None:
         """Take note that no connection could be had. Raises what says more of it, if anything."""
-        scope = request.current()
-        if scope is not None and scope.exhausted is None:
-            scope.exhausted = error
+        if (scope := request.current()) is not None:
+            scope.refused(error)
         if ports.explain is not None and (pool := self.pool) is not None:
             explained = ports.explain(self.alias, error, pool)
             if explained is not None:

@@ -6,6 +6,7 @@ import weakref
 from typing import Final
 
 from django_poolkit.backends import request
+from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import Lease
 
 NAME: Final = "sqlalchemy"
@@ -20,10 +21,18 @@ class Purpose:
         scope = request.current()
         # Weakly: a connection that an engine holds on to is to keep no request alive.
         self._scope = None if scope is None else weakref.ref(scope)
+        if scope is not None:
+            scope.lent()
 
     def __call__(self) -> Purpose:
         """Return itself: a lease has what leads to its purpose."""
         return self
+
+    def lent(self) -> None:
+        """Nothing: it is made when there is a lease."""
+
+    def refused(self, error: PoolError) -> None:
+        """Nothing: it is made when there is a lease."""
 
     def where(self) -> str:
         """Return the neighbour's name, and behind it the request's method and view."""

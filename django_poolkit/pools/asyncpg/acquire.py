@@ -13,7 +13,9 @@ from django_poolkit.pools.asyncpg.growing import Growing
 from django_poolkit.pools.asyncpg.lease import AsyncpgLease
 from django_poolkit.pools.asyncpg.physical import Physical
 from django_poolkit.pools.asyncpg.state import Waiter
+from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import STACK_DEPTH, capture_stack
+from django_poolkit.pools.purpose import tell_lent, tell_refused
 
 logger = logging.getLogger("django_poolkit.pool")
 
@@ -39,7 +41,7 @@ class Acquire(Growing):
             allowed = pool.config.timeout if timeout is None else timeout
             await self._find_living(lease, started, allowed)
             if pool.context is not None:
-                lease.context = pool.context()
+                lease.context = tell_lent(pool.context())
             if pool.config.setup is not None:
                 await pool.config.setup(lease.connection)
                 self._forget_setup(lease)
@@ -84,7 +86,7 @@ class Acquire(Growing):
                 self.out.add(physical)
                 idle.pop()  # the same one: nobody takes any but on this loop's thread
             if pool.context is not None:
-                lease.context = pool.context()
+                lease.context = tell_lent(pool.context())
             if pool.events.of_leases:
                 pool.events.tell("lease_acquired", pool=pool.name, waited=monotonic() - started)
             return lease
@@ -115,6 +117,8 @@ class Acquire(Growing):
             self.end_and_terminate(lease, "discarded")
         if (kind := _REFUSALS.get(type(error))) is not None:
             waited = monotonic() - started
+            if self.pool.context is not None:
+                tell_refused(self.pool.context(), cast(PoolError, error))
             self.pool.events.tell("pool_timeout", pool=self.pool.name, kind=kind, waited=waited)
 
     def end_and_terminate(self, lease: AsyncpgLease, reason: str) -> None:

@@ -24,6 +24,7 @@ from django_poolkit.pools.errors import PoolConfigError
 from django_poolkit.pools.events import Events
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.ledger import Ledger
+from django_poolkit.pools.purpose import ToContext
 from django_poolkit.pools.session_state import StatementRules
 from django_poolkit.pools.stats import LeaseStats, PoolStats
 
@@ -68,7 +69,7 @@ class AsyncpgPool(Life):
         self.aliases: tuple[str, ...] = (self.name,)
         self.events = Events()
         """Tells of what happens in the pool; shared by all pools of the process's table."""
-        self.context: Callable[[], Any] | None = None
+        self.context: Callable[[], ToContext | None] | None = None
         """Called on each acquire: returns what leads to what the lease is acquired for."""
         self.ended = False
         """Whether it has been closed for good."""

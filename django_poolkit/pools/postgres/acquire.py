@@ -26,6 +26,7 @@ from django_poolkit.pools.postgres.errors import (
 from django_poolkit.pools.postgres.growth import FIRST_PAUSE
 from django_poolkit.pools.postgres.queueing import Queueing
 from django_poolkit.pools.postgres.waiters import ThreadWaiter
+from django_poolkit.pools.purpose import tell_lent, tell_refused
 
 logger = logging.getLogger("django_poolkit.pool")
 
@@ -146,8 +147,13 @@ class Acquire(Queueing):
         As with psycopg's own connections, the block's transaction is committed at its end,
         rolled back on an exception. Blocks and raises as `acquire()`.
         """
-        lease = self.acquire(timeout)
-        lease.in_block = True
+        context = None if self.context is None else self.context()
+        try:
+            lease = self.acquire(timeout)
+        except PoolError as error:
+            tell_refused(context, error)
+            raise
+        lease.in_block, lease.context = True, tell_lent(context)
         try:
             with lease.connection as connection:
                 yield connection

@@ -13,6 +13,7 @@ then goes to `_orphans`, which everyone who passes clears.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import Final, Literal, cast
 from weakref import ref
@@ -32,6 +33,7 @@ from django_poolkit.pools.postgres.shares import Shares
 from django_poolkit.pools.postgres.shell import Shell, critical
 from django_poolkit.pools.postgres.statements import Statements
 from django_poolkit.pools.postgres.waiters import Lanes, Waiter, Waiters
+from django_poolkit.pools.purpose import ToContext
 from django_poolkit.pools.stats import PoolStats
 
 _DOOMED: Final = {KILLED: "killed", DEMOTED: "read_only", late.DOUBTFUL: "cancelled"}
@@ -46,6 +48,8 @@ class State(Shell):
     config: PoolConfig
     aliases: tuple[str, ...]
     events: Events
+    context: Callable[[], ToContext | None] | None = None
+    """Called as a block or a task acquires here: returns what leads to what that is for."""
     prober: Prober
     """Asks the server beside the pool, which it does not open."""
     positions: PositionReader

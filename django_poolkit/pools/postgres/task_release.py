@@ -15,6 +15,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
+from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import STACK_DEPTH, Lease
 from django_poolkit.pools.postgres import late, port, task_wait
 from django_poolkit.pools.postgres.connection import PoolConnection
@@ -22,6 +23,7 @@ from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.steadfast import in_thread, steadfast
 from django_poolkit.pools.postgres.task_acquire import TaskAcquire
 from django_poolkit.pools.postgres.task_connection import TaskConnection
+from django_poolkit.pools.purpose import tell_lent, tell_refused
 
 _IDLE: Final = int(TransactionStatus.IDLE)  # to compare with an enumeration's member is dearer
 _ACTIVE: Final = TransactionStatus.ACTIVE
@@ -87,8 +89,14 @@ class Leasing:
         return self._pool.aacquire(self._seconds).__await__()
 
     async def __aenter__(self) -> AsyncConnection[Any]:
-        lease = self._lease = await self._pool.acquire_as(TaskLease, self._seconds)
-        lease.in_block = True
+        pool = self._pool
+        context = None if pool.context is None else pool.context()
+        try:
+            lease = self._lease = await pool.acquire_as(TaskLease, self._seconds)
+        except PoolError as error:
+            tell_refused(context, error)
+            raise
+        lease.in_block, lease.context = True, tell_lent(context)
         connection: AsyncConnection[Any] = lease.connection
         return connection
 
@@ -146,7 +154,14 @@ class TaskRelease(TaskAcquire):
         Stands in the same queue as threads do. Waits and raises as `acquire()`, and never blocks
         the loop; being cancelled it leaves the queue at once.
         """
-        return await self.acquire_as(TaskLease, timeout, depth=depth, skip=skip + 1)
+        context = None if self.context is None else self.context()
+        try:
+            lease = await self.acquire_as(TaskLease, timeout, depth=depth, skip=skip + 1)
+        except PoolError as error:
+            tell_refused(context, error)
+            raise
+        lease.context = tell_lent(context)
+        return lease
 
     def alease(self, timeout: float | None = None) -> Leasing:
         """Acquire a connection for the length of an `async with` block, in a task.
