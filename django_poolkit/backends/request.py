@@ -51,11 +51,13 @@ class RequestScope:
 
     __slots__ = (
         "__weakref__", "answered", "committed", "exhausted", "hosts", "leases", "method", "over",
-        "owned", "path", "routing", "viewed", "wrappers",
+        "owned", "path", "routing", "server", "viewed", "wrappers",
     )  # fmt: skip
 
     def __init__(self, *, owned: bool = False, method: str = "", path: str = "") -> None:
         self.method = method
+        self.server: str | None = None
+        """What serves it, where that is no view of the URL configuration."""
         self.path = path
         """What the URL configuration is asked for. May hold secrets: `where()` does not."""
         self.owned = owned
@@ -99,6 +101,8 @@ class RequestScope:
 
         Asks the URL configuration, on the thread of whoever looks and not in the request.
         """
+        if self.server is not None:
+            return f"{self.method} {self.server}".strip()
         try:
             match = resolve(self.path)
         except Exception:  # a path that leads nowhere, or a configuration that cannot be loaded
@@ -110,6 +114,8 @@ class RequestScope:
 
         Asks the URL configuration in force, and only once.
         """
+        if self.server is not None:
+            return self.server
         configuration, known = get_urlconf(), self.viewed
         if known is None or known[0] != configuration:
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from django.core.signals import setting_changed
 from django.db import connections
 
 from django_poolkit import registry
-from django_poolkit.backends import request
+from django_poolkit.backends import purpose
 from django_poolkit.backends.asyncpg.parameters import connect_parameters, session_settings
 from django_poolkit.conf.asyncpg import asyncpg_aliases, asyncpg_config, asyncpg_options
 from django_poolkit.conf.control import control_config
@@ -141,7 +140,7 @@ def _make(wrapper: Any, name: str) -> AsyncpgPool:
         application_name=partial(naming.application_name, service),
     )
     pool = AsyncpgPool(target=target, config=asyncpg_config(wrapper.alias), name=name)
-    pool.context = _context
+    pool.context = purpose.of_caller
     return pool
 
 
@@ -150,11 +149,6 @@ def _zone_of(wrapper: Any) -> Any:
     from zoneinfo import ZoneInfo
 
     return None if wrapper.timezone is not None else ZoneInfo(wrapper.timezone_name)
-
-
-def _context() -> Any:
-    scope = request.current()
-    return None if scope is None else weakref.ref(scope)
 
 
 def _settings_changed(*, setting: str, **kwargs: Any) -> None:
