@@ -7,8 +7,7 @@ A context variable carries it into the threads and tasks that Django runs a requ
 from __future__ import annotations
 
 import threading
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import FrameType
@@ -57,11 +56,13 @@ class RequestScope:
 
     __slots__ = (
         "__weakref__", "answered", "asgi", "committed", "direct", "exhausted", "hosts", "leases",
-        "method", "over", "owned", "path", "route", "routing", "viewed", "wrappers",
+        "method", "over", "owned", "path", "route", "routing", "server", "viewed", "wrappers",
     )  # fmt: skip
 
     def __init__(self, *, owned: bool = False, method: str = "", path: str = "") -> None:
         self.method = method
+        self.server: str | None = None
+        """What serves it, where that is no view of the URL configuration."""
         self.path = path
         """What the URL configuration is asked for. May hold secrets: `where()` does not."""
         self.asgi: Mapping[str, Any] | None = None
@@ -121,6 +122,8 @@ class RequestScope:
         In an application of Starlette or FastAPI it is the route, as `GET /orders/{number}`. Else
         asks the URL configuration, on the thread of whoever looks and not in the request.
         """
+        if self.server is not None:
+            return f"{self.method} {self.server}".strip()
         path, route = self._routed()
         if route is not None:
             return f"{self.method} {route or '(no route)'}".strip()
@@ -135,6 +138,8 @@ class RequestScope:
 
         Asks the URL configuration in force, and only once.
         """
+        if self.server is not None:
+            return self.server
         path, route = self._routed()
         if route is not None:
             return route or None
@@ -168,12 +173,6 @@ _current: ContextVar[RequestScope | None] = ContextVar("django_poolkit_request",
 
 current: Final = _current.get
 """Return the scope of the request being served, None outside of one."""
-
-
-def context() -> Callable[[], RequestScope | None] | None:
-    """Return what leads to the current scope for as long as that is there, None outside of one."""
-    scope = _current.get()
-    return None if scope is None else weakref.ref(scope)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from django.db import connections
 from django.tasks import Task
 from django.tasks.backends.base import BaseTaskBackend
 
@@ -32,7 +33,9 @@ else:
 class CarryingTask(_Task):
     """A task that runs in a scope of its own, which begins with what it was enqueued with.
 
-    Its path, as `shop.tasks.report`, names the share of a pool that its connections count against.
+    Its path, as `shop.tasks.report`, names the share of a pool that its connections count against,
+    and tells `poolstatus` what they are for. A connection that breaks under it is given up, so that
+    a worker which goes on with it, in session mode, can store how the task ended.
     """
 
     __slots__ = ()
@@ -40,7 +43,11 @@ class CarryingTask(_Task):
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task's function."""
         with share(self.module_path), scope(kwargs.pop(KEYWORD, None)):
-            return super().call(*args, **kwargs)
+            try:
+                return super().call(*args, **kwargs)
+            except BaseException:
+                _give_up_broken()
+                raise
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task's function."""
@@ -68,6 +75,14 @@ class CarriesFloors(BaseTaskBackend):
         if isinstance(task, CarryingTask) and KEYWORD not in kwargs:
             kwargs = _with(await acarry(), kwargs)
         return await super().aenqueue(task, args, kwargs)
+
+
+def _give_up_broken() -> None:
+    # Django looks at a connection again when its worker ends a round, which comes too late.
+    for wrapper in connections.all(initialized_only=True):
+        raw: Any = wrapper.connection
+        if raw is not None and getattr(raw, "closed", False) and not wrapper.in_atomic_block:
+            wrapper.close()
 
 
 def _with(token: str | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ class share:  # noqa: N801 - used as a verb, like contextlib's own
 
     A context manager, in synchronous code and in coroutines, and a decorator of functions and
     coroutine functions. The innermost one counts. A pool whose option `shares` does not list the
-    name takes no note of it. Raises ValueError for what is no name.
+    name takes no note of it. Leases of Django's connections say it where somebody looks at them.
+    Raises ValueError for what is no name.
     """
 
     def __init__(self, name: str) -> None:

@@ -19,9 +19,9 @@ from django.http import (
 from django.template import engines
 from django.template.response import SimpleTemplateResponse
 from django.utils.functional import SimpleLazyObject
-from rest_framework.request import Request  # type: ignore[import-untyped]
-from rest_framework.response import Response  # type: ignore[import-untyped]
-from rest_framework.views import APIView  # type: ignore[import-untyped]
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
 
 from django_poolkit.backends.request import current
 from tests.app.models import Item

@@ -11,7 +11,7 @@ from django.core.signals import setting_changed
 from django.db import connections
 
 from django_poolkit import registry
-from django_poolkit.backends import request
+from django_poolkit.backends import purpose
 from django_poolkit.backends.asyncpg.parameters import connect_parameters, session_settings
 from django_poolkit.conf.asyncpg import asyncpg_aliases, asyncpg_config, asyncpg_options
 from django_poolkit.conf.control import control_config
@@ -140,7 +140,7 @@ def _make(wrapper: Any, name: str) -> AsyncpgPool:
         application_name=partial(naming.application_name, service),
     )
     pool = AsyncpgPool(target=target, config=asyncpg_config(wrapper.alias), name=name)
-    pool.context = request.context
+    pool.context = purpose.of_caller
     return pool
 
 

@@ -17,7 +17,7 @@ from django.db.backends.postgresql.psycopg_any import register_tzloader
 from django.utils.functional import cached_property
 from psycopg.pq import Format
 
-from django_poolkit.backends import own, ports, request, request_end
+from django_poolkit.backends import own, ports, purpose, request, request_end
 from django_poolkit.backends.postgresql import observing, replaced
 from django_poolkit.backends.postgresql.client import DatabaseClient
 from django_poolkit.backends.postgresql.errors import ErrorWrapper
@@ -31,6 +31,7 @@ from django_poolkit.pools.observe import Watch
 from django_poolkit.pools.postgres import ConnectionPool, port
 from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
 from django_poolkit.pools.postgres.leased_cursor import leased
+from django_poolkit.pools.share import current as named_by_hand
 
 _DJANGOS: Final = DatabaseWrapper.create_cursor
 # The parameter that says whether a server is a replica.
@@ -127,6 +128,10 @@ class LeasingMixin(HostChoiceMixin):
         if (scope := request.current()) is not None:
             lease.context = weakref.ref(scope)  # which knows its leases: no cycle
             self._enter(scope, lease)
+        elif lease.context is not None:
+            lease.context = None  # it rested, and was another work's before
+        if named_by_hand() is not None:
+            lease.context = purpose.of_caller()
 
     def _enter(self, scope: RequestScope, lease: Lease) -> None:
         scope.wrappers.add(self)

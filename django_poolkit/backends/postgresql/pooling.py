@@ -17,7 +17,7 @@ from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
 from django_poolkit import registry
-from django_poolkit.backends import labels, origin, ports, request
+from django_poolkit.backends import labels, origin, ports, purpose
 from django_poolkit.backends.postgresql import telling
 from django_poolkit.backends.postgresql.binding import follow_the_pool
 from django_poolkit.conf.control import control_config
@@ -182,7 +182,7 @@ class PoolChoiceMixin(_Base):
             # The probe at each acquire is the health check; who asks the pool finds it named.
             pool._check = probe.looked_at
         pool.label_leases(labels.of_caller)
-        pool.context = request.context
+        pool.context = purpose.of_caller
         pool.statements.foreign = origin.foreign_statement(config.trusted_modules)
         pool.statements.outside = origin.outsider(config.trusted_modules)
         pool.statements.writing = telling.of_write

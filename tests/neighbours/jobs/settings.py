@@ -13,3 +13,4 @@ INSTALLED_APPS = ["procrastinate.contrib.django", "django_poolkit", "tests.app"]
 PROCRASTINATE_IMPORT_PATHS = ["tests.neighbours.jobs.tasks"]
 _given: dict[str, Any] = json.loads(os.environ["JOBS"])
 DATABASES = {"default": _given["database"]}
+POOLKIT = {"CONTROL": {"DIRECTORY": os.environ["POOLKIT_TEST_CONTROL"], "SERVICE": "jobs"}}

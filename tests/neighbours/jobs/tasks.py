@@ -31,3 +31,16 @@ def fail(pk: int) -> None:
     with transaction.atomic():
         Item.objects.filter(pk=pk).update(name="changed in vain")
         raise ValueError("as it should")
+
+
+@app.task(queue="notes")
+def note(name: str) -> None:
+    """Write something in a block."""
+    with transaction.atomic():
+        Item.objects.create(name=name)
+
+
+@app.task(queue="notes")
+async def note_soon(name: str) -> None:
+    """Write something from a coroutine."""
+    await Item.objects.acreate(name=name)

@@ -1,60 +1,13 @@
-"""The default alias on a pool of two, and what SQLAlchemy knows of the table in it."""
+"""What counts the round trips of SQLAlchemy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from django.db import connection as default_connection
-from django.db import connections
 
-from django_poolkit import registry
-from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.testing import Node
 from django_poolkit.testing.faults import TCPProxy
-
-connection: Any = default_connection
-
-
-@pytest.fixture
-def pooled(transactional_db: None) -> Iterator[Callable[..., ConnectionPool]]:
-    """Return a function that sets the options of the default alias, and returns its pool.
-
-    In the end nothing may be leased.
-    """
-    alias = connections.settings["default"]
-    before = dict(alias)
-    pools: list[ConnectionPool] = []
-
-    def change(*, entry: dict[str, Any] | None = None, **options: Any) -> ConnectionPool:
-        connections.close_all()
-        registry.pools.close_all()
-        alias["OPTIONS"] = {"pool": {"max_size": 2, "timeout": 5.0, **options}}
-        alias.update(entry or {})
-        made: ConnectionPool = connection.pool
-        pools.append(made)
-        return made
-
-    try:
-        yield change
-        connection.close()
-        for pool in pools:
-            stats = pool.stats()
-            assert (stats.used, stats.waiters, stats.leaks) == (0, 0, 0)
-            assert stats.size == stats.idle + stats.connecting
-    finally:
-        connection.close()
-        alias.clear()
-        alias.update(before)
-        registry.pools.close_all()
-        registry.asyncpg.close_all()
-
-
-@pytest.fixture
-def pool(request: pytest.FixtureRequest, pooled: Callable[..., ConnectionPool]) -> ConnectionPool:
-    """A pool of two, in transaction mode unless a test is `in_both_modes`."""
-    return pooled(mode=getattr(request, "param", "transaction"))
 
 
 @pytest.fixture
