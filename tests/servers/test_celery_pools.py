@@ -124,10 +124,6 @@ def test_celerys_fixup_costs_no_connection(worker: Worker, kind: str) -> None:
     else:
         assert len(processes) == 1
         assert len(seen) <= CONCURRENCY[kind]
-    assert {pool["connects"] for pool in worker.project.pools().values()} <= set(
-        range(CONCURRENCY[kind] + 1)
-    )
-    assert "closed" not in worker.said()
     wait_until(worker.is_quiet, PATIENCE)
 
 
@@ -136,8 +132,10 @@ def test_a_lease_ends_with_its_task_whatever_becomes_of_that(
 ) -> None:
     worker.send("fail")
     worker.send("again")
+    worker.send("leave")
     worker.wait_for(r"fail\[\S+\] raised unexpected: RuntimeError")
     worker.wait_for(r"again\[\S+\] succeeded")
+    worker.wait_for(r"leave\[\S+\] succeeded")
     if kind == "prefork":
         worker.send("slow", 600.0, soft_time_limit=0.5)
         worker.wait_for("SoftTimeLimitExceeded")
@@ -147,6 +145,9 @@ def test_a_lease_ends_with_its_task_whatever_becomes_of_that(
     if kind != "threads":
         worker.send("slow", 600.0, time_limit=0.5)
         worker.wait_for(r"Hard time limit \(0.5s\) exceeded")
+        if kind == "prefork":
+            worker.wait_for(r"exited with 'signal 9 \(SIGKILL\)'")
+        wait_until(worker.is_quiet, PATIENCE)
         [task] = worker.send("slow", 600.0)
         where = f"celery {TASKS}.slow"
         worker.project.lease(where, statement="SELECT", status="active")

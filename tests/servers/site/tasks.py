@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from threading import Thread
 from typing import Any
 
 from celery import shared_task
@@ -54,6 +55,15 @@ def note(this: Any, number: int) -> str:
     with connection.cursor() as cursor:
         cursor.execute("INSERT INTO noted VALUES (%s) ON CONFLICT DO NOTHING", [number])
     return f"noted {number}"
+
+
+@shared_task
+def leave() -> str:
+    """Have a thread query that closes nothing."""
+    thread = Thread(target=run, args=("SELECT 1",))
+    thread.start()
+    thread.join()
+    return "left"
 
 
 @shared_task
