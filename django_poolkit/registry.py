@@ -7,7 +7,6 @@ process ends; after a fork each pool forgets by itself (`pools/postgres/fork.py`
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from django.db import connections
 
+from django_poolkit.pools.endings import at_end
 from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.events import Events
 from django_poolkit.pools.forks import in_child
@@ -279,6 +279,6 @@ in_child(asyncpg._renew_lock)
 in_child(sessions.after_fork)
 in_child(process.after_fork)
 # Threads of a pool that is still open at exit would be cut off in the middle of a statement.
-atexit.register(pools.shut_down, 1.0)
-atexit.register(asyncpg.shut_down, 1.0)
-atexit.register(sessions.shut_down, 1.0)
+at_end(pools.shut_down, 1.0)
+at_end(asyncpg.shut_down, 1.0)
+at_end(sessions.shut_down, 1.0)

@@ -42,7 +42,7 @@ PAGES = docs.pages()
 LANGUAGES = {"python", "console", "bash", "text", "mermaid", "toml", "sql", "ini", "html", "setup"}
 # Commands of others, which are taken as they are.
 FOREIGN = {"pip", "curl", "psql", "pytest", "mkdir", "cd", "git", "kill"}
-FOREIGN |= {"gunicorn", "uvicorn", "granian", "hypercorn", "daphne", "uwsgi"}
+FOREIGN |= {"gunicorn", "uvicorn", "granian", "hypercorn", "daphne", "uwsgi", "celery"}
 
 
 def page_named(path: str) -> Path:

@@ -38,6 +38,21 @@ _HARMLESS: Final = (
     "pglock.utils", "pgtrigger.utils",
 )  # fmt: skip
 
+# Celery's receivers of the begin and the end of a task (celery 5.7, fixups/django.py). Where its
+# workers are forked they close each pool, so that each task would connect anew (celery #10554).
+_FIXUP: Final = "celery.fixups.django"
+_AROUND_TASKS: Final = frozenset({"on_task_prerun", "on_task_postrun"})
+
+
+def between_tasks() -> bool:
+    """Return whether the caller's caller is Celery, that ends what a task has left."""
+    frame = sys._getframe(1).f_back
+    while frame is not None and frame.f_globals.get("__name__") == _FIXUP:
+        if frame.f_code.co_name in _AROUND_TASKS:
+            return True
+        frame = frame.f_back
+    return False
+
 
 def outsider(trusted: tuple[str, ...] = ()) -> Callable[[FrameType], bool]:
     """Return a function that tells of a frame that it is neither Django's nor a trusted one's.

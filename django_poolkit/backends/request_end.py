@@ -19,6 +19,7 @@ from django_poolkit.backends.request import Held, RequestScope
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.forks import in_child
 from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.patched import is_patched
 
 logger = logging.getLogger("django_poolkit.request")
 
@@ -103,6 +104,8 @@ def _take(scope: RequestScope, lease: Lease) -> bool:
         if held is None:
             return False
         if held.thread is not None and held.thread.is_alive():
+            if is_patched("threading"):  # a greenlet: nobody can see at which job it is
+                return False
             job = _job_of(held.thread)
             if job is not None and held.job is None:
                 scope.leases[lease] = held._replace(job=job)

@@ -5,7 +5,6 @@ A forked child forgets the server, and starts its own with the first pool that i
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import socket
@@ -21,6 +20,7 @@ from django_poolkit.control import directory
 from django_poolkit.control.conversation import Conversation, Handler, traced
 from django_poolkit.control.directory import DirectoryRefused
 from django_poolkit.control.visits import Visits
+from django_poolkit.pools.endings import at_end
 from django_poolkit.pools.forks import in_child
 
 logger = logging.getLogger("django_poolkit.control")
@@ -229,4 +229,4 @@ def _after_in_child() -> None:
 
 
 in_child(_after_in_child)
-atexit.register(stop)
+at_end(stop)

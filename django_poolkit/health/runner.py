@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import threading
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from django_poolkit.health.flight import Flight, overdue
 from django_poolkit.health.report import Result
 from django_poolkit.health.worker import Worker
 from django_poolkit.lifespan.base import stack_of
+from django_poolkit.pools.endings import at_end
 from django_poolkit.pools.forks import in_child
 
 logger = logging.getLogger("django_poolkit.health")
@@ -198,4 +198,4 @@ def _settings_changed(*, setting: str, **kwargs: Any) -> None:
 
 setting_changed.connect(_settings_changed)
 in_child(runner.after_fork)
-atexit.register(runner.close, _FAREWELL)
+at_end(runner.close, _FAREWELL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import os
 import selectors
 import threading
@@ -12,8 +11,10 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
+from django_poolkit.pools.endings import at_end
 from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.forks import in_child
+from django_poolkit.pools.patched import is_patched
 
 T = TypeVar("T")
 NAME: Final = "poolkit-http"
@@ -37,8 +38,15 @@ class Background:
 
         Blocks the calling thread until then; what is raised there cancels the coroutine. Must
         not be called in the thread of a running loop. Raises PoolClosed if the loop is stopped
-        meanwhile.
+        meanwhile, and RuntimeError where gevent has made threads greenlets.
         """
+        if is_patched("threading"):
+            # The loop would run in the thread of all greenlets, in each of which Django would take
+            # itself to be called by a coroutine, and refuse to query.
+            raise RuntimeError(
+                "client_sessions[…].sync needs a thread of its own for its event loop, and gevent "
+                "has made threads greenlets: use a blocking HTTP client, or another kind of worker"
+            )
         # Whatever is on the loop's list when it is told to stop is still begun, and cancelled.
         with self._lock:
             loop = self._running_locked()
@@ -124,4 +132,4 @@ background = Background()
 """That of this process."""
 
 in_child(background.after_fork)
-atexit.register(background.stop, 1.0)
+at_end(background.stop, 1.0)

@@ -8,7 +8,6 @@ runs in the background until the process ends.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextvars
 import logging
 from dataclasses import replace
@@ -19,6 +18,7 @@ from django_poolkit.http.background import background
 from django_poolkit.lifespan import course
 from django_poolkit.lifespan.base import Resource, ResourceError
 from django_poolkit.lifespan.span import Span
+from django_poolkit.pools.endings import at_end
 from django_poolkit.pools.errors import PoolClosed, WrongLoop
 from django_poolkit.pools.forks import in_child
 
@@ -157,4 +157,4 @@ def _after_in_child() -> None:
 
 
 in_child(_after_in_child)
-atexit.register(close_all)
+at_end(close_all)

@@ -8,7 +8,6 @@ them along: the others look for the gauges of the dead, each time they write.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import threading
@@ -22,6 +21,7 @@ from prometheus_client import values
 from django_poolkit.metrics.families import LE, Family, Series
 from django_poolkit.metrics.readings import Readings, readings
 from django_poolkit.metrics.statuses import Value
+from django_poolkit.pools.endings import at_end
 from django_poolkit.pools.forks import in_child
 
 logger = logging.getLogger("django_poolkit.metrics")
@@ -189,4 +189,4 @@ writer: Final = Writer()
 # A child would find prometheus_client's own lock held for ever by a thread that it has not got.
 os.register_at_fork(before=writer.hold, after_in_parent=writer.let_go)
 in_child(writer.forget)
-atexit.register(writer.stop)
+at_end(writer.stop)

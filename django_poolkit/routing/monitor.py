@@ -6,7 +6,6 @@ server beside its pool, holds no lock meanwhile, and never keeps a query waiting
 
 from __future__ import annotations
 
-import atexit
 import logging
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any, Final
 from django.core.signals import setting_changed
 
 from django_poolkit.pools.chance import chance
+from django_poolkit.pools.endings import at_end
 from django_poolkit.pools.forks import in_child
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.pools.postgres.fence import untold
@@ -279,4 +279,4 @@ def _end() -> None:
 
 setting_changed.connect(_settings_changed)
 in_child(monitor.after_fork)
-atexit.register(_end)
+at_end(_end)

@@ -63,12 +63,17 @@ from django_poolkit.asgi import get_asgi_application
 application = get_asgi_application()
 """,
     "{package}/celery.py": """\
-import os
+import json, os
 os.environ["DJANGO_SETTINGS_MODULE"] = "{package}.settings"
 from celery import Celery
+from django_poolkit.contrib import celery as poolkit_celery
 app = Celery("shop", broker="filesystem://")
 app.conf.broker_transport_options = {broker}
+app.conf.update(json.loads(os.environ.get("CELERY", "{{}}")))
 app.autodiscover_tasks(["tests.servers.site"])
+poolkit_celery.install()
+if "FIT" in os.environ:
+    poolkit_celery.fit_pools()
 """,
 }
 

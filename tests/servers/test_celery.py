@@ -16,6 +16,7 @@ from tests.servers.conftest import Deploy
 from tests.servers.project import PATIENCE, Project
 from tests.servers.serving import kill
 
+SLOW = "tests.servers.site.tasks.slow"
 STEERING = (
     ("pause", "--all"),
     ("resume", "--all"),
@@ -37,7 +38,7 @@ def project(database: Node, deploy: Deploy) -> Project:
 
 def start_task(project: Project) -> None:
     """Leave a task for the worker that hangs in a statement."""
-    leave_tasks(project.home / "queue", "tests.servers.site.tasks.slow", [600.0])
+    leave_tasks(project.home / "queue", SLOW, [600.0])
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def test_celery_workers_are_seen_and_come_and_go(project: Project, database: Nod
             (pid, lease)
             for pid, process in project.processes(leases=True).items()
             for lease in process["leases"]
-            if lease["where"] == "celery" and lease["status"] == "active"
+            if lease["where"] == f"celery {SLOW}" and lease["status"] == "active"
         ]
         return {pid: lease["backend_pid"] for pid, lease in leases} if len(leases) == 2 else {}
 
@@ -72,7 +73,7 @@ def test_celery_workers_are_seen_and_come_and_go(project: Project, database: Nod
     )
     for process in report["processes"]:
         [lease] = process["leases"]
-        assert (lease["where"], lease["statement"]) == ("celery", "SELECT")
+        assert (lease["where"], lease["statement"]) == (f"celery {SLOW}", "SELECT")
         [pool] = process["pools"]
         assert (pool["used"], pool["idle"]) == (1, 0)
     [server] = report["servers"]

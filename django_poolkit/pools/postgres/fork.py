@@ -10,10 +10,10 @@ interpreter before anybody else could wait for them.
 
 from __future__ import annotations
 
-import atexit
 import weakref
 from typing import Any, Final, Protocol
 
+from django_poolkit.pools.endings import at_end
 from django_poolkit.pools.forks import in_child
 
 # Seconds a pool, at the end of the process.
@@ -48,4 +48,4 @@ def _at_exit() -> None:
 
 
 in_child(_after_in_child)
-atexit.register(_at_exit)
+at_end(_at_exit)

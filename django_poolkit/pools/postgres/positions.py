@@ -8,6 +8,7 @@ from typing import Final
 
 import psycopg
 
+from django_poolkit.pools.patched import poller as new_poller
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.prober import Prober
 from django_poolkit.pools.postgres.wal import READING, Position, lsn_of, server_of, written_at
@@ -56,7 +57,7 @@ class PositionReader(Prober):
         try:
             # Each caller has a poll of its own: two at a time must not use the same object. An
             # answer that is being waited for is no end of the connection.
-            poller = select.poll()
+            poller = new_poller()
             poller.register(connection.pgconn.socket, _HUNG_UP)
             return not poller.poll(0)
         except (psycopg.Error, OSError, ValueError):

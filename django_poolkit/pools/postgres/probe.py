@@ -17,6 +17,7 @@ from psycopg import generators, waiting
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
+from django_poolkit.pools.patched import poller as new_poller
 from django_poolkit.pools.postgres import port
 from django_poolkit.pools.postgres.connection import PoolConnection
 
@@ -46,7 +47,7 @@ def quiet(connection: PoolConnection) -> bool:
     """
     poller = connection._poller
     if poller is None:
-        poller = connection._poller = select.poll()
+        poller = connection._poller = new_poller()
         poller.register(connection.pgconn.socket, select.POLLIN)
     return not poller.poll(0)
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres import reset, verify
+from django_poolkit.pools.postgres import late, reset, verify
 from django_poolkit.pools.postgres.cleaning import Cleaning
 from django_poolkit.pools.postgres.connection import PoolConnection, attributes, no_lease
 from django_poolkit.pools.postgres.errors import LeaseReleased
@@ -66,6 +66,9 @@ class Release(Cleaning):
         if lease.released or connection is None:
             raise LeaseReleased(f"this lease of pool {self.name!r} has been released already")
         reason = "pool_closed" if self._closed else reset.hopeless(connection, lease)
+        if reason == "active" and lease.loop is None and lease.owner == get_ident():
+            # Its owner has left a statement half way, as for a signal: the server would go on.
+            late.cancel(connection)
         full = reason is None and reset.due(lease, connection, self.config.reset)
         if full and connection._shared:  # what it left behind ends with this client of the pooler
             reason, full = "pooler", False
