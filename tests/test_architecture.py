@@ -25,7 +25,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("lifespan",),
     ("health", "metrics", "control"),
     ("exhaustion",),
-    ("middleware", "checks", "retry", "contrib", "testing"),
+    ("middleware", "checks", "retry", "contrib", "testing", "dashboard"),
     ("asgi", "wsgi", "admin", "apps", "management"),
 ]
 FLOOR_OF = {part: level for level, parts in enumerate(FLOORS) for part in parts}

@@ -1,0 +1,36 @@
+"""A Content-Security-Policy that allows files of the site alone: no inline script, no other host."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from asgiref.sync import iscoroutinefunction
+from django.http import HttpRequest, HttpResponse
+from django.utils.decorators import sync_and_async_middleware
+
+STRICT = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
+
+Serve = Callable[[HttpRequest], HttpResponse]
+AsyncServe = Callable[[HttpRequest], Awaitable[HttpResponse]]
+
+
+@sync_and_async_middleware
+def strict_policy(get_response: Serve | AsyncServe) -> Serve | AsyncServe:
+    """Send it with every answer."""
+
+    def with_policy(response: HttpResponse) -> HttpResponse:
+        response.headers["Content-Security-Policy"] = STRICT
+        return response
+
+    if iscoroutinefunction(get_response):
+
+        async def serve_async(request: HttpRequest) -> HttpResponse:
+            return with_policy(await cast(AsyncServe, get_response)(request))
+
+        return serve_async
+
+    def serve(request: HttpRequest) -> HttpResponse:
+        return with_policy(cast(Serve, get_response)(request))
+
+    return serve
