@@ -40,6 +40,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "asyncpg": ("pools/asyncpg",),
     "aiohttp": ("http/",),
     "celery": ("contrib/celery",),
+    "debug_toolbar": ("contrib/debug_toolbar",),
     "prometheus_client": ("metrics/", "contrib/django_prometheus"),
     "greenlet": ("pools/bridge/",),
     "rich": ("control/tables",),

@@ -17,7 +17,7 @@ CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("needs Chromium", allow_module_level=True)
 
-from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped] # noqa: E402
+from axe_playwright_python.sync_playwright import Axe  # noqa: E402
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
 
 PATIENCE = 60_000.0
@@ -57,7 +57,8 @@ def opened(shop: Shop, browser: Browser) -> Iterator[Open]:
     yield open_page
     for context in contexts:
         context.close()
-    assert [line for lines in said for line in lines] == []
+    made = ("status of 503 (", "status of 403 (")  # by a test
+    assert [line for lines in said for line in lines if not any(m in line for m in made)] == []
 
 
 def violations(page: Page) -> list[str]:
