@@ -36,7 +36,7 @@ _USUAL_ENDS: Final = frozenset({
 })  # fmt: skip
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Event:
     """Something that happened to a pool, once or several times in a row."""
 
@@ -95,9 +95,7 @@ class Lately:
                 if same and now - known.at <= TOGETHER:
                     known.at, known.where, known.count = now, where, known.count + 1
                     return
-            self._events.append(
-                Event(at=now, pool=pool, event=event, reason=reason, where=where, count=1)
-            )
+            self._events.append(Event(now, pool, event, reason, where, 1))
 
     def events(self) -> list[dict[str, Any]]:
         """Return what happened, in the order in which each began."""
