@@ -5,6 +5,7 @@ Name `django_poolkit.contrib.debug_toolbar.PoolkitPanel` in `DEBUG_TOOLBAR_PANEL
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -21,6 +22,18 @@ from django_poolkit.control.tables import duration
 
 MOST_LEASES: Final = 500
 """Leases of a request that are shown, the first of them."""
+
+
+_Who = tuple[int, int]
+
+
+def _who() -> _Who:
+    """Return what tells those apart who use one connection each: threads, and tasks of a loop."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs here
+        task = None
+    return threading.get_ident(), id(task)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,12 +60,13 @@ class Record:
         self._lock = threading.Lock()  # guards the rest
         self.rows: list[LeaseRow] = []
         self.failures: list[str] = []
-        self._last: dict[tuple[int, str], LeaseRow] = {}
+        self._last: dict[tuple[_Who, str], LeaseRow] = {}
         self._counted: list[list[Any]] = []
 
     def hear(self, event: str, facts: Mapping[str, Any]) -> None:
         """Take in an event of a pool, in the thread in which it happens."""
-        pool, key = str(facts["pool"]), (threading.get_ident(), str(facts["pool"]))
+        pool = str(facts["pool"])
+        key, last = (_who(), pool), self._last.get((_who(), pool))
         if event == "lease_acquired":
             self.count_here()
             row = LeaseRow(
@@ -65,10 +79,10 @@ class Record:
                 self._last[key] = row
                 if len(self.rows) < MOST_LEASES:
                     self.rows.append(row)
-        elif event == "lease_released" and (row := self._last.get(key)) is not None:
-            row.held = facts["seconds"]
-        elif event == "pin" and (row := self._last.get(key)) is not None:
-            row.pins.append(str(facts["reason"]))
+        elif event == "lease_released" and last is not None:
+            last.held = facts["seconds"]
+        elif event == "pin" and last is not None:
+            last.pins.append(str(facts["reason"]))
         elif event == "pool_timeout":
             self.failures.append(f"{pool}: {facts['kind']} after {duration(facts['waited'])}")
 
@@ -92,7 +106,7 @@ class Record:
 
     def _row_of(self, alias: str) -> LeaseRow | None:
         names = [pool.name for pool in registry.pools if alias in pool.aliases]
-        rows = [self._last.get((threading.get_ident(), name)) for name in names]
+        rows = [self._last.get((_who(), name)) for name in names]
         return max((row for row in rows if row), key=lambda row: row.begun, default=None)
 
     def end(self) -> None:
@@ -134,7 +148,7 @@ class _Listening:
 _listening: Final = _Listening()
 
 
-class PoolkitPanel(Panel):  # type: ignore[misc]
+class PoolkitPanel(Panel):
     """Leases, waits, pins, and statements under each lease."""
 
     is_async = True
@@ -154,7 +168,7 @@ class PoolkitPanel(Panel):  # type: ignore[misc]
     @property
     def nav_subtitle(self) -> str:
         """Return what stands below it."""
-        found = self.get_stats()
+        found = self.get_stats()  # type: ignore[no-untyped-call]
         if not found:
             return ""
         count = len(found["leases"])
@@ -181,7 +195,7 @@ class PoolkitPanel(Panel):  # type: ignore[misc]
         """Keep what was found, as words."""
         rows, failures = list(self._of_request.rows), list(self._of_request.failures)
         held = sum(row.held or 0.0 for row in rows)
-        self.record_stats(
+        self.record_stats(  # type: ignore[no-untyped-call]
             {
                 "leases": [_words(row) for row in rows],
                 "failures": failures,
