@@ -25,7 +25,7 @@ logger = logging.getLogger("django_poolkit.dashboard")
 
 VIEW: Final = "poolkit_dashboard.view_pools"
 STEER: Final = "poolkit_dashboard.steer_pools"
-PATIENCE: Final = 1.0
+PATIENCE = 2.0
 """Seconds in which it has to be known who asks."""
 
 

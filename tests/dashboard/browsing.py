@@ -59,6 +59,9 @@ class Shop:
         browser_page.on("console", hear)
         browser_page.on("pageerror", lambda error: said.append(f"error: {error}"))
         answer = browser_page.goto(self.url + path)
+        while answer is not None and answer.status == 503:  # the pool is still paused, say
+            browser_page.wait_for_timeout(500.0)
+            answer = browser_page.goto(self.url + path)
         assert answer is not None
         # It is the browser that holds to it: what it refuses is on the console.
         assert answer.headers["content-security-policy"].startswith("default-src 'self';")

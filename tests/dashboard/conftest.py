@@ -16,7 +16,7 @@ from django.test import Client, override_settings
 
 from django_poolkit.control import collect
 from django_poolkit.control.collect import Problem, Report
-from django_poolkit.dashboard import looking
+from django_poolkit.dashboard import access, looking
 
 APPS = [
     "django.contrib.admin",
@@ -69,8 +69,9 @@ def site(db: None) -> Iterator[None]:
 
 
 @pytest.fixture
-def visit(site: None) -> Callable[..., Client]:
+def visit(site: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Client]:
     """Return a function that logs in somebody with some of the permissions."""
+    monkeypatch.setattr(access, "PATIENCE", 60.0)  # the machine may be busy
 
     def log_in(*permissions: str, staff: bool = True, superuser: bool = False) -> Client:
         user = User.objects.create(username="ada", is_staff=staff, is_superuser=superuser)

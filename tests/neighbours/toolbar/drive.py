@@ -71,8 +71,8 @@ async def coroutine(request: HttpRequest) -> HttpResponse:
 def short(request: HttpRequest) -> HttpResponse:
     """Ask a pool that has nothing to give."""
     pool = connection_pools["default"]
-    before, pool.timeout = pool.timeout, 0.05
     leases = [pool.acquire() for _ in range(pool.max_size)]
+    before, pool.timeout = pool.timeout, 0.05
     try:
         run("SELECT 1")
     except OperationalError:
