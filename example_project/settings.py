@@ -24,6 +24,8 @@ POOLER = _environment.get("SHOP_POOLER") or None
 ROUTING = _environment.get("SHOP_ROUTING", "on")
 # "on": the async methods of the ORM run on the event loop, and Django's middleware with them.
 ASYNC_ORM = _environment.get("SHOP_ASYNC_ORM", "on")
+# "on": the admin, and in it the dashboard of all pools.
+STAFF = _environment.get("SHOP_STAFF", "off")
 UPSTREAM_URL = _environment.get("SHOP_UPSTREAM_URL", "http://127.0.0.1:8901/")
 
 SECRET_KEY = "of an example: keep yours out of the repository"
@@ -84,6 +86,23 @@ if BACKEND == "poolkit" and ROUTING == "on":
     # Two lines for a replica: what belongs together, and who sends reads where.
     POOLKIT["CLUSTERS"] = {"default": {"replicas": ["replica"]}}
     DATABASE_ROUTERS = ["django_poolkit.routing.ReadWriteRouter"]
+if BACKEND == "poolkit" and STAFF == "on":
+    # What the admin needs, and its page of all pools. A visitor of the shop pays for none of it.
+    INSTALLED_APPS = [
+        *(f"django.contrib.{name}" for name in (
+            "admin", "auth", "contenttypes", "sessions", "messages", "staticfiles"
+        )),
+        "django_poolkit.dashboard",
+        *INSTALLED_APPS,
+    ]  # fmt: skip
+    MIDDLEWARE += [
+        "example_project.shop.policy.strict_policy",
+        "django.contrib.sessions.middleware.SessionMiddleware",
+        "django.middleware.csrf.CsrfViewMiddleware",
+        "django.contrib.auth.middleware.AuthenticationMiddleware",
+        "django.contrib.messages.middleware.MessageMiddleware",
+    ]
+STATIC_URL = "static/"
 
 
 def _database(node: str) -> dict[str, Any]:
@@ -105,9 +124,17 @@ DATABASES = {
     "replica": _database("REPLICA") | {"TEST": {"MIRROR": "default"}},
 }
 
-TEMPLATES = [
+TEMPLATES: list[dict[str, Any]] = [
     {"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True},
 ]
+if STAFF == "on":
+    TEMPLATES[0]["OPTIONS"] = {
+        "context_processors": [
+            "django.template.context_processors.request",
+            "django.contrib.auth.context_processors.auth",
+            "django.contrib.messages.context_processors.messages",
+        ],
+    }
 
 LOGGING = {
     "version": 1,

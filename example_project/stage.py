@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import secrets
 import signal
 import socket
 import subprocess
@@ -45,6 +46,7 @@ from example_project.serving import (
 from example_project.verdicts import verdicts
 
 DATABASE = "shop"
+STAFF = "staff"
 ORDERS = 50_000
 WARM_UP_SECONDS = 1.0
 ALONE_REQUESTS = 6
@@ -153,12 +155,15 @@ class Stage:
     def _fill(self) -> None:
         print(f"Filling the shop with {ORDERS:,} orders ...", flush=True)
         for command in (["migrate", "--verbosity", "0"], ["seed", "--orders", str(ORDERS)]):
-            run_to_end(
-                [sys.executable, "-m", "example_project.manage", *command],
-                environment=self._environment,
-                folder=ROOT,
-            )
+            self._manage(command)
         self._cluster.primary.wait_caught_up(self._cluster.replicas[0])
+
+    def _manage(self, command: Sequence[str], **variables: str) -> None:
+        run_to_end(
+            [sys.executable, "-m", "example_project.manage", *command],
+            environment={**self._environment, **variables},
+            folder=ROOT,
+        )
 
     def _measure(self, listener: socket.socket) -> None:
         options = self._options
@@ -290,8 +295,18 @@ class Stage:
         met = {each.key: each.as_json() for each in self._visits}
         path.write_text(json.dumps({"shape": shape, "runs": runs, "visits": met}, indent=1) + "\n")
 
+    def _admit_staff(self) -> str:
+        """Turn the admin on, and let one into it; return the password."""
+        password = secrets.token_urlsafe(9)
+        self._environment["SHOP_STAFF"] = "on"
+        places.save_environment(self._environment)
+        for command in (["migrate", "--verbosity", "0"], ["staff", STAFF]):
+            self._manage(command, SHOP_STAFF_PASSWORD=password)
+        return password
+
     def _serve(self, listener: socket.socket) -> None:
         url, primary = url_of(listener), self._cluster.primary
+        password = self._admit_staff()
         with site(listener, self._shape, self._environment, self._home / "site.log") as child:
             print(
                 f"\nThe shop is open. Try:\n"
@@ -301,6 +316,7 @@ class Stage:
                 f"  curl -i -b jar -c jar {url}customers/1/orders/   X-Read-From says where\n"
                 f"  curl -i {url}health/ready                 may it be sent requests?\n"
                 f"  curl {url}health/db                       are its databases well?\n"
+                f"  {url}admin/poolkit/            all pools, live: as {STAFF}, with {password}\n"
                 "and in another shell:\n"
                 "  python3 -m example_project manage poolstatus --watch\n"
                 "  python3 -m example_project manage poolcheck\n"

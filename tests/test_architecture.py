@@ -25,7 +25,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("lifespan",),
     ("health", "metrics", "control"),
     ("exhaustion",),
-    ("middleware", "checks", "retry", "contrib", "testing"),
+    ("middleware", "checks", "retry", "contrib", "testing", "dashboard"),
     ("asgi", "wsgi", "admin", "apps", "management"),
 ]
 FLOOR_OF = {part: level for level, parts in enumerate(FLOORS) for part in parts}
@@ -41,6 +41,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "aiohttp": ("http/",),
     "celery": ("contrib/celery",),
     "fastapi": ("contrib/fastapi",),
+    "debug_toolbar": ("contrib/debug_toolbar",),
     "prometheus_client": ("metrics/", "contrib/django_prometheus"),
     "greenlet": ("pools/bridge/",),
     "rich": ("control/tables",),

@@ -16,6 +16,7 @@ from django.core.checks import CheckMessage
 from django_poolkit.checks import (
     async_orm,
     budgets,
+    dashboard,
     figures,
     growth,
     neighbours,
@@ -44,7 +45,7 @@ ALWAYS: Final[tuple[Look, ...]] = (
     timeouts.persistent, sharing.shared_pools, requests.slow_blocks, requests.cut_blocks,
     receivers.receivers, poolers.cursors, poolers.startup_options, poolers.prepared,
     neighbours.django_prometheus, figures.multiprocess, budgets.parts,
-    async_orm.aliases, async_orm.obstacles, async_orm.storages,
+    async_orm.aliases, async_orm.obstacles, async_orm.storages, dashboard.apps, dashboard.order,
 )  # fmt: skip
 DEPLOYED: Final[tuple[Look, ...]] = (
     growth.unpooled, growth.oversized, growth.waiters, timeouts.probes, requests.slow_sessions,

@@ -15,6 +15,7 @@ import django
 
 import django_poolkit
 from django_poolkit.conf.control import control_config
+from django_poolkit.control.lately import Lately
 from django_poolkit.control.orders import LONGEST
 from django_poolkit.control.protocol import BadArguments
 from django_poolkit.control.recent import Recent
@@ -37,13 +38,22 @@ MOST_LEASES: Final = 1000
 
 recent = Recent()
 in_child(recent.after_fork)
+lately = Lately()
+in_child(lately.after_fork)
+
+
+def sample() -> None:
+    """Take what is told of the time that has passed. Blocks while the pools' locks are held."""
+    recent.sample()
+    lately.sample()
 
 
 def status(arguments: Arguments) -> Answer:
-    """Say everything of this process. `leases` and `pins` ask for more, `databases` for less,
-    and `steerable` for what can be steered."""
+    """Say everything of this process. `leases`, `pins` and `history` ask for more, `databases` for
+    less, and `steerable` for what can be steered."""
     config = control_config()
     chosen = _chosen(arguments)
+    told: list[Measured] = [*chosen, *_sessions(arguments)]
     answer: Answer = {
         "pid": process.pid,
         "uid": os.geteuid(),
@@ -56,11 +66,15 @@ def status(arguments: Arguments) -> Answer:
         "steering": bool(config.steering),
         "django": django.get_version(),
         "version": django_poolkit.__version__,
-        "pools": [_described(each) for each in (*chosen, *_sessions(arguments))],
+        "pools": [_described(each) for each in told],
         "members": _members(arguments),
     }
     if _flag(arguments, "leases"):
         answer["leases"] = [lease for pool in chosen for lease in _leases(pool)]
+    if _flag(arguments, "history"):
+        for each, described in zip(told, answer["pools"], strict=True):
+            described["history"] = lately.of(each)
+        answer["events"] = lately.events()
     if _flag(arguments, "pins"):
         answer["observations"] = {
             pool.name: pool.observations().as_dict()
@@ -81,17 +95,17 @@ def pause(arguments: Arguments) -> Answer:
     number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
     if not number or not 0 < float(seconds) <= LONGEST:  # type: ignore[arg-type]
         raise BadArguments(f"seconds must be a number above 0, and at most {LONGEST:g}")
-    return _each(arguments, lambda pool: pool.pause(float(seconds)))  # type: ignore[arg-type]
+    return _each("pause", arguments, lambda pool: pool.pause(float(seconds)))  # type: ignore[arg-type]
 
 
 def resume(arguments: Arguments) -> Answer:
     """End a pause."""
-    return _each(arguments, lambda pool: pool.resume())
+    return _each("resume", arguments, lambda pool: pool.resume())
 
 
 def recycle(arguments: Arguments) -> Answer:
     """Replace all connections as they come home."""
-    return _each(arguments, lambda pool: pool.recycle())
+    return _each("recycle", arguments, lambda pool: pool.recycle())
 
 
 def resize(arguments: Arguments) -> Answer:
@@ -174,10 +188,11 @@ def _leases(pool: Pool) -> list[Answer]:
     return found
 
 
-def _each(arguments: Arguments, act: Callable[[Pool], None]) -> Answer:
+def _each(command: str, arguments: Arguments, act: Callable[[Pool], None]) -> Answer:
     chosen = _chosen(arguments)
     for pool in chosen:
         act(pool)
+        lately.note(pool.name, command)
     return _outcome(chosen)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from django_poolkit import __version__
@@ -91,6 +91,26 @@ def collect(
     results, problems = _ask({"leases": leases, "pins": pins}, local=local)
     checked = servers.check(wanted, results)
     processes = [_only(result, wanted) for result in results] if aliases else results
+    report = _report(now, processes, problems, checked)
+    return replace(report, verdicts=tuple(verdicts.judge(processes))) if pins else report
+
+
+def look() -> Report:
+    """Ask all live processes for their pools, leases and last minutes, and no server.
+
+    For those who look again and again. Blocks for 3 seconds at most.
+    """
+    now = time.time()
+    results, problems = _ask({"leases": True, "history": True}, local=False)
+    return _report(now, results, problems)
+
+
+def _report(
+    now: float,
+    processes: Sequence[Mapping[str, Any]],
+    problems: list[Problem],
+    checked: Sequence[Server] = (),
+) -> Report:
     for process in processes:
         problems += _of_process(process)
     for server in checked:
@@ -100,7 +120,7 @@ def collect(
         processes=tuple(processes),
         totals=tuple(_totals(processes)),
         servers=tuple(checked),
-        verdicts=tuple(verdicts.judge(processes)) if pins else (),
+        verdicts=(),
         problems=tuple(sorted(problems, key=lambda problem: -problem.code)),
     )
 

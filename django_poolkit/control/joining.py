@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+
+from django_poolkit import registry
 from django_poolkit.conf.control import control_config
 from django_poolkit.control import answers, orders, server
 from django_poolkit.session_table import Measured
@@ -16,11 +19,16 @@ def join(pool: Measured) -> None:
     config = control_config()
     if not config.enabled:
         return
-    server.ensure_started(
-        config, answers.HANDLERS, answers.STEERING, ticks=(answers.recent.sample,)
-    )
+    server.ensure_started(config, answers.HANDLERS, answers.STEERING, ticks=(answers.sample,))
+    registry.pools.events.subscribe(answers.lately.observe)
+    atexit.unregister(_leave)
+    atexit.register(_leave)  # or finalizers would tell a module that is gone already
     # So that what it does before the first tick is of the last minute, too.
-    answers.recent.sample()
+    answers.sample()
     open_paused = getattr(pool, "open_paused", None)  # a client session cannot be paused
     if open_paused is not None and (left := orders.pause_left(config, pool.aliases)):
         open_paused(left)
+
+
+def _leave() -> None:
+    registry.pools.events.unsubscribe(answers.lately.observe)

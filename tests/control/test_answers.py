@@ -220,3 +220,18 @@ def test_what_cannot_be_honoured_is_refused_and_changes_nothing(pool, command, a
 
 def test_all_commands_but_one_are_steering():
     assert set(answers.HANDLERS) - answers.STEERING == {"status"}
+
+
+def test_history_and_events_are_told_to_who_asks(pool):
+    assert "history" not in ask("status")["pools"][0]
+    assert "events" not in ask("status")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        answers.sample()
+        ask("recycle", databases=["default"])
+        found = ask("status", history=True)
+    [described] = found["pools"]
+    age, used, most, waiters = described["history"][-1]
+    assert (used, most, waiters) == (1, pool.max_size, 0)
+    assert age >= 0.0
+    assert ("default", "recycle") in [(each["pool"], each["event"]) for each in found["events"]]

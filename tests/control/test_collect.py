@@ -78,6 +78,23 @@ def test_without_pins_nothing_is_judged(processes: Callable[..., None]) -> None:
     assert collect().verdicts == ()
 
 
+def test_a_look_asks_for_history_and_no_server(
+    serve: Callable[..., Any], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def answer(arguments: Any) -> Any:
+        asked.append(dict(arguments))
+        return status(101, pool(waiters=1, oldest_waiter=0.2), leases=[lease()], events=[])
+
+    serve({"status": answer}, pid=101)
+    monkeypatch.delattr(module, "servers")
+    with override_settings(POOLKIT={"CONTROL": {"DIRECTORY": str(place)}}):
+        report = module.look()
+    assert asked == [{"leases": True, "history": True}]
+    assert (report.exit_code, report.servers) == (DEGRADED, ())
+
+
 def test_nobody_there_is_explained(processes: Callable[..., None], place: Path) -> None:
     report = collect()
     assert report.exit_code == NO_PROCESS

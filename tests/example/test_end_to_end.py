@@ -198,6 +198,10 @@ def test_a_second_start_reuses_what_is_there_and_serves(home):
         assert url is not None
         with urllib.request.urlopen(url[0], timeout=30) as response:
             assert b"The example shop" in response.read()
+        admitted = re.search(r"(\S+admin/poolkit/) .* as staff, with (\S+)", text)
+        assert admitted is not None
+        with urllib.request.urlopen(admitted[1], timeout=30) as response:
+            assert b'name="password"' in response.read()
         command = [sys.executable, "-m", "example_project", "--inside", sys.prefix, "manage"]
         environment = {**os.environ, "SHOP_HOME": str(home)}
         for arguments in (["check", "--database", "default"], ["migrate", "--check"]):
@@ -205,6 +209,7 @@ def test_a_second_start_reuses_what_is_there_and_serves(home):
         # It holds the password: for manage.py, and for nobody else.
         written = home / "example-environment.json"
         assert written.stat().st_mode & 0o777 == 0o600
+        assert admitted[2] not in written.read_text()
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=60)
         assert not written.exists()
