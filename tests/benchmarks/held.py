@@ -31,17 +31,17 @@ contestants:
   {THREADS:29} django_poolkit in transaction mode, its async ORM left to Django's threads
   {LOOP:29} the same with POOLKIT["ASYNC_ORM"] = {{"ENABLED": True}}
 
-All pools have {CONNECTIONS} connections and timeout={PATIENCE:g}. The server gives no more than 100: without
-a pool, who comes then is refused. No middleware.
+All pools have {CONNECTIONS} connections and timeout={PATIENCE:g}. The server gives no more than
+100: without a pool, who comes then is refused. No middleware.
 
 how to read the table:
   So many clients ask again and again, each on a connection of its own, for a page with a query,
-  a call of an API that takes {UPSTREAM_SECONDS:g} s, and another query. "requests/s" are those that were
-  answered well, from the first client's start to the last one's end, "to pool" their ratio to
+  a call of an API that takes {UPSTREAM_SECONDS:g} s, and another query. "requests/s" are those
+  that were answered well, from the first client's start to the last one's end, "to pool" their ratio to
   {POOL}, "p99" milliseconds, "failed" those that were not answered well. "CPU" is of the
-  server's process for a request, in milliseconds. For each number
-  of clients the contestants come one after the other, each with a new process, in each round; the
-  medians are shown. Who needs a thread a request is left out above --threads-up-to clients.
+  server's process for a request, in milliseconds. For each number of clients the contestants come
+  one after the other, each with a new process, in each round; the medians are shown. Who needs a
+  thread a request is left out above --threads-up-to clients.
 
 exit code:
   0 if each request to ours was answered well, 1 if not. No time is judged.
@@ -99,6 +99,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--threads-up-to", type=int, default=1_000, help="clients of who takes threads (1000)"
     )
+    parser.add_argument("--only", default="", help="contestants whose name has this in it")
     parser.add_argument("--long", action="store_true", help="and 5,000 and 10,000; three rounds")
     options = parser.parse_args(arguments)
     if options.long:
@@ -118,7 +119,10 @@ def main(arguments: list[str] | None = None) -> int:
     found: list[dict[str, Any]] = []
     out = sys.stderr if options.json else sys.stdout
     print(HEAD, file=out, flush=True)
-    for group in async_http.contest(options, contestants()):
+    taking_part = [each for each in contestants() if options.only in each.name]
+    if not taking_part:
+        sys.exit("error: --only: no contestant's name has this in it")
+    for group in async_http.contest(options, taking_part):
         found += group
         print(show(group), file=out, flush=True)
     if options.json:

@@ -53,8 +53,8 @@ examples:
 """
 
 
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
     parser = argparse.ArgumentParser(
         prog="python3 -m tests.benchmarks",
         description=__doc__,
@@ -75,11 +75,17 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--page", type=Path, nargs="?", const=PAGE, metavar="FILE",
         help="write the page of documentation (docs/explanation/performance.md)",
     )  # fmt: skip
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    reader = parser()
+    options = reader.parse_args(arguments)
     if options.source and (options.only or options.long):
-        parser.error("--from runs nothing: leave out --only and --long")
+        reader.error("--from runs nothing: leave out --only and --long")
     if options.source and not options.source.is_file():
-        parser.error("--from: there is no such file")
+        reader.error("--from: there is no such file")
     options.folder = options.folder or FOLDER
     return options
 

@@ -74,16 +74,17 @@ def test_the_pages_do_what_the_rules_ask_for(tmp_path: Path) -> None:
 
 def test_it_measures_sites_in_turns(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--json", "--tests", "db", "--rounds", "1", "--seconds", "0.3", "--clients", "4"]
-    assert web.main([*arguments, "--only", "ours", "--no-fetch"]) == 0
+    arguments += ["--servers", UVICORN, "--only", "ours", "--no-fetch"]
+    assert web.main(arguments) == 0
     printed = capsys.readouterr()
     rows = json.loads(printed.out)
     expected = [
         (f"{each.server}: db", each.contestant.name)
         for each in web_servers.entries(30.0)
-        if each.contestant.name.startswith("ours")
+        if each.server == UVICORN and each.contestant.name.startswith("ours")
     ]
     assert [(row["test"], row["contestant"]) for row in rows] == expected
-    assert len(expected) == 5
+    assert len(expected) == 2
     for row in rows:
         assert (row["failed"], row["rounds"]) == (0, 1)
         assert row["requests"] >= 4
@@ -93,7 +94,7 @@ def test_it_measures_sites_in_turns(capsys: pytest.CaptureFixture[str]) -> None:
         assert row["memory"] > 2**20
         assert 0 < row["connections"] <= peers.SIZE
     assert f"{UVICORN}, db, round 1 of 1" in printed.err
-    assert web.show(rows[:3]).startswith(f"{GUNICORN}: db\n")
+    assert web.show(rows).startswith(f"{UVICORN}: db\n")
 
 
 def test_all_contestants_have_a_site_and_who_cannot_be_had_is_said(
