@@ -37,11 +37,11 @@ All pools have {CONNECTIONS} connections and timeout={PATIENCE:g}. The server gi
 how to read the table:
   So many clients ask again and again, each on a connection of its own, for a page with a query,
   a call of an API that takes {UPSTREAM_SECONDS:g} s, and another query. "requests/s" are those
-  that were answered well, from the first client's start to the last one's end, "to pool" their ratio to
-  {POOL}, "p99" milliseconds, "failed" those that were not answered well. "CPU" is of the
-  server's process for a request, in milliseconds. For each number of clients the contestants come
-  one after the other, each with a new process, in each round; the medians are shown. Who needs a
-  thread a request is left out above --threads-up-to clients.
+  that were answered well, from the first client's start to the last one's end, "to pool" their
+  ratio to {POOL}, "p99" milliseconds, "failed" those that were not answered well, and
+  "CPU" milliseconds that the server's process computed for one. For each number of clients the
+  contestants come one after the other, each with a new process, in each round; the medians are
+  shown. Who needs a thread a request is left out above --threads-up-to clients.
 
 exit code:
   0 if each request to ours was answered well, 1 if not. No time is judged.

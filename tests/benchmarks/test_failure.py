@@ -99,6 +99,11 @@ def test_a_round_that_gave_up_is_worse_than_any_number() -> None:
     assert (row["first"], row["first_low"], row["first_high"]) == (0.5, 0.1, None)
     assert row["all"] is None
     assert "none" in failure.show(row)
+    options = failure.parsed(["--faults", "kill", "--only", "ours, transaction"])
+    kill = {"measure": FAULTS["kill"].name, "contestant": "ours, transaction"}
+    assert failure.served_again(options, [{**kill, "all": 0.5}])
+    assert not failure.served_again(options, [{**kill, "all": None}])
+    assert not failure.served_again(options, [])
 
 
 def test_what_a_hole_has_forgotten_is_silent_and_what_is_new_passes(primary: Node) -> None:

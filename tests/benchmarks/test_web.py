@@ -94,6 +94,10 @@ def test_it_measures_sites_in_turns(capsys: pytest.CaptureFixture[str]) -> None:
         assert row["memory"] > 2**20
         assert 0 < row["connections"] <= peers.SIZE
     assert f"{UVICORN}, db, round 1 of 1" in printed.err
+    options = web.parsed(arguments)
+    assert web.answered(options, rows)
+    assert not web.answered(options, rows[1:])
+    assert not web.answered(options, [{**row, "failed": 1} for row in rows])
     assert web.show(rows).startswith(f"{UVICORN}: db\n")
 
 

@@ -223,7 +223,19 @@ def main(arguments: list[str] | None = None) -> int:
                 print(show(group), flush=True)
     if options.json:
         print(json.dumps(found))
-    return 1 if any(row["failed"] for row in found if row["contestant"].startswith("ours")) else 0
+    return 0 if answered(options, found) else 1
+
+
+def answered(options: argparse.Namespace, found: Sequence[Row]) -> bool:
+    """Return whether each request to ours was answered well, on each site."""
+    well = {(row["test"], row["contestant"]) for row in found if not row["failed"]}
+    return all(
+        (f"{entry.server}: {test}", entry.contestant.name) in well
+        for entry in entries(options.patience)
+        for test in options.tests
+        if entry.server in options.servers
+        if entry.contestant.name.startswith("ours") and options.only in entry.contestant.name
+    )
 
 
 if __name__ == "__main__":
