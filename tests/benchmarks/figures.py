@@ -117,7 +117,7 @@ class Reading:
             if self.key not in row:
                 continue  # a part measures some things of some contestants only
             low, high = self.spread or (f"{self.key}_low", f"{self.key}_high")
-            measure = ", ".join(shown(row[key]) for key in self.by) or self.title
+            measure = ", ".join(named(key, row[key]) for key in self.by) or self.title
             value, least, most = (self._scaled(row.get(key)) for key in (self.key, low, high))
             yield Figure(measure, row[self.who], value, least, most)
 
@@ -130,9 +130,9 @@ def ratio(value: float | None, base: float | None) -> float | None:
     return value / base if value is not None and base else None
 
 
-def shown(value: Any) -> str:
-    """Return what names a measure as text."""
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def named(key: str, value: Any) -> str:
+    """Return what names a measure as text: a number says what it is of."""
+    return f"{key} {value:,}" if isinstance(value, int) else str(value)
 
 
 def number(value: float | None) -> str:
@@ -146,8 +146,8 @@ def number(value: float | None) -> str:
 
 
 def spread(figure: Figure) -> str:
-    """Return a figure with its spread, for people."""
-    if figure.low is None or figure.high is None:
+    """Return a figure with its spread, for people; alone where there was one round."""
+    if figure.low is None or figure.low == figure.high or figure.value is None:
         return number(figure.value)
     return f"{number(figure.value)} ({number(figure.low)}-{number(figure.high)})"
 

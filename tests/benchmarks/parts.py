@@ -40,7 +40,7 @@ def _lease(name: str, title: str, sentence: str) -> Part:
         (
             Reading(
                 title="a query", unit="µs", key="us", at="cost", by=(), base="held",
-                spread=("least", ""),
+                spread=("least", "most"),
             ),
             Reading(
                 title="100 tasks on 10 connections", unit="queries/s", key="per second",

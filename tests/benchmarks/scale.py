@@ -18,7 +18,7 @@ from typing import Final
 
 from django_poolkit.testing import Cluster, Node
 from tests.benchmarks import scale_crowd
-from tests.benchmarks.figures import Row, number, shown, summed
+from tests.benchmarks.figures import Row, number, summed
 from tests.benchmarks.scale_one import OURS, THEIRS
 
 ROOT: Final = Path(__file__).parents[2]
@@ -131,7 +131,7 @@ def show(row: Row) -> str:
     """Return a row of the table."""
     us = f"{number(row['us'])} ({number(row['us_low'])}-{number(row['us_high'])})"
     more = f" {number(row['kib']):>9} {number(row['threads']):>5}" if "kib" in row else ""
-    return f"{row['of']:22} {shown(row['count']):>7} {row['contestant']:12} {us:>24}{more}"
+    return f"{row['of']:22} {row['count']:7,} {row['contestant']:12} {us:>24}{more}"
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:

@@ -58,6 +58,18 @@ def test_all_parts_are_programs_with_a_help_of_their_own() -> None:
     assert len(BY_NAME) == len(PARTS)
 
 
+@pytest.mark.parametrize("part", PARTS, ids=[part.name for part in PARTS])
+def test_the_figures_that_are_read_are_those_that_a_part_writes(part: Part) -> None:
+    folder = Path(program.__file__).parent
+    sources = [*folder.glob(f"{part.name}*.py"), folder / "contest.py", folder / "async_http.py"]
+    text = "".join(source.read_text() for source in sources)
+    for reading in part.readings:
+        rows = set() if reading.lists else {*reading.by, reading.who, *(reading.spread or ())}
+        keys = {reading.key, reading.at, *reading.lists, *reading.where, *rows}
+        for key in keys - {""}:
+            assert f'"{key}' in text, f"{part.name} has no {key!r}"
+
+
 def test_it_runs_a_part_and_writes_what_it_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,9 +173,9 @@ def test_a_reading_takes_the_figures_out_of_rows() -> None:
     reading = Reading(title="t", unit="ms", key="s", times=1000.0, by=("measure", "size"),
                       base="held", where={"measure": "a"})  # fmt: skip
     table = reading.table(rows)
-    assert table.measures == ["a, 1,000"]
-    assert table.figures[0] == Figure("a, 1,000", "held", 2000.0, 1000.0, 3000.0, 1.0)
-    assert table.figures[1] == Figure("a, 1,000", "ours", 1000.0, None, None, 0.5)
+    assert table.measures == ["a, size 1,000"]
+    assert table.figures[0] == Figure("a, size 1,000", "held", 2000.0, 1000.0, 3000.0, 1.0)
+    assert table.figures[1] == Figure("a, size 1,000", "ours", 1000.0, None, None, 0.5)
     assert [each.value for each in table.figures[2:]] == [None, None]
     assert Table.from_json(json.loads(json.dumps(table.as_json()))) == table
     assert "0.50 x" in text(table)
