@@ -10,7 +10,10 @@ def main() -> int:
     arguments = enter("tests.benchmarks", ["dev"])
     from tests.benchmarks import program
 
-    return program.main(arguments)
+    try:
+        return program.main(arguments)
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":
