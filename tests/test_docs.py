@@ -205,6 +205,8 @@ def verify_module(name: str, arguments: list[str]) -> None:
         verify_management(arguments[1], arguments[2:])
     elif name == "tests.django_suite":
         verify_options(importlib.import_module(f"{name}.__main__").parser(), arguments)
+    elif name == "tests.benchmarks":
+        verify_options(importlib.import_module(f"{name}.program").parser(), arguments)
     elif name in ("example_project", "tests"):
         package = ROOT / name
         text = "".join(path.read_text() for path in [*package.glob("*.py")])

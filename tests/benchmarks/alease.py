@@ -20,7 +20,8 @@ contestants:
 
 how to read the table:
   All are in autocommit, and take turns in short rounds of `SELECT 1`. "us" is the median over the
-  rounds of a round's time for one query, "least" the quickest round. Nothing is prepared.
+  rounds of a round's time for one query, "least" and "most" the quickest round and the slowest.
+  Nothing is prepared.
   The second table is of 100 tasks on 10 connections: queries a second, the longest that anybody
   waited in ms, and Jain's index of how often each was served in the time (1.0: all alike). Compare
   figures of one run, never of two.

@@ -75,18 +75,21 @@ class Contestant:
     name: str
     engine: str
     poolkit: dict[str, Any] | None
-    pool: dict[str, Any] = field(default_factory=dict)
+    pool: dict[str, Any] | None = field(default_factory=dict)
+    """What its pool has beside what all have; None without a pool."""
     threads: bool = True
     """Whether a request that queries takes a thread."""
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def variables(self, node: Node, supplier: str) -> dict[str, str]:
         """Return what its site is told."""
-        pool = {"min_size": CONNECTIONS, "max_size": CONNECTIONS, "timeout": PATIENCE, **self.pool}
+        pool = {"min_size": CONNECTIONS, "max_size": CONNECTIONS, "timeout": PATIENCE}
         entry = {
             **node.django_settings(),
+            **self.settings,
             "ENGINE": self.engine,
             "NAME": DATABASE,
-            "OPTIONS": {"pool": pool},
+            "OPTIONS": {} if self.pool is None else {"pool": {**pool, **self.pool}},
         }
         found = {"CONTEST_DATABASE": json.dumps(entry), "SHOP_UPSTREAM_URL": supplier}
         return (
@@ -107,19 +110,25 @@ def contestants() -> list[Contestant]:
     ]
 
 
-def takers(clients: int, options: argparse.Namespace) -> list[Contestant]:
+def takers(
+    clients: int, options: argparse.Namespace, everyone: Sequence[Contestant] | None = None
+) -> list[Contestant]:
     """Return who takes part with so many clients."""
-    return [one for one in contestants() if not one.threads or clients <= options.threads_up_to]
+    few = clients <= options.threads_up_to
+    return [one for one in everyone or contestants() if few or not one.threads]
 
 
-def measure(options: argparse.Namespace, node: Node, home: Path) -> Iterator[list[Row]]:
+def measure(
+    options: argparse.Namespace, node: Node, home: Path, everyone: Sequence[Contestant]
+) -> Iterator[list[Row]]:
     """Let the contestants take turns; provide the rows of each view and number of clients."""
     with upstream(home, UPSTREAM_SECONDS) as supplier:
         for clients in options.clients:
             for view in options.views:
-                found: dict[str, list[Outcome]] = {one.name: [] for one in takers(clients, options)}
+                taking_part = takers(clients, options, everyone)
+                found: dict[str, list[Outcome]] = {one.name: [] for one in taking_part}
                 for _ in range(options.rounds):
-                    for one in takers(clients, options):
+                    for one in taking_part:
                         ground = Ground(
                             node=node,
                             database=DATABASE,
@@ -221,14 +230,12 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the contest that the command line asks for, and print it."""
-    options = parsed(arguments)
+def contest(options: argparse.Namespace, everyone: Sequence[Contestant]) -> Iterator[list[Row]]:
+    """Have a server started and let the contestants take turns; provide their rows."""
     try:
         raise_file_limit(max(options.clients) + SUPPLIER_CONNECTIONS + CONNECTIONS)
     except LimitTooLow as error:
         sys.exit(f"error: {error}")
-    found: list[Row] = []
     with Cluster() as cluster, tempfile.TemporaryDirectory(prefix="poolkit-contest-") as home:
         node = cluster.primary
         # Of its own: who watches its connections is not among them.
@@ -236,12 +243,19 @@ def main(arguments: list[str] | None = None) -> None:
         with node.connect(dbname=DATABASE, autocommit=True) as connection:
             connection.execute("CREATE TABLE contest_thing (id bigint PRIMARY KEY, name text)")
             connection.execute("INSERT INTO contest_thing VALUES (1, 'the one')")
+        yield from measure(options, node, Path(home), everyone)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the contest that the command line asks for, and print it."""
+    options = parsed(arguments)
+    found: list[Row] = []
+    if not options.json:
+        print(HEAD, flush=True)
+    for group in contest(options, contestants()):
+        found += group
         if not options.json:
-            print(HEAD, flush=True)
-        for group in measure(options, node, Path(home)):
-            found += group
-            if not options.json:
-                print("\n".join(map(show, group)), flush=True)
+            print("\n".join(map(show, group)), flush=True)
     if options.json:
         print(json.dumps(found))
 

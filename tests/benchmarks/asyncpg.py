@@ -19,9 +19,10 @@ contestants:
 
 how to read the table:
   The contestants take turns in short rounds of `SELECT 1`. "us" is the median over the rounds of a
-  round's time for one query, "least" the quickest round. The second table is of 100 tasks on 10
-  connections: queries a second, the longest that anybody waited, and Jain's index of how often each
-  was served in the time (1.0: all alike). Compare figures of one run, never of two.
+  round's time for one query, "least" and "most" the quickest round and the slowest. The second
+  table is of 100 tasks on 10 connections: queries a second, the longest that anybody waited, and
+  Jain's index of how often each was served in the time (1.0: all alike). Compare figures of one
+  run, never of two.
 
 examples:
   python -m tests.benchmarks.asyncpg                   for a first look

@@ -35,7 +35,12 @@ async def turns(queries_of: Mapping[str, Query], rounds: int, queries: int) -> l
             if number:  # the first warms up
                 times[name].append(us)
     return [
-        {"contestant": name, "us": statistics.median(found), "least": min(found)}
+        {
+            "contestant": name,
+            "us": statistics.median(found),
+            "least": min(found),
+            "most": max(found),
+        }
         for name, found in times.items()
     ]
 

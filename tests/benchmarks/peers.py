@@ -151,13 +151,15 @@ def interpreter_of(contestant: Contestant, *, fetch: bool) -> str:
 class Worker:
     """A contestant's process."""
 
-    def __init__(self, contestant: Contestant, python: str, node: Node) -> None:
+    def __init__(
+        self, contestant: Contestant, python: str, node: Node, script: Path = WORKER
+    ) -> None:
         self.contestant = contestant
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - pools complain after a kill
         # Ours is found in the checkout. The others see nothing of it.
         where = {"PYTHONPATH": str(ROOT)} if contestant.package is None else {}
         self._process = subprocess.Popen(
-            [python, "-P", str(WORKER), json.dumps(contestant.database(node))],
+            [python, "-P", str(script), json.dumps(contestant.database(node))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,

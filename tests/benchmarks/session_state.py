@@ -4,10 +4,18 @@ Prints nanoseconds a verdict, a character, and the ratio to the same kind of tex
 the length (8 where the cost is linear). Nothing is asserted: a machine has other things to do.
 """
 
+from __future__ import annotations
+
+import argparse
+import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from django_poolkit.pools.session_state import StatementRules
+
+Row = dict[str, Any]
 
 QUERY = (
     'SELECT "shop_order"."id", "shop_order"."customer_id", "shop_order"."total",'
@@ -70,7 +78,7 @@ LONG: dict[str, Callable[[int], str]] = {
 LENGTHS = (15_625, 125_000, 1_000_000)
 
 
-def best(work: Callable[[], object], times: int, runs: int = 9) -> float:
+def best(work: Callable[[], object], times: int, runs: int) -> float:
     """Return the least seconds that one call of `work` took, over `runs` times `times` calls."""
     least = float("inf")
     for _ in range(runs):
@@ -81,13 +89,13 @@ def best(work: Callable[[], object], times: int, runs: int = 9) -> float:
     return least
 
 
-def remembered(text: str) -> float:
+def remembered(text: str, runs: int) -> float:
     """Return the seconds of a verdict that was given before, of a text built anew."""
     rules = StatementRules()
     rules.residue(text)
     copies = [text[:-1] + text[-1:] for _ in range(2000)]
     least = float("inf")
-    for _ in range(9):
+    for _ in range(runs):
         copies = [copy[:-1] + copy[-1:] for copy in copies]
         start = time.perf_counter()
         for copy in copies:
@@ -96,27 +104,55 @@ def remembered(text: str) -> float:
     return least
 
 
-def first(text: str, times: int = 300) -> float:
+def first(text: str, times: int, runs: int) -> float:
     """Return the seconds of the first verdict on `text`."""
-    return best(lambda: StatementRules().residue(text), times) - best(StatementRules, times)
+    whole = best(lambda: StatementRules().residue(text), times, runs)
+    return whole - best(StatementRules, times, runs)
 
 
-def main() -> None:
-    """Print the table."""
-    print(f"{'':34}{'remembered':>14}{'first':>14}")
+def measure(runs: int) -> Iterator[Row]:
+    """Provide a row for each kind of text, its remembered and its first verdict."""
     for name, text in SHORT.items():
-        print(f"{name:34}{remembered(text) * 1e9:11,.0f} ns{first(text) * 1e9:11,.0f} ns")
-    print(f"\n{'':34}{'length':>12}{'ns':>14}{'ns/char':>9}{'ratio':>8}")
+        yield {"measure": name, "contestant": "remembered", "ns": remembered(text, runs) * 1e9}
+        yield {"measure": name, "contestant": "first", "ns": first(text, 300, runs) * 1e9}
+
+
+def measure_long(runs: int) -> Iterator[Row]:
+    """Provide a row for each kind of long text and its length."""
     for name, make in LONG.items():
         before = 0.0
         for length in LENGTHS:
             text = make(length)
-            took = first(text, times=max(1, 200_000 // length))
-            ratio = f"{took / before:8.1f}" if before else f"{'':8}"
-            print(
-                f"{name:34}{len(text):12,}{took * 1e9:14,.0f}{took * 1e9 / len(text):9.2f}{ratio}"
-            )
+            took = first(text, max(1, 200_000 // length), runs) * 1e9
+            yield {
+                "measure": f"{name}, {length // 1000:,} kB", "contestant": "first", "ns": took,
+                "length": len(text), "ratio": took / before if before else None,
+            }  # fmt: skip
             before = took
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.session_state", description=__doc__
+    )
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--runs", type=int, default=9, help="of which the quickest counts (9)")
+    options = parser.parse_args(arguments)
+    if options.runs < 1:
+        parser.error("--runs must be above 0")
+    short, long = measure(options.runs), measure_long(options.runs)
+    if options.json:
+        json.dump([*short, *long], sys.stdout)
+        return
+    print(f"{'':34}{'remembered':>14}{'first':>14}")
+    for known, new in zip(short, short, strict=True):
+        print(f"{known['measure']:34}{known['ns']:11,.0f} ns{new['ns']:11,.0f} ns")
+    print(f"\n{'':34}{'length':>12}{'ns':>14}{'ns/char':>9}{'ratio':>8}")
+    for row in long:
+        ratio = f"{row['ratio']:8.1f}" if row["ratio"] else f"{'':8}"
+        each = row["ns"] / row["length"]
+        print(f"{row['measure']:34}{row['length']:12,}{row['ns']:14,.0f}{each:9.2f}{ratio}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,242 @@
+"""The parts of the program: what each is called with, and where its JSON has the figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.benchmarks.figures import Reading
+
+HELD = "CONN_MAX_AGE=None"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One program: `python -m tests.benchmarks.NAME`."""
+
+    name: str
+    title: str
+    sentence: str
+    readings: tuple[Reading, ...]
+    short: tuple[str, ...] = ()
+    """Its arguments in the short form: some minutes at most."""
+    long: tuple[str, ...] = ()
+    """And in the long one, for figures that are to be quoted."""
+
+    @property
+    def module(self) -> str:
+        """Return what Python is to run."""
+        return f"tests.benchmarks.{self.name}"
+
+    def arguments(self, *, long: bool) -> tuple[str, ...]:
+        """Return what it is called with, beside `--json`."""
+        return self.long if long else self.short
+
+
+def _lease(name: str, title: str, sentence: str) -> Part:
+    return Part(
+        name,
+        title,
+        sentence,
+        (
+            Reading(
+                title="a query", unit="µs", key="us", at="cost", by=(), base="held",
+                spread=("least", "most"),
+            ),
+            Reading(
+                title="100 tasks on 10 connections", unit="queries/s", key="per second",
+                at="fairness", by=(), base="theirs",
+            ),
+            Reading(title="the longest wait", unit="ms", key="longest wait", at="fairness", by=()),
+            Reading(title="Jain's index of fairness", unit="1.0 is fair", key="jain",
+                    at="fairness", by=()),
+        ),
+        short=("--rounds", "10"),
+        long=("--rounds", "60", "--seconds", "10"),
+    )  # fmt: skip
+
+
+MICRO = (
+    Part(
+        "pool", "The pool by itself",
+        "Acquire and release, alone and with many threads, beside psycopg_pool; requests of "
+        "Django; the first request after a kill.",
+        (
+            Reading(title="one cycle", unit="µs", key="median", spread=("low", "high"),
+                    who="contender", where={"unit": "µs"}, base="django_poolkit"),
+            Reading(title="with threads", unit="cycles/s", key="median", spread=("low", "high"),
+                    who="contender", where={"unit": "per s"}, base="django_poolkit"),
+            Reading(title="fairness of threads", unit="Jain's index, the least of the rounds",
+                    key="jain", who="contender"),
+            Reading(title="after a kill", unit="s", key="median", spread=("low", "high"),
+                    who="contender", where={"unit": "s"}, base="django_poolkit"),
+        ),
+        short=("--rounds", "3"), long=("--rounds", "15"),
+    ),
+    Part(
+        "statement", "A statement",
+        "What giving back a connection after each statement costs.",
+        (
+            Reading(title="CPU of the client", unit="µs", key="cpu", base="held connection"),
+            Reading(title="time", unit="µs", key="wall", base="held connection"),
+        ),
+        short=("--rounds", "30"), long=("--rounds", "250"),
+    ),
+    Part(
+        "peers", "A request, by all pools for Django",
+        "What a request costs the client with no query, one and three, each pool in an environment "
+        "of its own.",
+        (
+            Reading(title="CPU of the client", unit="µs", key="cpu", base=HELD,
+                    where={"unit": "µs"}),
+            Reading(title="time", unit="µs", key="wall", base=HELD, where={"unit": "µs"}),
+            Reading(title="the first request after a kill", unit="ms", key="wall",
+                    where={"unit": "ms"}),
+            Reading(title="the first request after a kill: how many failed", unit="requests",
+                    key="failures", where={"unit": "ms"}),
+        ),
+        short=("--rounds", "7", "--scale", "0.25", "--kills", "3", "--bound", "10"), long=(),
+    ),
+    _lease("alease", "A lease in a task", "One pool for threads and tasks, beside psycopg's."),
+    _lease("asyncpg", "A lease of asyncpg's", "The pool of asyncpg's connections beside its own."),
+    Part(
+        "async_orm", "The async ORM",
+        "Django's async ORM on the event loop, in sync code, and with threads.",
+        (
+            Reading(title="CPU of a query", unit="µs", key="cpu", at="queries", by=(),
+                    base="Django's, under ASGI"),
+            Reading(title="CPU of a request, of many at once", unit="µs", key="cpu", at="crowds",
+                    by=("tasks",), base="Django's, under ASGI"),
+            Reading(title="many at once", unit="requests/s", key="requests/s", at="crowds",
+                    by=("tasks",), base="Django's, under ASGI"),
+            Reading(title="threads", unit="the most alive", key="threads", at="crowds",
+                    by=("tasks",)),
+        ),
+        short=("--rounds", "8"), long=("--rounds", "60"),
+    ),
+)  # fmt: skip
+
+_WEB = tuple(
+    Reading(title=title, unit=unit, key=key, by=("test",), times=times, base=base)
+    for title, unit, key, times, base in (
+        ("answered", "requests/s", "throughput", 1.0, HELD),
+        ("CPU of the server for a request", "ms", "cpu", 1000.0, HELD),
+        ("p50", "ms", "p50", 1000.0, ""),
+        ("p99", "ms", "p99", 1000.0, ""),
+        ("memory", "MiB", "memory", 1 / 2**20, ""),
+        ("threads", "the most alive", "threads", 1.0, ""),
+        ("connections", "the most that the server saw", "connections", 1.0, ""),
+        ("failed", "requests", "failed", 1.0, ""),
+    )
+)
+
+SERVED = (
+    Part("web", "Web, in the manner of TechEmpower",
+         "One row, 20 queries, fortunes, 5 updates, and plain text as the ceiling.",
+         _WEB, short=(), long=("--long",)),
+    Part(
+        "async_http", "Async views over HTTP",
+        "Django's own async ORM, and ours in threads and on the event loop, on uvicorn.",
+        (
+            Reading(title="CPU of the server for a request", unit="ms", key="cpu", times=1000.0,
+                    by=("view", "clients"), base="Django's own"),
+            Reading(title="answered", unit="requests/s", key="throughput", by=("view", "clients"),
+                    base="Django's own"),
+            Reading(title="p99", unit="ms", key="p99", times=1000.0, by=("view", "clients")),
+            Reading(title="failed", unit="requests", key="failed", by=("view", "clients")),
+        ),
+        short=("--short",), long=("--rounds", "3"),
+    ),
+    Part(
+        "held", "Held too long",
+        "Two queries around a call of 0.1 s, with a pool of 20.",
+        (
+            Reading(title="finished", unit="requests/s", key="throughput", by=("clients",),
+                    base="Django's pool"),
+            Reading(title="p99", unit="ms", key="p99", times=1000.0, by=("clients",)),
+            Reading(title="failed", unit="requests", key="failed", by=("clients",)),
+        ),
+        short=(), long=("--long",),
+    ),
+)  # fmt: skip
+
+TROUBLE = (
+    Part(
+        "failure", "Failure",
+        "Threads make requests all the while: what a fault costs them, and how long.",
+        (
+            Reading(title="until the first success", unit="s after the fault", key="first"),
+            Reading(title="until all threads succeeded", unit="s after the fault", key="all"),
+            Reading(title="failed", unit="requests", key="failed"),
+            Reading(title="the longest wait", unit="s", key="longest"),
+        ),
+        short=("--rounds", "1"), long=("--rounds", "3", "--long"),
+    ),
+    Part(
+        "soak", "Soak",
+        "Hours of faults by chance: what grows, what leaks, whether the sums hold.",
+        (Reading(title="at a quiet moment", unit="count", key="value", who="when", at="counts",
+                 base="early"),),
+        short=("--minutes", "2"), long=("--minutes", "60"),
+    ),
+    Part(
+        "scale", "Scale",
+        "What acquire, release and stats() cost as there is more of everything.",
+        (
+            Reading(title="time", unit="µs", key="us", by=("of", "count")),
+            Reading(title="memory of one", unit="KiB", key="kib", by=("of", "count")),
+            Reading(title="threads of one", unit="threads", key="threads", by=("of", "count")),
+        ),
+        short=("--short",), long=(),
+    ),
+)  # fmt: skip
+
+BESIDE = (
+    Part(
+        "http", "Client sessions", "What sharing an aiohttp session saves.",
+        (
+            Reading(title="p50", unit="ms", key="p50", by=("upstream",), base="shared"),
+            Reading(title="p95", unit="ms", key="p95", by=("upstream",), base="shared"),
+            Reading(title="sockets", unit="connections", key="sockets", by=("upstream",)),
+        ),
+        long=("--rounds", "20"),
+    ),
+    Part(
+        "health", "Health answers", "What a crowd of probes costs a site whose pool is full.",
+        (Reading(title="statements of users, with probes and without", unit="statements/s",
+                 lists=("without", "with"), base="without"),),
+        short=("--rounds", "3", "--seconds", "4"),
+    ),
+    Part(
+        "status", "Looking on", "What it costs a busy site that its pools are looked at.",
+        (Reading(title="requests, with status calls and without", unit="requests/s",
+                 lists=("without", "with"), base="without"),),
+        short=("--rounds", "4", "--calls", "200", "--seconds", "4"),
+    ),
+    Part(
+        "routing", "Asking the router", "What the router answers, and when it is told of a write.",
+        (Reading(title="a question", unit="µs", key="median", who="question", by=(),
+                 base="ten lines"),),
+        long=("--rounds", "500"),
+    ),
+    Part(
+        "routing_share", "Reads that replicas take over", "By how far the replica is behind.",
+        (
+            Reading(title="read from the replica", unit="% of the pages", key="share",
+                    times=100.0, by=("lag",), who="way"),
+            Reading(title="stale", unit="pages; there must be none", key="stale", by=("lag",),
+                    who="way"),
+        ),
+        short=("--seconds", "5"),
+    ),
+    Part(
+        "routing_writes", "Knowing where a write has ended", "On a real primary and replica.",
+        (Reading(title="a unit of work", unit="µs", key="median", who="work", by=()),),
+    ),
+    Part(
+        "session_state", "Reading a statement", "What a verdict on a statement costs.",
+        (Reading(title="a verdict", unit="ns", key="ns"),),
+    ),
+)  # fmt: skip
+
+PARTS = (*MICRO, *SERVED, *TROUBLE, *BESIDE)
+BY_NAME = {part.name: part for part in PARTS}

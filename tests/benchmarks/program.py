@@ -1,0 +1,218 @@
+"""All benchmarks as one program: runs the parts, sums up, writes JSON, pictures and a page.
+
+Each part is a program of its own, run in a process of its own, in which its contestants take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from tests.benchmarks import machine, page
+from tests.benchmarks.figures import Table, text
+from tests.benchmarks.parts import BY_NAME, PARTS, Part
+
+ROOT: Final = Path(__file__).parents[2]
+FOLDER: Final = ROOT / ".poolkit" / "benchmarks"
+PAGE: Final = ROOT / "docs" / "explanation" / "performance.md"
+END_WITHIN: Final = 20.0
+TELL_EVERY: Final = 30.0
+"""Seconds."""
+
+READING: Final = """
+how to read the tables:
+  Below each measure stands a line for each contestant: the median of the rounds, in brackets the
+  lowest and the highest, and its ratio to the contestant that the title names. "none": it failed,
+  or gave up. Compare within a measure, and figures of one run. What each part measures, and how
+  to read it, its own --help says: python -m tests.benchmarks.NAME --help
+
+what is written:
+  run.json and a picture of each table, into --folder. With --page also the page of documentation,
+  with its pictures beside it. Neither says the name of this machine, nor where anything is.
+
+exit code:
+  0 if all parts were run and found nothing wrong; 1 if one of them failed, or misses what it
+  promises (its --help says what that is); 2 for a command line that makes no sense.
+
+examples:
+  python3 -m tests.benchmarks                           all in short form: most of an hour
+  python3 -m tests.benchmarks --only pool peers         these alone
+  python3 -m tests.benchmarks --long --page             for figures that are to be quoted
+  python3 -m tests.benchmarks --from run.json --page    the page of an earlier run
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m tests.benchmarks",
+        description=__doc__,
+        epilog=READING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--list", action="store_true", help="name the parts, and end")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(BY_NAME), metavar="NAME", help="run these parts alone"
+    )
+    parser.add_argument("--long", action="store_true", help="longer rounds, and more of them")
+    parser.add_argument("--folder", type=Path, help="to write to (.poolkit/benchmarks)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="for the JSON (in the folder)")
+    parser.add_argument(
+        "--from", type=Path, metavar="FILE", dest="source", help="run nothing: read this JSON"
+    )
+    parser.add_argument(
+        "--page", type=Path, nargs="?", const=PAGE, metavar="FILE",
+        help="write the page of documentation (docs/explanation/performance.md)",
+    )  # fmt: skip
+    return parser
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    reader = parser()
+    options = reader.parse_args(arguments)
+    if options.source and (options.only or options.long):
+        reader.error("--from runs nothing: leave out --only and --long")
+    if options.source and not options.source.is_file():
+        reader.error("--from: there is no such file")
+    options.folder = options.folder or FOLDER
+    return options
+
+
+def say(line: str) -> None:
+    """Tell how far it is."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def run_part(part: Part, *, long: bool) -> dict[str, Any]:
+    """Run a part, and read what it found. Blocks until it has ended."""
+    arguments = part.arguments(long=long)
+    started = time.monotonic()
+    status, printed = _output([sys.executable, "-m", part.module, *arguments, "--json"], part.name)
+    tables: list[Table] = []
+    try:
+        found = json.loads(printed)
+    except ValueError:
+        say(f"{part.name}: it has printed no figures")
+        status = status or 1
+    else:
+        read = (reading.table(found) for reading in part.readings)
+        tables = [table for table in read if table.figures]
+    return {
+        "name": part.name,
+        "title": part.title,
+        "sentence": part.sentence,
+        "command": " ".join(["python", "-m", part.module, *arguments]),
+        "seconds": round(time.monotonic() - started, 1),
+        "status": status,
+        "tables": [table.as_json() for table in tables],
+    }
+
+
+def _output(command: Sequence[str], name: str) -> tuple[int, str]:
+    """Run a command; return its status and what it printed. Ended if we are interrupted."""
+    with tempfile.TemporaryFile("w+") as printed:
+        # Of its own session: what it starts is ended with it, and by nobody else.
+        process = subprocess.Popen(command, cwd=ROOT, stdout=printed, start_new_session=True)
+        started = time.monotonic()
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(TELL_EVERY)
+                except subprocess.TimeoutExpired:
+                    say(f"  {name}: {time.monotonic() - started:.0f} s")
+        except BaseException:
+            _end(process)
+            raise
+        printed.seek(0)
+        return process.returncode, printed.read()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a part and what it started: as Ctrl-C does, so that it stops its servers, or else not."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_WITHIN)
+            return
+
+
+def run_all(parts: Sequence[Part], *, long: bool) -> dict[str, Any]:
+    """Run parts one after the other; return all of it, for a file."""
+    started, load = time.monotonic(), machine.load()
+    found = []
+    for index, part in enumerate(parts, start=1):
+        say(f"[{index}/{len(parts)}] {part.name}: {part.sentence}")
+        found.append(done := run_part(part, long=long))
+        show(done)
+    return {
+        "day": datetime.now(UTC).date().isoformat(),
+        "form": "long" if long else "short",
+        "seconds": round(time.monotonic() - started, 1),
+        "machine": machine.describe(),
+        "load": [load, machine.load()],
+        "parts": found,
+    }
+
+
+def show(part: dict[str, Any]) -> None:
+    """Print what a part has found."""
+    print(f"\n== {part['title']} ({part['seconds']:.0f} s): {part['command']}", flush=True)
+    for values in part["tables"]:
+        print(text(Table.from_json(values)), end="\n\n", flush=True)
+    if part["status"]:
+        print(f"{part['name']} ended with status {part['status']}", flush=True)
+
+
+def listed() -> str:
+    """Return the parts for people."""
+    return "\n".join(f"{part.name:15} {part.sentence}" for part in PARTS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for; return 1 where a part has failed, else 0."""
+    options = parsed(arguments)
+    if options.list:
+        print(listed())
+        return 0
+    if options.source:
+        run = json.loads(options.source.read_text())
+    else:
+        chosen = [part for part in PARTS if not options.only or part.name in options.only]
+        run = run_all(chosen, long=options.long)
+        write(run, options)
+    if options.page:
+        options.page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_page(run, options.page)
+        print(
+            f"the page: {options.page.name}, its pictures beside it; docs/index.md has to name it"
+        )
+    failed = [part["name"] for part in run["parts"] if part["status"]]
+    if failed:
+        print(f"not as promised: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def write(run: dict[str, Any], options: argparse.Namespace) -> None:
+    """Write a run as JSON and in pictures."""
+    charts = options.folder / "charts"
+    for part in PARTS:  # those of another run would be taken for this one's
+        for old in charts.glob(f"{part.name}-[0-9]*.svg"):
+            old.unlink()
+    page.write_charts(run, charts)
+    target = options.json or options.folder / "run.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(run, indent=1) + "\n")
+    print(f"figures: {target}, pictures beside it")

@@ -1,0 +1,187 @@
+"""The site of `tests.benchmarks.web`: the pages of TechEmpower's rules, in sync and in async views.
+
+Told by the environment what its database is. It needs Django and the contestant, and nothing of
+this checkout but, for ours, the kit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from typing import Any
+
+import django
+from django.conf import settings
+
+ROWS = 10_000
+QUERIES = 20
+UPDATES = 5
+FORTUNES = 12
+MORE = "Additional fortune added at request time."
+KIT = json.loads(os.environ.get("WEB_POOLKIT", "null"))
+
+settings.configure(
+    ALLOWED_HOSTS=["*"],
+    DATABASES={"default": json.loads(os.environ["WEB_DATABASE"])},
+    INSTALLED_APPS=[] if KIT is None else ["django_poolkit"],
+    LOGGING_CONFIG=None,
+    POOLKIT=KIT or {},
+    ROOT_URLCONF=__name__,
+    TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates"}],
+    USE_TZ=True,
+)
+django.setup()
+
+# Only now: these read settings as they are loaded.
+from django.db import models  # noqa: E402
+from django.http import HttpRequest, HttpResponse, JsonResponse  # noqa: E402
+from django.template import engines  # noqa: E402
+from django.urls import path  # noqa: E402
+
+
+class World(models.Model):
+    """What the pages read and write."""
+
+    number = models.IntegerField()
+
+    class Meta:
+        app_label = "web"
+        db_table = "world"
+
+
+class Fortune(models.Model):
+    """A line of the page of fortunes."""
+
+    message = models.CharField(max_length=2_048)
+
+    class Meta:
+        app_label = "web"
+        db_table = "fortune"
+
+
+PAGE = engines["django"].from_string(
+    "<!DOCTYPE html><html><head><title>Fortunes</title></head><body><table>"
+    "<tr><th>id</th><th>message</th></tr>{% for each in fortunes %}"
+    "<tr><td>{{ each.id }}</td><td>{{ each.message }}</td></tr>{% endfor %}"
+    "</table></body></html>"
+)
+worlds = World._default_manager
+fortunes_of_all = Fortune._default_manager
+
+
+def key() -> int:
+    """Return one of the rows."""
+    return random.randint(1, ROWS)
+
+
+def shown(world: World) -> dict[str, int]:
+    """Return a row as the pages have it."""
+    return {"id": world.pk, "randomNumber": world.number}
+
+
+def page_of(found: list[Fortune]) -> HttpResponse:
+    """Return the page of fortunes: one more, sorted, escaped."""
+    found.append(Fortune(pk=0, message=MORE))
+    found.sort(key=lambda each: each.message)
+    return HttpResponse(PAGE.render({"fortunes": found}))
+
+
+def changed(found: list[World]) -> list[World]:
+    """Give each row another number."""
+    for world in found:
+        world.number = key()
+    return sorted(found, key=lambda world: world.pk)  # or two of these would lock each other out
+
+
+# -- sync
+
+
+def plaintext(request: HttpRequest) -> HttpResponse:
+    """Answer without the database."""
+    return HttpResponse("Hello, World!", content_type="text/plain")
+
+
+def db(request: HttpRequest) -> JsonResponse:
+    """Answer with one row."""
+    return JsonResponse(shown(worlds.get(pk=key())))
+
+
+def queries(request: HttpRequest) -> JsonResponse:
+    """Answer with rows that were asked for one by one."""
+    return JsonResponse([shown(worlds.get(pk=key())) for _ in range(QUERIES)], safe=False)
+
+
+def fortunes(request: HttpRequest) -> HttpResponse:
+    """Answer with a page of all rows."""
+    return page_of(list(fortunes_of_all.all()))
+
+
+def updates(request: HttpRequest) -> JsonResponse:
+    """Read rows one by one, and write them all."""
+    found = changed([worlds.get(pk=number) for number in random.sample(range(1, ROWS), UPDATES)])
+    worlds.bulk_update(found, ["number"])
+    return JsonResponse([shown(world) for world in found], safe=False)
+
+
+# -- async
+
+
+async def aplaintext(request: HttpRequest) -> HttpResponse:
+    """Do the same on the event loop."""
+    return plaintext(request)
+
+
+async def adb(request: HttpRequest) -> JsonResponse:
+    """Do the same on the event loop."""
+    return JsonResponse(shown(await worlds.aget(pk=key())))
+
+
+async def aqueries(request: HttpRequest) -> JsonResponse:
+    """Do the same on the event loop."""
+    return JsonResponse([shown(await worlds.aget(pk=key())) for _ in range(QUERIES)], safe=False)
+
+
+async def afortunes(request: HttpRequest) -> HttpResponse:
+    """Do the same on the event loop."""
+    return page_of([each async for each in fortunes_of_all.all()])
+
+
+async def aupdates(request: HttpRequest) -> JsonResponse:
+    """Do the same on the event loop."""
+    chosen = random.sample(range(1, ROWS), UPDATES)
+    found = changed([await worlds.aget(pk=number) for number in chosen])
+    await worlds.abulk_update(found, ["number"])
+    return JsonResponse([shown(world) for world in found], safe=False)
+
+
+def process(request: HttpRequest) -> HttpResponse:
+    """Say which process this is."""
+    return HttpResponse(str(os.getpid()))
+
+
+urlpatterns: list[Any] = [
+    path("", process),
+    path("sync/plaintext/", plaintext),
+    path("sync/db/", db),
+    path("sync/queries/", queries),
+    path("sync/fortunes/", fortunes),
+    path("sync/updates/", updates),
+    path("async/plaintext/", aplaintext),
+    path("async/db/", adb),
+    path("async/queries/", aqueries),
+    path("async/fortunes/", afortunes),
+    path("async/updates/", aupdates),
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Make the application that a server asks for, `wsgi` or `asgi`; the kit's own for ours."""
+    package = "django.core" if KIT is None else "django_poolkit"
+    if name == "wsgi":
+        module = __import__(f"{package}.wsgi", fromlist=["get_wsgi_application"])
+        return module.get_wsgi_application()
+    if name == "asgi":
+        module = __import__(f"{package}.asgi", fromlist=["get_asgi_application"])
+        return module.get_asgi_application()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
