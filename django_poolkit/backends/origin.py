@@ -81,18 +81,26 @@ def foreign_statement(trusted: tuple[str, ...] = ()) -> Callable[[], bool]:
     `trusted` names packages whose statements count as the ORM's own.
     """
     own = ("django.", *(f"{name}." for name in trusted))
-    exact = frozenset(trusted)
+    verdicts: dict[str, bool | None] = {}
+
+    def judge(name: str) -> bool | None:
+        # None of those that are passed by.
+        if name.startswith(_PASSED):
+            return None
+        return name in _QUOTING or not (name.startswith(own) or name in trusted)
 
     def foreign() -> bool:
-        frame = sys._getframe(2)
+        frame: FrameType | None = sys._getframe(2)
         for _ in range(_DEPTH):
+            if frame is None:
+                break
             name = frame.f_globals.get("__name__", "")
-            if not name.startswith(_PASSED):
-                if name in _QUOTING:
-                    return True
-                return not (name.startswith(own) or name in exact)
-            if frame.f_back is None:
-                return True
+            try:
+                verdict = verdicts[name]
+            except KeyError:
+                verdict = verdicts[name] = judge(name)
+            if verdict is not None:
+                return verdict
             frame = frame.f_back
         return True
 

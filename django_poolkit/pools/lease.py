@@ -25,6 +25,7 @@ _PLUMBING: Final = (
 _PLUMBING_FILE: Final = "/django/utils/asyncio.py"
 
 Stack = tuple[tuple[CodeType, int], ...]
+"""Codes, each with the offset of the instruction that it is at."""
 
 
 class Home(Protocol):
@@ -57,9 +58,9 @@ class Keeper(Protocol):
 
 
 def capture_stack(depth: int = STACK_DEPTH, skip: int = 1) -> Stack:
-    """Return code and line of the callers, innermost first, without touching source files.
+    """Return the code of the callers and where they are in it, innermost first.
 
-    A code object keeps nothing of its caller alive, unlike a frame.
+    A code object keeps nothing of its caller alive, unlike a frame. Lines are dear, and can wait.
     """
     try:
         frame = sys._getframe(skip + 1)
@@ -77,10 +78,10 @@ def frames_of(thread: threading.Thread) -> tuple[str, ...]:
 
 
 def stack_from(frame: FrameType | None, depth: int = STACK_DEPTH) -> Stack:
-    """Return code and line of a frame and of its callers, innermost first."""
+    """Return the code of a frame and of its callers, and where they are in it, innermost first."""
     entries: list[tuple[CodeType, int]] = []
     while frame is not None and depth:
-        entries.append((frame.f_code, frame.f_lineno))
+        entries.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
         depth -= 1
     return tuple(entries)
@@ -99,7 +100,7 @@ def frames_of_task(task: asyncio.Task[Any]) -> tuple[str, ...]:
         for kind in ("cr", "gi", "ag"):
             frame = getattr(awaited, f"{kind}_frame", None)
             if frame is not None:
-                stack.append((frame.f_code, frame.f_lineno))
+                stack.append((frame.f_code, frame.f_lasti))
                 if (lead := inside_of.get(frame.f_code)) is not None:
                     stack += reversed(stack_from(lead(frame)))
                 awaited = getattr(awaited, f"{kind}_await" if kind != "gi" else "gi_yieldfrom")
@@ -113,9 +114,10 @@ def format_stack(stack: Stack) -> tuple[str, ...]:
     """Return a stack as lines, `file:line function`, without the pool's and the backend's own."""
     return tuple(
         f"{code.co_filename}:{line} {code.co_qualname}"
-        for code, line in stack
+        for code, at in stack
         if not code.co_filename.endswith(_PLUMBING_FILE)
         and not any(folder in code.co_filename for folder in _PLUMBING)
+        for line in [next((n for a, b, n in code.co_lines() if n and a <= at < b), 0)]
     )
 
 

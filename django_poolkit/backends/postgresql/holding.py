@@ -19,7 +19,6 @@ import threading
 import weakref
 from collections.abc import Callable
 from operator import methodcaller
-from time import monotonic
 from types import FrameType
 from typing import Any, TypeAlias
 
@@ -132,15 +131,7 @@ class HoldingMixin(GreetingMixin):
         pool = self._steady or found.pool(None)  # type: ignore[union-attr]
         self._outside = pool.statements.outside
         self.isolation_level = self._chosen_isolation_level() or IsolationLevel.READ_COMMITTED
-        self.in_atomic_block = False
-        self.savepoint_ids = []
-        self.atomic_blocks = []
-        self.needs_rollback = False
-        self.health_check_enabled = self.settings_dict["CONN_HEALTH_CHECKS"]
-        self.health_check_done = True
-        self.close_at = monotonic()
-        self.closed_in_transaction = False
-        self.errors_occurred = False
+        self._begin()
         self.autocommit = self.settings_dict["AUTOCOMMIT"]
         self.run_on_commit = []
         self._me = self._me or weakref.ref(self)

@@ -242,6 +242,7 @@ class HostChoiceMixin(PoolChoiceMixin):
                 # close_pool() swaps the table first, so the next look-up finds another pool.
                 # That may be closed as well, where somebody closes without end.
                 assert pool is not None
+                self._known = None
                 deadline = deadline or monotonic() + pool.timeout
                 if not pool.closed or monotonic() >= deadline:
                     raise

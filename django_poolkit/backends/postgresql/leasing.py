@@ -21,9 +21,9 @@ from django_poolkit.backends import own, ports, purpose, request, request_end
 from django_poolkit.backends.postgresql import observing, replaced
 from django_poolkit.backends.postgresql.client import DatabaseClient
 from django_poolkit.backends.postgresql.errors import ErrorWrapper
-from django_poolkit.backends.postgresql.hosts import HostChoiceMixin
 from django_poolkit.backends.postgresql.nets import net
 from django_poolkit.backends.postgresql.pooling import Handed, Twins
+from django_poolkit.backends.postgresql.short import ShortWayMixin
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.pools.credentials import resolved
 from django_poolkit.pools.lease import STACK_DEPTH, Lease
@@ -38,7 +38,7 @@ _DJANGOS: Final = DatabaseWrapper.create_cursor
 _STANDBY: Final = b"in_hot_standby"
 
 
-class LeasingMixin(HostChoiceMixin):
+class LeasingMixin(ShortWayMixin):
     """Takes, ends and loses the leases of a database wrapper."""
 
     client_class = DatabaseClient
@@ -49,13 +49,14 @@ class LeasingMixin(HostChoiceMixin):
         self._lease: Lease | None = None
         self._scope: RequestScope | None = None  # in which the present lease was taken
         self._host = None
+        self._known = None
         self._search = None
         self._reroutes = False  # whether what fails to be read here may be read elsewhere
         self._repeats = False  # whether it may be read here, on another connection
         self._raw: Any = None
         """psycopg's connection, None where there is none."""
         self._on_net = False
-        self._ensuring = False  # whether Django's ensure_connection() is under way
+        self._ensuring = False
         self._hand: Callable[[], object | None] = no_lease  # leads to who is in pinned()
         self._watch: Watch | None = None  # of the present lease, where it is observed
         self._bridged = False  # whether it is one call's in the bridge, which ends its leases
@@ -108,6 +109,7 @@ class LeasingMixin(HostChoiceMixin):
             connection = self._acquired(
                 lambda pool: connect(resolved(conn_params) if pool is None else conn_params)
             )
+        self._known = None
         if isinstance(connection, PoolConnection) and connection._owned_lease is not None:
             # getconn() left it there: from now on it is the wrapper's.
             lease, connection._owned_lease = connection._owned_lease, None

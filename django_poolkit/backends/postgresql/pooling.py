@@ -50,6 +50,8 @@ class PoolChoiceMixin(_Base):
     _seen: tuple[Any, ...] | None = None
     # Stands for the pool while a connection that is leased already goes through Django's code.
     _handed: ConnectionPool | None = None
+    _known: ConnectionPool | Twins | None
+    """What the settings ask for, on the way from the first look at them to the acquire."""
     _host: str | None
     """The key of the host that was chosen last, of several; None where there is one."""
     _twin_of: Host | None = None
@@ -87,6 +89,8 @@ class PoolChoiceMixin(_Base):
         return {f"{self.alias}/{key}": found.wrappers[key] for key in found.weights}
 
     def _found(self) -> ConnectionPool | Twins | None:
+        if self._known is not None:
+            return self._known
         if self.alias == NO_DB_ALIAS:
             return None
         # Settings are mutable, and tests do change them; to compare is cheaper than to freeze.

@@ -79,19 +79,17 @@ class PooledDatabaseWrapperMixin(AwaitingMixin):
 
     def ensure_connection(self) -> None:
         """Make sure that the server can be reached: connect, or probe."""
-        if not self._opened and (self._raw is not None or not self._by_statement()):
-            if not self._ensuring:
-                self._ensuring = True
-                try:
-                    super().ensure_connection()
-                finally:
-                    self._ensuring = False
-            elif self._raw is None:
-                # Somebody has put a function in the place of Django's, and it calls the method
-                # that it found on the wrapper: this one.
+        if not self._opened and self._raw is not None:
+            self._ensure_by_django()
+            return
+        self._known = None if self._opened else self._found()
+        try:
+            if not self._by_statement():
+                self._ensure_by_django()
+            elif self._lease is None or self._lease.released:
                 self._ensure_connected()
-        elif self._lease is None or self._lease.released:
-            self._ensure_connected()
+        finally:
+            self._known = None
 
     @async_unsafe
     def _ensure_connected(self) -> None:
@@ -101,6 +99,8 @@ class PooledDatabaseWrapperMixin(AwaitingMixin):
 
     def close(self) -> None:
         """End the lease, if there is one, with its pins, and all that was open."""
+        if self._closed_at_once():
+            return
         if self._lease is not None and self._raw is None:
             self._raw = self._lease._connection  # an interrupt hit an earlier call half way
         if (last := self._last) is not None:
@@ -166,15 +166,16 @@ class PooledDatabaseWrapperMixin(AwaitingMixin):
     # -- what Django does with a connection
 
     def _cursor(self, name: str | None = None) -> Any:
-        if (
-            not self._opened
-            and not (self._bridged and self._attach())
-            and (self._raw is not None or not self._by_statement())
-        ):
+        if not self._opened and not (self._bridged and self._attach()):
             try:
-                return super()._cursor(name)  # type: ignore[misc]
+                if self._raw is None:
+                    self._known = self._found()
+                if self._raw is not None or not self._by_statement():
+                    return super()._cursor(name)  # type: ignore[misc]
             except GoesElsewhere as error:
                 return cursor_elsewhere(self, error.alias, name)
+            finally:
+                self._known = None
         try:
             lease = self._hold()
         except GoesElsewhere as error:

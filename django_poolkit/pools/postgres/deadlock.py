@@ -54,12 +54,15 @@ def look_locked(pool: State, lease: Lease) -> None:
 
 def held_locked(pool: State, lease: Lease) -> list[Lease]:
     """Return the leases that the holder of `lease` holds, and nobody else can give back."""
-    mine = {lease.holder}
+    thread = lease._thread
     found = [
         each
         for reference in pool._ledger.live.values()
-        if (each := reference()) is not None and each._thread is lease._thread
+        if (each := reference()) is not None and each._thread is thread
     ]
+    if not found:
+        return found
+    mine = {lease.holder}
     return [each for each in sorted(found, key=_since) if _stuck(each, mine)]
 
 

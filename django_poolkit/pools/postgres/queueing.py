@@ -88,6 +88,8 @@ class Queueing(Patience):
         if len(self._ledger.live) >= self._max_size and not self._told_full:
             self._told_full = waiter.saturates = True
         self._waiting.append(waiter)
+        if self._resting:  # since a moment ago, by one who saw nobody in the queue
+            self._collect_locked()
 
     def _evict(self, lease: Lease, connection: PoolConnection, reason: str) -> None:
         """Drop a connection found dead before its first use, and its like among the idle."""

@@ -116,17 +116,14 @@ class Release(Cleaning):
         baseline, ledger = connection._baseline, self._ledger
         if attributes(connection) != baseline.attributes or connection._notifies_backlog != _NONE:
             baseline.restore(connection)
-        if self._waiting.queue:
-            self._settle(lease, connection, None)
-            return
         with self._lock:
-            # As `_settle()`, where nobody waits and the connection is to stay; see `acquire()`.
+            # As `_settle()`, where the connection is to stay; see `acquire()`.
             before, self._inside = self._inside, get_ident()
             try:
                 now = monotonic()
                 live = ledger.live
                 settled = (
-                    not (self._closed or self._waiting.queue or ledger.reported)
+                    not (self._closed or ledger.reported)
                     and connection._generation == self._generation
                     and connection._expire_at > now
                     and len(self._pool) + len(live) + len(self._growth.attempts) <= self._max_size
@@ -142,7 +139,10 @@ class Release(Cleaning):
                     connection._parked, connection._pool = True, None
                     connection._lease_ref = no_lease
                     connection._used_at = connection._idle_since = now
-                    self._pool.append(connection)
+                    if self._waiting.queue:
+                        self._give_locked(connection, now)
+                    else:
+                        self._pool.append(connection)
             finally:
                 self._inside = before
         if not settled:

@@ -94,7 +94,11 @@ class State(Shell):
 
     def _give_locked(self, connection: PoolConnection, now: float) -> None:
         """Hand the connection to the first waiter; where there is none, it becomes idle."""
-        while self._waiting and not self._paused() and (waiter := self._pop_locked()):
+        while (
+            self._waiting.queue
+            and not (self._paused_until and self._paused())
+            and (waiter := self._pop_locked())
+        ):
             # Lent first: the waiter may run the moment it has been set.
             self._lend_locked(waiter.lease, connection, now)
             if waiter.set(connection):

@@ -36,7 +36,7 @@ class Waiter:
 
     def set(self, connection: Any) -> bool:
         """Hand over a connection; return False if the waiter is settled already, or has gone."""
-        if self.settled:
+        if self.connection is not None or self.error is not None:
             return False
         self.connection = connection
         if self._wake():
@@ -62,9 +62,13 @@ class ThreadWaiter(Waiter):
     __slots__ = ("_gate",)
 
     def __init__(self, lease: Lease) -> None:
-        super().__init__(lease)
-        self._gate = _thread.allocate_lock()
-        self._gate.acquire()
+        # As `Waiter` has it, spelled out: each hand-over under load begins here.
+        self.lease = lease
+        self.since = monotonic()
+        self.saturates = False
+        self.connection = self.error = None
+        gate = self._gate = _thread.allocate_lock()
+        gate.acquire()
 
     def _wake(self) -> bool:
         self._gate.release()

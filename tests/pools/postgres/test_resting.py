@@ -15,7 +15,7 @@ from psycopg.pq import PipelineStatus
 
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.pools.postgres import ConnectionPool, acquire, deadlock
 from django_poolkit.pools.postgres.errors import LeaseReleased, PoolPaused, PoolTimeout
 from django_poolkit.testing import Node
 from django_poolkit.testing.waiting import wait_until
@@ -447,3 +447,16 @@ def test_in_a_full_pool_a_timeout_does_not_pass_over_one_that_rests(make):
         Call(pool.acquire, 0).result()
     assert pool.rest(lease)
     Call(lambda: pool.acquire(0).release()).result()
+
+
+@pytest.mark.parametrize("options", [{}, {"max_waiting": 5}], ids=["short way", "long way"])
+def test_what_comes_to_rest_as_somebody_queues_is_found(make, monkeypatch, options):
+    # Who found nothing that rested, and is not in the queue yet, is seen by no owner.
+    monkeypatch.setattr(acquire, "_ORPHAN_ROUND", 60.0)  # nor does it look by the clock
+    pool = make(max_size=1, timeout=30.0, **options)
+    lease = pool.acquire()
+    monkeypatch.setattr(deadlock, "look_locked", lambda *_: pool.rest(lease))
+    call = Call(pool.acquire)
+    call.result(timeout=10.0).release()
+    assert lease.released
+    assert (pool.stats().used, pool.stats().idle, pool.stats().waiters) == (0, 1, 0)
