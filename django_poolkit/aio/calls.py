@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar
 
@@ -32,13 +32,17 @@ class Call(dict[str, Any]):
         self.paused: dict[str, Node] = {}
         """Those whose turn it has passed on, to take it again."""
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, T]:
         """Run a synchronous function in the bridge, and end what it has used."""
-        return await run(self._run, function, args, kwargs, self.end)
+        return run(self._run, function, args, kwargs, self.end)
 
-    async def run_part(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def run_part(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, T]:
         """Run a part of what is one piece of work: what is its own it keeps for the next part."""
-        return await run(self._run, function, args, kwargs, self.pause)
+        return run(self._run, function, args, kwargs, self.pause)
 
     def _run(
         self,
@@ -47,7 +51,7 @@ class Call(dict[str, Any]):
         kwargs: dict[str, Any],
         after: Callable[[], None],
     ) -> T:
-        self.enter()
+        getcurrent().wrappers = self  # type: ignore[attr-defined]
         try:
             if self.paused:
                 self._resume()
@@ -90,8 +94,12 @@ class Call(dict[str, Any]):
         if not self:
             return
         if len(self) == 1 and not self.shared:  # as nearly always
-            with shielded(port.ENDING):
-                end(*self.popitem())
+            alias, wrapper = self.popitem()
+            if getattr(wrapper, "_kept", None) is not None and wrapper._lease is None:
+                end(alias, wrapper)  # waits for nothing
+            else:
+                with shielded(port.ENDING):
+                    end(alias, wrapper)
             return
         with shielded(port.ENDING), ExitStack() as ends:
             ends.callback(self.clear)

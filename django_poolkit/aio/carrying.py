@@ -28,9 +28,11 @@ def adopt(alias: str, wrapper: Any) -> None:
         return
     # Who looks at the statements of a block of async code, or puts wrappers around them, does so
     # on the loop's; a middleware's are on the thread's.
-    chosen = next(
-        (each for each in known if each.execute_wrappers or each.queries_logged), known[0]
-    )
+    chosen = known[0]
+    for each in known:
+        if each.execute_wrappers or each.queries_logged:
+            chosen = each
+            break
     wrapper.execute_wrappers = chosen.execute_wrappers
     wrapper.queries_log = chosen.queries_log
     wrapper.force_debug_cursor = chosen.force_debug_cursor

@@ -3,6 +3,8 @@
 Django finds the engine of an alias, and has a wrapper and its six parts set themselves up, and
 each of them find out for itself what is the same for all. Here that is done once. A wrapper that
 has been made so is a new one, as far as anybody can tell: what could change is its own.
+
+One that nobody else has kept hold of is that of the next call (`keeping.py`).
 """
 
 from __future__ import annotations
@@ -16,11 +18,15 @@ from functools import wraps
 from types import FunctionType, ModuleType, NoneType
 from typing import Any, Final
 
+from django.core.signals import setting_changed
 from django.db import connections
 
+from django_poolkit.aio import keeping
 from django_poolkit.backends.postgresql.base import PooledDatabaseWrapperMixin
 from django_poolkit.pools.bridge.driver import bridging
 
+# On the function of ours that makes wrappers.
+_MARK: Final = "_poolkit_makes"
 # Our own engines, and none derived from them, whose wrappers may do what they like as they begin.
 _OURS: Final = {"django_poolkit.backends.postgresql.base", "django_poolkit.backends.postgis.base"}
 _PARTS: Final = ("client", "creation", "features", "introspection", "ops", "validation")
@@ -45,7 +51,19 @@ def making(create: Callable[[str], Any]) -> Callable[[str], Any]:
             _models[alias] = model
         return model.wrapper()
 
+    vars(make)[_MARK] = True
     return make
+
+
+def again(alias: str) -> Any:
+    """Return the wrapper of a call that has ended, for another one; None where there is none.
+
+    Nor is there where somebody has put a function in the place of ours, which makes them.
+    """
+    model = _models.get(alias)
+    if model is None or not hasattr(connections.create_connection, _MARK):
+        return None
+    return keeping.again(alias, model) if model.fits() else None
 
 
 class Model:
@@ -57,7 +75,6 @@ class Model:
         for name in _ZONES:
             getattr(wrapper, name)
         self._wrapper = wrapper
-        self._zone = _zone(wrapper)
         self._found = wrapper._seen
         own = dict(vars(wrapper))
         self._parts: list[tuple[str, type[Any], dict[str, Any]]] = [
@@ -90,7 +107,7 @@ class Model:
         if wrapper.settings_dict is not connections.settings.get(wrapper.alias):
             return False
         wrapper._found()  # which compares the settings with what it has found by them
-        return wrapper._seen is self._found and self._zone == _zone(wrapper)
+        return wrapper._seen is self._found
 
     def wrapper(self) -> PooledDatabaseWrapperMixin:
         """Return another one, for a call in this thread."""
@@ -107,6 +124,7 @@ class Model:
             part.connection = made
             if more:
                 vars(part).update(more)
+        made._kept = keeping.Kept(self, made, _PARTS)
         return made
 
 
@@ -117,7 +135,10 @@ def _but_connection(part: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(part).items() if name != "connection"}
 
 
-def _zone(wrapper: Any) -> list[Any]:
-    """Return what a wrapper would find out now of time zones, and not what it has kept."""
-    kind = type(wrapper)
-    return [getattr(kind, name).func(wrapper) for name in _ZONES]
+def _forget(*, setting: str, **_: Any) -> None:
+    """Begin anew where wrappers would find out something else now, as Django has its own do."""
+    if setting in {"TIME_ZONE", "USE_TZ"}:
+        _models.clear()
+
+
+setting_changed.connect(_forget, dispatch_uid="django_poolkit.aio.making")

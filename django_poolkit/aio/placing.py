@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections, models, router
+from django.db import DEFAULT_DB_ALIAS, connections, models, router
 from django.db.models.manager import BaseManager
 from django.db.models.query import RawQuerySet, prefetch_related_objects
 from django.db.utils import load_backend
@@ -61,6 +61,8 @@ class Placing:
         """
         owner = getattr(function, "__self__", None)
         if isinstance(owner, _OWNERS):
+            if isinstance(owner, models.QuerySet) and _is_plain(owner):
+                return DEFAULT_DB_ALIAS not in self.left
             return not self.left or self.left.isdisjoint(_aliases_of(owner, kwargs))
         if function is list:
             return len(args) == 1 and isinstance(args[0], _WHOLE)
@@ -69,6 +71,13 @@ class Placing:
         if getattr(function, "__qualname__", "") == _SAVING:
             return not self.left or _enclosed(function, "using") not in self.left
         return False
+
+
+def _is_plain(queryset: Any) -> bool:
+    """Return whether the default is all that a queryset can ask, as nearly always."""
+    return not (
+        queryset._db or queryset._hints or queryset._prefetch_related_lookups or router.routers
+    )
 
 
 def _aliases_of(owner: Any, kwargs: Mapping[str, Any]) -> Iterator[str]:

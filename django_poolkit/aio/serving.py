@@ -46,6 +46,8 @@ def end(alias: str, wrapper: Any) -> None:
     if isinstance(wrapper, PooledDatabaseWrapperMixin) and wrapper._last is not None:
         _rested.leases[alias], wrapper._last = wrapper._last, None
     wrapper.close()
+    if (kept := getattr(wrapper, "_kept", None)) is not None:
+        kept.rest(alias)
 
 
 def throw_away(wrapper: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django_poolkit.aio import making
 from django_poolkit.aio.calls import call_of_bridge
 from django_poolkit.aio.turns import node_of
 from django_poolkit.backends import own
@@ -30,7 +31,9 @@ class Storage:
         call = call_of_bridge()
         if call is not None:
             if (wrapper := call.find(alias)) is None:
-                raise AttributeError(alias)  # so Django's handler makes one
+                if (wrapper := making.again(alias)) is None:
+                    raise AttributeError(alias)  # so Django's handler makes one
+                call.own(alias, wrapper)
             return wrapper
         if (node := node_of(alias)) is not None:
             return node.wrapper

@@ -53,8 +53,11 @@ class AwaitingMixin(HoldingMixin):
             or getattr(self.connect, "__func__", None) is not connects
         ):
             return False
-        with self.wrap_database_errors:
+        try:
             self._open(found)
+        except Exception:
+            with self.wrap_database_errors:
+                raise
         self._met = True
         return True
 

@@ -60,6 +60,7 @@ class LeasingMixin(ShortWayMixin):
         self._hand: Callable[[], object | None] = no_lease  # leads to who is in pinned()
         self._watch: Watch | None = None  # of the present lease, where it is observed
         self._bridged = False  # whether it is one call's in the bridge, which ends its leases
+        self._kept: Any = None  # by what it goes to the next call, where it is one call's
         self._node: Any = None  # by which calls in the bridge take turns on it
         self.blocks = 0
         """How many blocks of async code it is held by."""

@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Callable, Generator
-from contextvars import Context
+from collections.abc import Generator
 from time import monotonic
 from typing import Any, Final
 
 import psycopg
-from psycopg.waiting import Ready, Wait
+from psycopg.waiting import Wait
 
 from django_poolkit.pools.bridge.driver import BridgeGreenlet, await_only
 from django_poolkit.pools.bridge.greenlets import GreenletExit, getcurrent
 from django_poolkit.pools.bridge.lock import HybridLock
 from django_poolkit.pools.bridge.shields import shielded
+from django_poolkit.pools.bridge.sockets import Readiness, ready, sockets_of
 from django_poolkit.pools.deadline import current
 from django_poolkit.pools.postgres import port, task_wait
 from django_poolkit.pools.postgres.connection import PoolConnection
 
 _READ: Final = int(Wait.R)
 _WRITE: Final = int(Wait.W)
-_IS_READABLE: Final = int(Ready.R)
-_IS_WRITABLE: Final = int(Ready.W)
 # Seconds for which a call may go from wait to wait without one that is none.
 _BUSY: Final = 0.005
 
@@ -75,9 +73,9 @@ def read(connection: PoolConnection, gen: Steps, seconds: float | None = None) -
         fileno = connection.pgconn.socket
         while True:
             # A socket is nearly always writable.
-            if not (wanted & _WRITE) or not (ready := _ready_now(call, fileno, wanted)):
-                ready = _suspend(call, fileno, wanted, until)
-            wanted = gen.send(ready)
+            if not (wanted & _WRITE) or not (found := _ready_now(call, fileno, wanted)):
+                found = _suspend(call, fileno, wanted, until)
+            wanted = gen.send(found)
             if until is not None and monotonic() >= until:
                 raise psycopg.errors._WaitTimeout("wait timeout expired")
     except StopIteration as end:
@@ -89,73 +87,19 @@ def read(connection: PoolConnection, gen: Steps, seconds: float | None = None) -
 def _suspend(call: BridgeGreenlet, fileno: int, wanted: int, until: float | None) -> int:
     """Return for what the socket is ready, 0 where the time is up first."""
     loop = call.loop
-    socket = _Socket(loop=loop)
+    sockets, waits = sockets_of(loop), Readiness(loop=loop)
+    waits.wanted = wanted
     timer = None
     if until is not None:
-        timer = loop.call_later(max(0.0, until - monotonic()), socket.wake, 0)
-    if wanted & _READ:
-        loop.add_reader(fileno, socket.wake, _IS_READABLE)
-    if wanted & _WRITE:
-        loop.add_writer(fileno, socket.wake, _IS_WRITABLE)
+        timer = loop.call_later(max(0.0, until - monotonic()), waits.wake, 0)
     try:
-        return await_only(socket)
+        sockets.arm(fileno, waits)
+        return await_only(waits)
     finally:
         call.suspended = monotonic()
         if timer is not None:
             timer.cancel()
-        if not loop.is_closed():  # else nobody looks at the socket any more
-            if wanted & _READ:
-                loop.remove_reader(fileno)
-            if wanted & _WRITE:
-                loop.remove_writer(fileno)
-
-
-class _Socket(asyncio.Future[int]):
-    """For what a socket is ready, as a future that resumes its task in the turn it is woken.
-
-    One of asyncio's has the loop do so in its next turn, and to look at all sockets in between.
-    """
-
-    _resume: Callable[[Any], object] | None = None
-    _context: Context | None
-
-    def wake(self, ready: int) -> None:
-        """Resume who waits. Called by the loop, and so in no task."""
-        if self.done():
-            return
-        self.set_result(ready)
-        if (resume := self._resume) is not None:
-            self._resume = None
-            if self._context is None:
-                resume(self)
-            else:
-                self._context.run(resume, self)
-
-    def cancel(self, msg: Any = None) -> bool:
-        """Cancel it, as asyncio does: who cancels is a task, so that the loop resumes."""
-        if not super().cancel(msg):
-            return False
-        if (resume := self._resume) is not None:
-            self._resume = None
-            self.get_loop().call_soon(resume, self, context=self._context)
-        return True
-
-    def add_done_callback(
-        self, fn: Callable[[Any], object], /, *, context: Context | None = None
-    ) -> None:
-        """Have a function called when it is woken; of several the first is called at once."""
-        if self._resume is None and not self.done():
-            self._resume, self._context = fn, context
-        else:
-            super().add_done_callback(fn, context=context)
-
-    def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:
-        """Have a function not called; return how often it would have been."""
-        removed = super().remove_done_callback(fn)
-        if self._resume == fn:
-            self._resume = None
-            removed += 1
-        return removed
+        sockets.disarm(fileno, waits)
 
 
 def _ready_now(call: BridgeGreenlet, fileno: int, wanted: int) -> int:
@@ -164,12 +108,8 @@ def _ready_now(call: BridgeGreenlet, fileno: int, wanted: int) -> int:
         _let_others_run(call)
     poller = select.poll()
     poller.register(fileno, (wanted & _READ and select.POLLIN) | select.POLLOUT)
-    ready = 0
-    for _, event in poller.poll(0):
-        ready |= (event & ~select.POLLOUT and _IS_READABLE) | (
-            event & ~select.POLLIN and _IS_WRITABLE
-        )
-    return ready & wanted
+    found = poller.poll(0)
+    return ready(found[0][1]) & wanted if found else 0
 
 
 def _let_others_run(call: BridgeGreenlet) -> None:
