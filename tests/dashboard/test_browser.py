@@ -75,7 +75,7 @@ def test_it_shows_charts_and_can_be_read_by_all(opened: Open, scheme: str) -> No
     expect(figure.locator("svg[role=img]")).to_have_attribute("aria-label", label)
     points = figure.locator("polyline").get_attribute("points")
     assert points
-    assert figure.locator("svg").bounding_box()["width"] > 100  # type: ignore[index]
+    assert figure.locator("svg").bounding_box()["width"] > 100
     assert violations(page) == []
 
 
