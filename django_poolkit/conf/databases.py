@@ -5,6 +5,7 @@ Reads the mapping that Django made of the setting, or one that a test changed; n
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -28,6 +29,12 @@ _OURS_TO_SET: Final = ("conninfo", "kwargs", "connection_class", "open")
 _OF_THE_POOL: Final = frozenset(
     {"preset", *SERVER_GUARDS, *PoolConfig.__dataclass_fields__} - {"guards", "reset_callback"}
 )
+
+# What stands in OPTIONS beside them: psycopg.connect()'s parameters, Django's, and ours.
+_OF_DJANGO: Final = (
+    "autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory",
+    "assume_role", "isolation_level", "server_side_binding", "pool", "hosts",
+)  # fmt: skip
 
 
 def pool_config(alias: str, database: Mapping[str, Any]) -> PoolConfig | None:
@@ -77,6 +84,24 @@ def _refuse_misplaced(path: str, options: Mapping[str, Any]) -> None:
             raise ImproperlyConfigured(
                 f"{path}['OPTIONS'][{key!r}] is an option of the pool: write it as "
                 f"{path}['OPTIONS']['pool'][{key!r}]."
+            )
+
+
+def _refuse_unknown(path: str, options: Mapping[str, Any]) -> None:
+    """Refuse what nobody takes: libpq would say so at each connect, and each acquire wait for it.
+
+    At the start, of our own engines: one that is derived from them may take options of its own.
+    """
+    from psycopg import pq  # loads the driver
+
+    known = {*_OF_DJANGO, *(option.keyword.decode() for option in pq.Conninfo.get_defaults())}
+    for key in options:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ImproperlyConfigured(
+                f"{path}[{key!r}]: neither Django nor libpq {pq.version_pretty(pq.version())} has "
+                f"such an option.{hint}"
             )
 
 
@@ -152,7 +177,8 @@ def verify_database(alias: str, database: Mapping[str, Any]) -> None:
     """Check one entry of `DATABASES`, as `verify_databases()` does for all."""
     engine = database.get("ENGINE", "")
     if engine in ENGINES:
-        pool_config(alias, database)
+        if pool_config(alias, database) is not None:
+            _refuse_unknown(f"DATABASES[{alias!r}]['OPTIONS']", database.get("OPTIONS", {}))
         hosts_of(alias, database)
     elif engine.startswith("django.db.backends."):
         _refuse_hosts(alias, engine, database.get("OPTIONS", {}))

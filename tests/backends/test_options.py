@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from django.db import OperationalError, connections
 from django.db import connection as default_connection
 from django.db.backends.signals import connection_created
 from django.test import override_settings
-from psycopg import IsolationLevel
+from psycopg import Connection, IsolationLevel
+from psycopg.pq import Conninfo
 
 from django_poolkit import PoolTimeout, registry
 from django_poolkit.apps import PoolkitConfig
-from django_poolkit.conf.databases import pool_config, verify_databases
+from django_poolkit.conf.databases import pool_config, verify_database, verify_databases
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.postgres import ConnectionPool
 
@@ -387,6 +389,32 @@ def test_an_option_beside_the_pool_is_told_its_place(key: str) -> None:
 def test_what_libpq_takes_as_well_may_stand_beside_the_pool() -> None:
     options = {"connect_timeout": 3, "keepalives_idle": 30, "sslmode": "require"}
     assert pool_config("default", {"OPTIONS": options}) == PoolConfig()
+
+
+ENGINE = "django_poolkit.backends.postgresql"
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"), [("sslmod", "sslmode"), ("aplication_name", "application_name"), ("x", None)]
+)
+def test_an_option_that_nobody_takes_is_refused_at_the_start(key: str, meant: str | None) -> None:
+    with pytest.raises(ImproperlyConfigured) as caught:
+        verify_database("other", {"ENGINE": ENGINE, "OPTIONS": {key: "s3cret"}})
+    said = str(caught.value)
+    assert said.startswith(f"DATABASES['other']['OPTIONS'][{key!r}]: neither Django nor libpq")
+    assert said.endswith(f"Did you mean {meant!r}?" if meant else "such an option.")
+    assert "s3cret" not in said
+    verify_database("other", {"ENGINE": ENGINE, "OPTIONS": {"pool": False, key: 1}})
+    # An engine of one's own may take it.
+    verify_database("other", {"ENGINE": "shop.backend", "OPTIONS": {key: 1}})
+
+
+def test_what_django_psycopg_and_libpq_take_is_let_pass() -> None:
+    taken = {each.keyword.decode(): "1" for each in Conninfo.get_defaults()}
+    psycopgs = set(signature(Connection.connect).parameters) - {"conninfo", "kwargs"}
+    djangos = {"assume_role": "app", "isolation_level": IsolationLevel.SERIALIZABLE}
+    options = {**taken, **dict.fromkeys(psycopgs), **djangos, "server_side_binding": True}
+    verify_database("other", {"ENGINE": ENGINE, "OPTIONS": options})
 
 
 def test_persistent_connections_are_refused_with_a_pool(wrapper: Any) -> None:
