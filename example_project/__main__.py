@@ -3,10 +3,13 @@
 import sys
 
 from example_project.bootstrap import enter
+from example_project.options import parse
 
 
 def main() -> int:
     """Enter the environment, then run what the command line asks for."""
+    if sys.argv[1:2] != ["manage"] and {"-h", "--help"}.intersection(sys.argv):
+        parse(["--help"])
     arguments = enter("example_project", ["demo"])
     # Only now: these need what the environment brings.
     if arguments[:1] == ["manage"]:

@@ -24,10 +24,11 @@ from rich.table import Table
 from example_project.bootstrap import ROOT
 from example_project.load import Plan, drive, drive_alone
 from example_project.measures import Measures
+from example_project.options import WORKERS
 from example_project.processes import ChildFailed, url_of
 from example_project.report import milliseconds
 from example_project.runs import CROWD_MIX, UPSTREAM_SECONDS
-from example_project.serving import WORKERS, Shape, site
+from example_project.serving import Shape, site
 from example_project.verdicts import Verdict
 
 PAUSE: Final = 2.0

@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from example_project.serving import WORKERS
-
+# Nothing that needs the environment is imported here: --help makes none.
 PORT = 8000
+WORKERS = 2
+"""Processes that serve the site."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

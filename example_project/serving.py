@@ -17,11 +17,11 @@ from pathlib import Path
 
 from django_poolkit.testing import Node
 from django_poolkit.testing.pgbouncer import PgBouncer
+from example_project.options import WORKERS
 from example_project.processes import Child, ChildFailed, listen, url_of
 from example_project.runs import UPSTREAM_SECONDS
 from example_project.upstream import CONNECTIONS, PEAK
 
-WORKERS = 2
 START_SECONDS = 60.0
 
 

@@ -29,12 +29,11 @@ from example_project.bootstrap import ROOT
 from example_project.limits import LimitTooLow
 from example_project.load import Plan, drive, drive_alone
 from example_project.measures import Measures
-from example_project.options import parse
+from example_project.options import WORKERS, parse
 from example_project.processes import ChildFailed, listen, run_to_end, url_of
 from example_project.runs import EVERYDAY_MIX, Run, loads, runs_of, runs_through_pgbouncer
 from example_project.sampling import Sampler
 from example_project.serving import (
-    WORKERS,
     Shape,
     async_site,
     database_environment,

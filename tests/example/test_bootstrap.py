@@ -99,3 +99,13 @@ def test_the_django_that_was_asked_for_is_taken():
 )
 def test_a_version_that_only_begins_alike_is_another_series(version, series, expected):
     assert is_of(version, series) is expected
+
+
+def test_help_needs_no_environment():
+    # Without the site's packages, as where nothing has been installed yet.
+    command = [sys.executable, "-S", "-m", "example_project", "--check", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: python3 -m example_project ")
+    assert "--flood N" in done.stdout
