@@ -92,15 +92,15 @@ def _refuse_unknown(path: str, options: Mapping[str, Any]) -> None:
 
     At the start, of our own engines: one that is derived from them may take options of its own.
     """
-    from psycopg import pq  # loads the driver
+    from django_poolkit.pools.postgres import libpq  # loads the driver
 
-    known = {*_OF_DJANGO, *(option.keyword.decode() for option in pq.Conninfo.get_defaults())}
+    known = {*_OF_DJANGO, *libpq.options()}
     for key in options:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ImproperlyConfigured(
-                f"{path}[{key!r}]: neither Django nor libpq {pq.version_pretty(pq.version())} has "
+                f"{path}[{key!r}]: neither Django nor libpq {libpq.version()} has "
                 f"such an option.{hint}"
             )
 
