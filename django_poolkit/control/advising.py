@@ -30,6 +30,10 @@ _UNEXPLAINED: Final = (
     "That is more than the model explains: bursts within seconds, connects, a pause, a share",
     "of the pool, or a machine that has no time. No size mends that part of it.",
 )
+_CAREFUL: Final = (
+    "That is far less than the model expects of callers who come whether others wait or not. Where",
+    "each comes back only after its answer, say how many one process has: --threads NUMBER.",
+)
 _ENDLESS: Final = (
     f"Not even {LARGEST} connections keep the target: leases last too long, or are too many.",
     "See what holds them: poolstatus --leases.",
@@ -132,7 +136,7 @@ def _measured(pool: PoolAdvice, question: Question) -> Iterator[tuple[str, str]]
         held = _number(load.held, "connection is", "connections are")
         yield f"{held} held all the time beside that: poolstatus --leases shows by whom.", "warn"
     if pool.comparable:
-        yield from _held_against(pool)
+        yield from _held_against(pool, question)
 
 
 def _origin(pool: PoolAdvice, question: Question) -> str:
@@ -157,7 +161,7 @@ def _rate(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _held_against(pool: PoolAdvice) -> Iterator[tuple[str, str]]:
+def _held_against(pool: PoolAdvice, question: Question) -> Iterator[tuple[str, str]]:
     """Yield what was really waited, and whether the model knows it."""
     waits, now = pool.kind.waits, pool.now
     assert waits is not None
@@ -171,6 +175,13 @@ def _held_against(pool: PoolAdvice) -> Iterator[tuple[str, str]]:
     below = BUCKETS if waits.p99 is None else [b for b in BUCKETS if b < waits.p99]
     if max(below, default=0.0) > 2 * max(now.p99, 0.005):
         yield from _all(_UNEXPLAINED, "warn")
+    elif (
+        pool.word == "small"
+        and question.threads is None
+        and waits.p99 is not None
+        and waits.p99 < now.p99 / 4
+    ):
+        yield from _all(_CAREFUL, "warn")
 
 
 def _advised(pool: PoolAdvice, question: Question) -> Iterator[tuple[str, str]]:

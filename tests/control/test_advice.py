@@ -218,6 +218,15 @@ def test_what_the_model_does_not_explain_is_said() -> None:
     assert "more than the model explains" not in shown(ask(process(rate=50.0)))
 
 
+def test_what_the_model_fears_and_nobody_waited_is_said() -> None:
+    # As visitors are who ask for their next page when they have the one before.
+    few = process(rate=95.0, size=2, waits={"ms5": 60}, waited=60)
+    assert "far less than the model expects" in shown(ask(few))
+    with_threads = shown(ask(few, question=Question(threads=3)))
+    assert "far less than the model expects" not in with_threads
+    assert "far less than the model expects" not in shown(ask(process(rate=50.0)))
+
+
 def test_connections_that_are_held_are_told() -> None:
     found = ask(process(held=[100.0, 100.0, 100.0]))
     assert "3 connections are held all the time" in shown(found)
