@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import statistics
 import sys
-import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
-from time import perf_counter, process_time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import process_time
 from typing import Any
 
 import django
 from django.conf import settings
 
 from django_poolkit.testing import Cluster, Node
+from tests.benchmarks.async_measure import at_once, one_at_a_time, quiet
+from tests.benchmarks.peers import Contestant, Unavailable, Worker, interpreter_of
 
 SYNC = "sync, pooled"
 OURS = "ours, on the loop"
 DJANGO = "Django's, under ASGI"
 SHARED = "Django's, one thread"
+NATIVE = "django-async-backend"
 
 READING = f"""
 contestants:
@@ -35,6 +37,8 @@ contestants:
   {DJANGO}  the same as Django has it, on its own engine and pool: a thread context for
                         each request, closed with its connections at the request's end
   {SHARED}  the same without such a context: one thread for all of them
+  {NATIVE}  its aget(), on psycopg's AsyncConnectionPool, in a process and an environment of its
+                        own; a task's connection goes back at its request's end
 
 how to read the tables:
   The first: one query at a time, a request for each. "cpu" is the median over the rounds of the
@@ -53,20 +57,18 @@ examples:
 """
 
 Row = dict[str, Any]
-Work = Callable[[], Awaitable[object]]
 CONNECTIONS = 10
-QUERIES = 3
+POOL = {"min_size": 1, "max_size": CONNECTIONS, "timeout": 60.0}
 
 
 def configure(node: Node) -> None:
     """Set Django up with two ways to one database, and the ORM on the loop for ours."""
     entry = node.django_settings()
-    pool = {"min_size": 1, "max_size": CONNECTIONS, "timeout": 60.0}
     ours = {
         "ENGINE": "django_poolkit.backends.postgresql",
-        "OPTIONS": {"pool": {**pool, "mode": "transaction"}},
+        "OPTIONS": {"pool": {**POOL, "mode": "transaction"}},
     }
-    stock = {"ENGINE": "django.db.backends.postgresql", "OPTIONS": {"pool": pool}}
+    stock = {"ENGINE": "django.db.backends.postgresql", "OPTIONS": {"pool": POOL}}
     settings.configure(
         USE_TZ=True,
         INSTALLED_APPS=["django_poolkit", "tests.app"],
@@ -137,46 +139,29 @@ def in_sync(times: int) -> float:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Have no garbage collected meanwhile."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+def native(node: Node, loop: str, *, fetch: bool) -> Iterator[Worker | None]:
+    """Have django-async-backend take part; say why where it cannot."""
+    contestant = Contestant(
+        NATIVE,
+        "django_async_backend.db.backends.postgresql",
+        settings={"LOOP": loop},
+        options={"pool": POOL},
+        package="django-async-backend uvloop",
+    )
+    with ExitStack() as stack:
+        try:
+            python = interpreter_of(contestant, fetch=fetch)
+            script = Path(__file__).with_name("async_orm_worker.py")
+            worker = Worker(contestant, python, node, script)
+            stack.callback(worker.close)
+            worker.ask(do="queries", times=1)
+        except Unavailable as reason:
+            print(f"without {NATIVE}: {reason}", file=sys.stderr)
+            worker = None
+        yield worker
 
 
-async def one_at_a_time(request: Callable[[int], Awaitable[object]], times: int) -> float:
-    """Return the CPU of one query, in microseconds."""
-    with quiet():
-        started = process_time()
-        for _ in range(times):
-            await request(1)
-        return (process_time() - started) / times * 1e6
-
-
-async def at_once(request: Callable[[int], Awaitable[object]], tasks: int) -> tuple[float, ...]:
-    """Return the CPU of one request in microseconds, requests a second, and the most threads."""
-    most, over = 0, threading.Event()
-
-    async def look() -> None:
-        nonlocal most
-        while not over.is_set():
-            most = max(most, threading.active_count())
-            await asyncio.sleep(0.005)
-
-    looking = asyncio.create_task(look())
-    with quiet():
-        cpu, wall = process_time(), perf_counter()
-        await asyncio.gather(*(request(QUERIES) for _ in range(tasks)))
-        cpu, wall = process_time() - cpu, perf_counter() - wall
-    over.set()
-    await looking
-    return cpu / tasks * 1e6, tasks / wall, most
-
-
-def queries(run: Callable[[Any], Any], rounds: int, times: int) -> list[Row]:
+def queries(run: Callable[[Any], Any], rounds: int, times: int, worker: Worker | None) -> list[Row]:
     """Return the first table."""
     works: dict[str, Callable[[], float]] = {
         SYNC: lambda: in_sync(times),
@@ -184,6 +169,8 @@ def queries(run: Callable[[Any], Any], rounds: int, times: int) -> list[Row]:
         DJANGO: lambda: run(one_at_a_time(under_asgi, times)),
         SHARED: lambda: run(one_at_a_time(shared, times)),
     }
+    if worker is not None:
+        works[NATIVE] = lambda: float(worker.ask(do="queries", times=times)["found"])
     found: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
         for name, work in works.items():
@@ -196,16 +183,24 @@ def queries(run: Callable[[Any], Any], rounds: int, times: int) -> list[Row]:
     ]
 
 
-def crowds(run: Callable[[Any], Any], rounds: int, sizes: Iterable[int]) -> list[Row]:
+def crowds(
+    run: Callable[[Any], Any], rounds: int, sizes: Iterable[int], worker: Worker | None
+) -> list[Row]:
     """Return the second table."""
     rows = []
+    works: dict[str, Callable[[int], tuple[float, ...]]] = {
+        OURS: lambda tasks: run(at_once(on_loop, tasks)),
+        DJANGO: lambda tasks: run(at_once(under_asgi, tasks)),
+    }
+    if worker is not None:
+        works[NATIVE] = lambda tasks: tuple(worker.ask(do="crowd", tasks=tasks)["found"])
     for tasks in sizes:
-        found: dict[str, list[tuple[float, ...]]] = {OURS: [], DJANGO: []}
+        found: dict[str, list[tuple[float, ...]]] = {name: [] for name in works}
         for number in range(rounds + 1):
-            ours, theirs = run(at_once(on_loop, tasks)), run(at_once(under_asgi, tasks))
-            if number:  # the first connects
-                found[OURS].append(ours)
-                found[DJANGO].append(theirs)
+            for name, work in works.items():
+                figures = work(tasks)
+                if number:  # the first connects
+                    found[name].append(figures)
         for name, several in found.items():
             cpu, rate, threads = (list(each) for each in zip(*several, strict=True))
             rows.append(
@@ -235,16 +230,26 @@ def ratios(first: list[Row], second: list[Row]) -> Iterator[str]:
     """Yield what the figures come to."""
     for kind in ("cpu", "least"):
         us = {row["contestant"]: row[kind] for row in first}
-        yield (
-            f"{kind}: ours takes {us[OURS] / us[SYNC]:.2f} x the sync call, "
-            f"{us[OURS] / us[DJANGO]:.2f} x Django's under ASGI, "
-            f"{us[OURS] / us[SHARED]:.2f} x Django's on one thread"
+        others = ", ".join(
+            f"{us[OURS] / us[name]:.2f} x {of}"
+            for name, of in (
+                (SYNC, "the sync call"),
+                (DJANGO, "Django's under ASGI"),
+                (SHARED, "Django's on one thread"),
+                (NATIVE, NATIVE),
+            )
+            if name in us
         )
-    for ours, theirs in zip(second[::2], second[1::2], strict=True):
-        yield (
-            f"{ours['tasks']} tasks: ours takes {ours['cpu'] / theirs['cpu']:.2f} x the CPU of "
-            f"Django's, and serves {ours['requests/s'] / theirs['requests/s']:.2f} x as many"
-        )
+        yield f"{kind}: ours takes {others}"
+    ours = {row["tasks"]: row for row in second if row["contestant"] == OURS}
+    for row in second:
+        if row["contestant"] != OURS:
+            mine = ours[row["tasks"]]
+            yield (
+                f"{row['tasks']} tasks: ours takes {mine['cpu'] / row['cpu']:.2f} x the CPU of "
+                f"{row['contestant']}, and serves {mine['requests/s'] / row['requests/s']:.2f} x "
+                "as many"
+            )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -256,6 +261,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--queries", type=int, default=200, help="of each round")
     parser.add_argument("--tasks", type=int, nargs="+", default=[50, 500])
     parser.add_argument("--uvloop", action="store_true")
+    parser.add_argument("--no-fetch", action="store_true", help="have pip fetch nothing")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
@@ -265,9 +271,17 @@ def main(arguments: list[str] | None = None) -> None:
         factory = uvloop.new_event_loop
     with Cluster() as cluster:
         configure(cluster.primary)
-        with table(cluster.primary), asyncio.Runner(loop_factory=factory) as runner:
-            first = queries(runner.run, options.rounds, options.queries)
-            second = crowds(runner.run, max(1, options.rounds // 4), options.tasks)
+        with (
+            table(cluster.primary),
+            native(
+                cluster.primary,
+                "uvloop" if options.uvloop else "asyncio",
+                fetch=not options.no_fetch,
+            ) as worker,
+            asyncio.Runner(loop_factory=factory) as runner,
+        ):
+            first = queries(runner.run, options.rounds, options.queries, worker)
+            second = crowds(runner.run, max(1, options.rounds // 4), options.tasks, worker)
             runner.run(ended())
     if options.json:
         json.dump({"queries": first, "crowds": second}, sys.stdout)

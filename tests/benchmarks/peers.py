@@ -71,6 +71,7 @@ class Contestant:
     settings: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     package: str | None = None
+    """One, or several with blanks between."""
     by_statement: bool = False
 
     def database(self, node: Node) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def interpreter_of(contestant: Contestant, *, fetch: bool) -> str:
         pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
         for command in (
             [sys.executable, "-m", "venv", "--clear", str(home)],
-            [*pip, *kit, binary, contestant.package],
+            [*pip, *kit, binary, *contestant.package.split()],
         ):
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
