@@ -34,7 +34,7 @@ def pool(request: pytest.FixtureRequest, transactional_db: None) -> Iterator[Con
     alias["OPTIONS"] = {"pool": {"max_size": 2, "timeout": PATIENCE, "mode": request.param}}
     pool: ConnectionPool = connection.pool  # type: ignore[attr-defined]
     try:
-        asyncpg = {"default": {"max_size": 1, "timeout": PATIENCE}}
+        asyncpg = {"default": {"max_size": 1, "TIMEOUT": PATIENCE}}
         with override_settings(POOLKIT={"ASYNCPG": asyncpg}):
             yield pool
             connection.close()

@@ -240,7 +240,7 @@ def test_an_exhausted_pool_is_answered_503(pool: ConnectionPool, kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", ["asyncpg", "sqlalchemy"])
-@override_settings(POOLKIT={"ASYNCPG": {"default": {"max_size": 1, "timeout": 0.05}}})
+@override_settings(POOLKIT={"ASYNCPG": {"default": {"max_size": 1, "TIMEOUT": 0.05}}})
 def test_so_is_one_of_asyncpg(pool: ConnectionPool, kind: str) -> None:
     async def main() -> None:
         async with asyncpg_pools["default"].lease(PATIENCE):
