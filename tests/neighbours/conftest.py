@@ -15,6 +15,13 @@ from django_poolkit.pools.postgres import ConnectionPool
 connection: Any = default_connection
 
 
+@pytest.fixture(scope="module", params=["session", "transaction"])
+def mode(request: pytest.FixtureRequest) -> str:
+    """How long a lease lasts."""
+    chosen: str = request.param
+    return chosen
+
+
 @pytest.fixture
 def pooled(transactional_db: None) -> Iterator[Callable[..., ConnectionPool]]:
     """Return a function that sets the options of the default alias, and returns its pool.

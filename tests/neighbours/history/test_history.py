@@ -19,13 +19,6 @@ EVENTS = 5
 Found = dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=["session", "transaction"])
-def mode(request: pytest.FixtureRequest) -> str:
-    """How long a lease lasts."""
-    chosen: str = request.param
-    return chosen
-
-
 @pytest.fixture(scope="module")
 def found(primary: Node, mode: str) -> Iterator[Found]:
     """What came of it when four visitors wrote at the same time, on a pool of two."""

@@ -16,13 +16,6 @@ ROUNDS = 3 * 100
 Found = dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=["session", "transaction"])
-def mode(request: pytest.FixtureRequest) -> str:
-    """How long a lease lasts."""
-    chosen: str = request.param
-    return chosen
-
-
 @pytest.fixture(scope="module")
 def found(primary: Node, mode: str) -> Iterator[Found]:
     """What came of it when three threads locked each other out, on a pool of two."""

@@ -16,13 +16,6 @@ Found = dict[str, Any]
 HERE = "tests.neighbours.tasks"
 
 
-@pytest.fixture(scope="module", params=["session", "transaction"])
-def mode(request: pytest.FixtureRequest) -> str:
-    """How long a lease lasts."""
-    chosen: str = request.param
-    return chosen
-
-
 @pytest.fixture(scope="module")
 def found(primary: Node, mode: str) -> Iterator[Found]:
     """What came of it when a worker ran tasks, and the server was restarted twice."""
