@@ -90,10 +90,14 @@ def own_database(node: Node, name: str, *, mode: str) -> Iterator[dict[str, Any]
 
 
 @contextmanager
-def locked(entry: Mapping[str, Any], key: int) -> Iterator[None]:
-    """Hold an advisory lock, from beside all pools, in a database by its entry of `DATABASES`."""
+def locked(entry: Mapping[str, Any], key: int) -> Iterator[Callable[[], set[int]]]:
+    """Hold an advisory lock, from beside all pools, in a database by its entry of `DATABASES`.
+
+    Yields what returns the server processes that wait for one.
+    """
+    query = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     address = {"host": entry["HOST"], "port": entry["PORT"], "dbname": entry["NAME"]}
     account = {"user": entry["USER"], "password": entry["PASSWORD"]}
     with psycopg.connect(**address, **account, autocommit=True) as holder:
         holder.execute("SELECT pg_advisory_lock(%s)", [key])
-        yield
+        yield lambda: {pid for (pid,) in holder.execute(query)}

@@ -66,13 +66,15 @@ def idle(worker: Service) -> bool:
 
 def named(worker: Service) -> str:
     """Return where a task's lease is; the server is restarted under it."""
-    with locked(settings.DATABASES["default"], tasks.LOCK):
+    with locked(settings.DATABASES["default"], tasks.LOCK) as waiters:
         tasks.wait.enqueue()
         connection.close()
 
         def waiting() -> list[Any]:
+            # Not any that is active: the worker looks for work in between. Who waits goes on to.
+            backends = waiters()
             status = worker.status() or {"leases": []}
-            return [each for each in status["leases"] if each["status"] == "active"]
+            return [each for each in status["leases"] if each["backend_pid"] in backends]
 
         (lease,) = wait_until(waiting, PATIENCE)
         ask_for_restart()
