@@ -187,8 +187,16 @@ ENTRIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
-@pytest.mark.parametrize("engine", PEERS)
+# What geventpool takes of OPTIONS is refused by libpq for everybody else.
+PAIRS = [
+    pytest.param(engine, entry, id=f"{engine}-{name}")
+    for engine in PEERS
+    for name, entry in ENTRIES.items()
+    if name != "gevent" or "geventpool" in engine
+]
+
+
+@pytest.mark.parametrize(("engine", "entry"), PAIRS)
 def test_what_is_shown_can_be_pasted_and_holds_no_secret(engine: str, entry: dict[str, Any]):
     entry = {**SECRETS, "ENGINE": engine, **entry}
     before = copy.deepcopy(entry)
