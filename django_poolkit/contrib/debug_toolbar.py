@@ -66,7 +66,8 @@ class Record:
     def hear(self, event: str, facts: Mapping[str, Any]) -> None:
         """Take in an event of a pool, in the thread in which it happens."""
         pool = str(facts["pool"])
-        key, last = (_who(), pool), self._last.get((_who(), pool))
+        key = _who(), pool
+        last = self._last.get(key)
         if event == "lease_acquired":
             self.count_here()
             row = LeaseRow(

@@ -6,7 +6,6 @@ Django calls at the end of a request. Everything else here is for those who neve
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, cast
@@ -31,7 +30,6 @@ from django_poolkit.pools.observe import Watch
 from django_poolkit.pools.postgres import ConnectionPool, port
 from django_poolkit.pools.postgres.connection import PoolConnection, no_lease
 from django_poolkit.pools.postgres.leased_cursor import leased
-from django_poolkit.pools.share import current as named_by_hand
 
 _DJANGOS: Final = DatabaseWrapper.create_cursor
 # The parameter that says whether a server is a replica.
@@ -128,13 +126,9 @@ class LeasingMixin(ShortWayMixin):
             self._on_net = True
             net().wrappers.add(self)
         self._scope = None
+        lease.context = purpose.of_caller()  # it may have rested, and been another work's before
         if (scope := request.current()) is not None:
-            lease.context = weakref.ref(scope)  # which knows its leases: no cycle
             self._enter(scope, lease)
-        elif lease.context is not None:
-            lease.context = None  # it rested, and was another work's before
-        if named_by_hand() is not None:
-            lease.context = purpose.of_caller()
 
     def _enter(self, scope: RequestScope, lease: Lease) -> None:
         scope.wrappers.add(self)

@@ -89,14 +89,8 @@ class Leasing:
         return self._pool.aacquire(self._seconds).__await__()
 
     async def __aenter__(self) -> AsyncConnection[Any]:
-        pool = self._pool
-        context = None if pool.context is None else pool.context()
-        try:
-            lease = self._lease = await pool.acquire_as(TaskLease, self._seconds)
-        except PoolError as error:
-            tell_refused(context, error)
-            raise
-        lease.in_block, lease.context = True, tell_lent(context)
+        lease = self._lease = await self._pool.aacquire(self._seconds)
+        lease.in_block = True
         connection: AsyncConnection[Any] = lease.connection
         return connection
 
