@@ -111,8 +111,9 @@ class Advice:
         for shown, server in zip(plain["servers"], self.servers, strict=True):
             if server.budget:
                 shown["budget"] |= {"usable": server.budget.usable, "room": server.budget.room}
-            if server.plan and server.plan.pooler:
-                shown["plan"]["pooler"]["settings"] = dict(server.plan.pooler.settings)
+            for key in ("pooler", "beyond") if server.plan else ():
+                if pooler := getattr(server.plan, key):
+                    shown["plan"][key]["settings"] = dict(pooler.settings)
         for shown, pool in zip(plain["pools"], self.pools, strict=True):
             if pool.load:
                 shown["load"] |= {
@@ -236,7 +237,8 @@ def _of_server(
         return found
     timeout = max(pool.timeout for pool in here)
     parts = [pool.part for pool in both]
-    return replace(found, plan=budgets.plan(parts, found.budget, question.target, timeout=timeout))
+    plan = budgets.plan(parts, found.budget, question.target, timeout=timeout, hosts=question.hosts)
+    return replace(found, plan=plan)
 
 
 def _budget(
@@ -247,14 +249,17 @@ def _budget(
         return None
     counted = ("process",) if question.hosts == 1 else ("process", "elsewhere")
     others = sum(each.connections or 0 for each in server.shares if each.whose not in counted)
-    others += question.hosts * sum(
+    beside = sum(
         pool["max_size"]
         for process in processes
         for pool in process["pools"]
         if pool["kind"] == "asyncpg" and set(pool["aliases"]) & set(server.aliases)
     )
     reserved = 3 if server.reserved is None else server.reserved  # PostgreSQL's default
-    return Budget(max_connections=most, reserved=reserved, others=others, spare=question.spare)
+    return Budget(
+        max_connections=most, reserved=reserved, others=others + question.hosts * beside,
+        beside=beside, spare=question.spare,
+    )  # fmt: skip
 
 
 # -- what else there is to say

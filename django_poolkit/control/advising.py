@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
-from django_poolkit.control.advice import FINE, LARGEST, WORDS, Advice, PoolAdvice, ServerAdvice
+from django_poolkit.control.advice import FINE, LARGEST, WORDS, Advice, PoolAdvice
+from django_poolkit.control.advising_servers import server_table
 from django_poolkit.control.measured import GIVEN, SINCE_START
 from django_poolkit.control.supposed import Question
 from django_poolkit.control.tables import Cell, Table, duration, printable
-from django_poolkit.pools.budget import Plan
+from django_poolkit.control.wording import counted, percent, seconds, toned
 from django_poolkit.pools.queueing import Prediction
 from django_poolkit.pools.sizing import Rule
 from django_poolkit.pools.stats import BUCKETS
@@ -41,34 +42,15 @@ _ENDLESS: Final = (
 _PEAKS: Final = (
     "Peaks are higher than most minutes: look again with --load 2 before you take less.",
 )
-_TOO_MUCH: Final = (
-    "One queue for all would not keep the target either: that is more work than connections.",
-    "Shorten the leases (transaction mode, slow statements), read from replicas, or raise",
-    "max_connections with the cores to match.",
-)
 
 
 def tables(advice: Advice, rules: Sequence[Rule] = ()) -> list[Table]:
     """Return the pools, the servers, the rules where they are asked for, and the conclusion."""
     found = [_pool(pool, advice.question) for pool in advice.pools if pool.load]
-    found += [_server(server) for server in advice.servers]
+    found += [server_table(server, advice.question.hosts) for server in advice.servers]
     if rules:
         found.append(_rules(rules))
     return [*found, _conclusion(advice)]
-
-
-def _number(count: int, one: str, many: str = "") -> str:
-    return f"{count} {one if count == 1 else many or f'{one}s'}"
-
-
-def _percent(share: float) -> str:
-    if 0 < share < 0.001:
-        return "<0.1%"
-    return f"{share:.0%}" if share >= 0.1 or not share else f"{share:.1%}"
-
-
-def _seconds(value: float) -> str:
-    return duration(value) if value else "0"
 
 
 # -- pools
@@ -78,7 +60,7 @@ def _pool(pool: PoolAdvice, question: Question) -> Table:
     kind = pool.kind
     whose = f" of {kind.command}" if kind.command else ""
     title = f"Pool {kind.pool}{whose}, {kind.mode} mode, in "
-    title += _number(pool.processes, "process", "processes")
+    title += counted(pool.processes, "process", "processes")
     lines = [*_measured(pool, question), *_advised(pool, question)]
     return Table(
         title=Cell(printable(title), "head"),
@@ -97,11 +79,11 @@ def _row(found: Prediction, pool: PoolAdvice, target: float) -> list[Cell]:
     tone = "good" if found.p99 <= target else "bad"
     return [
         Cell(str(found.size)),
-        Cell(_percent(found.utilization)),
-        Cell(_percent(found.queued)),
-        *(Cell(_seconds(value)) for value in (found.p50, found.p95)),
-        Cell(_seconds(found.p99), tone),
-        Cell(_percent(found.timeouts), "bad" if found.timeouts else ""),
+        Cell(percent(found.utilization)),
+        Cell(percent(found.queued)),
+        *(Cell(seconds(value)) for value in (found.p50, found.p95)),
+        Cell(seconds(found.p99), tone),
+        Cell(percent(found.timeouts), "bad" if found.timeouts else ""),
         Cell(", ".join(marks)),
         Cell(_bar(found.p99, target, max(pool.timeout, target)), tone),
     ]
@@ -133,7 +115,7 @@ def _measured(pool: PoolAdvice, question: Question) -> Iterator[tuple[str, str]]
         text += f", {_rate(load.busiest * load.use.mean)} in the busiest seconds"
     yield f"  {text}.", ""
     if load.held:
-        held = _number(load.held, "connection is", "connections are")
+        held = counted(load.held, "connection is", "connections are")
         yield f"{held} held all the time beside that: poolstatus --leases shows by whom.", "warn"
     if pool.comparable:
         yield from _held_against(pool, question)
@@ -170,24 +152,24 @@ def _held_against(pool: PoolAdvice, question: Question) -> Iterator[tuple[str, s
         f"over {BUCKETS[-1]:g} s" if value is None else f"up to {duration(value)}"
         for value in (waits.p50, waits.p99)
     )
-    queued = f"{_percent(waits.queued)} for longer than {duration(_LESS)}"
+    queued = f"{percent(waits.queued)} for longer than {duration(_LESS)}"
     yield f"Really waited there: p50 {p50}, p99 {p99}, and {queued}.", ""
     below = BUCKETS if waits.p99 is None else [b for b in BUCKETS if b < waits.p99]
     if max(below, default=0.0) > 2 * max(now.p99, 0.005):
-        yield from _all(_UNEXPLAINED, "warn")
+        yield from toned(_UNEXPLAINED, "warn")
     elif (
         pool.word == "small"
         and question.threads is None
         and waits.p99 is not None
         and waits.p99 < now.p99 / 4
     ):
-        yield from _all(_CAREFUL, "warn")
+        yield from toned(_CAREFUL, "warn")
 
 
 def _advised(pool: PoolAdvice, question: Question) -> Iterator[tuple[str, str]]:
     size, advised, target = pool.kind.max_size, pool.advised, duration(question.target)
     if advised is None:
-        yield from _all(_ENDLESS, "bad")
+        yield from toned(_ENDLESS, "bad")
         return
     bears = f"a p99 of {target} holds up to {_times(pool.bears_then)} this load"
     now = _times(pool.bears_now)
@@ -199,64 +181,14 @@ def _advised(pool: PoolAdvice, question: Question) -> Iterator[tuple[str, str]]:
     else:
         yield f"max_size {size} fits: it bears {now} this load.", "good"
     if pool.comparable and pool.word != "small":
-        yield from _all(_PEAKS, "")
-
-
-def _all(lines: Sequence[str], tone: str) -> Iterator[tuple[str, str]]:
-    for text in lines:
-        yield text, tone
+        yield from toned(_PEAKS, "")
 
 
 def _times(factor: float) -> str:
     return "10 times and more of" if factor >= 10 else f"{factor:.1f} times"
 
 
-# -- servers
-
-
-def _server(server: ServerAdvice) -> Table:
-    name = f"Server of {', '.join(server.aliases)}"
-    budget = server.budget
-    if budget is None:
-        why = "; ".join(server.errors.values()) or "not reached"
-        text = f"{name}: its budget is not known ({why}); --max-connections supposes one"
-        return Table(title=Cell(printable(text), "warn"))
-    title = (
-        f"{name}: {budget.room} connections for these pools (max_connections "
-        f"{budget.max_connections} less {budget.reserved} reserved, {budget.others} of others, "
-        f"{budget.spare} to spare)"
-    )
-    lines = [(f"As they are, the pools may open {server.now}.", "")]
-    if server.over:
-        lines = [(f"As they are, the pools may open {server.now}, which do not fit.", "bad")]
-    if server.plan is not None:
-        lines += _plan(server.plan, budget.each(server.plan.processes))
-    notes = [Cell(text, tone) for text, tone in lines]
-    return Table(title=Cell(printable(title), "head"), notes=notes)
-
-
-def _plan(plan: Plan, each: int) -> Iterator[tuple[str, str]]:
-    processes = _number(plan.processes, "process", "processes")
-    if plan.word == "fits":
-        yield f"As advised, {processes} may open {plan.needed}: they fit, without a pooler.", "good"
-        if 2 * plan.needed > plan.room:
-            yield "They do not fit twice, as when a deployment runs old and new together.", "warn"
-        return
-    yield f"As advised, {processes} may open {plan.needed}, which do not fit.", "bad"
-    yield f"{each} each would." if each else "There is not even one for each.", "bad"
-    if (direct := plan.direct) is not None and direct.acquires:
-        yield "Simulated, each with a pool of its own, and without a pooler in between:", ""
-        yield f"  {direct.without} of {direct.processes} processes never get a connection,", "bad"
-        yield f"  and {_percent(direct.timeouts)} of all acquires wait in vain.", "bad"
-    if plan.pooler is None:
-        yield from _all(_TOO_MUCH, "bad")
-        return
-    shared = plan.pooler.shared
-    yield "Through PgBouncer all of them share one queue. The target is kept by", "good"
-    used = f"p99 {_seconds(shared.p99)}, {_percent(shared.utilization)} used"
-    yield f"{shared.size} connections ({used}):", "good"
-    for key, value in plan.pooler.settings.items():
-        yield f"    {key} = {value}", ""
+# -- what else there is to say
 
 
 def _rules(rules: Sequence[Rule]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from django_poolkit.pools.fleet import FleetPrediction, Part, simulate_fleet
@@ -26,6 +26,8 @@ class Budget:
     """`superuser_reserved_connections`, and `reserved_connections` from PostgreSQL 16 on."""
     others: int = 0
     """Those that are no matter of these pools."""
+    beside: int = 0
+    """Of these, those that come with each host, as its asyncpg pools."""
     spare: int = SPARE
 
     @property
@@ -79,45 +81,60 @@ class Plan:
     pooler: Pooler | None = None
     direct: FleetPrediction | None = None
     """What happens where `needed` are more than `room`, and there is no pooler."""
+    hosts_that_fit: int = 0
+    """Hosts like one of these that get by without a pooler, each with as much to do."""
+    beyond: Pooler | None = None
+    """Where it fits: how PgBouncer has to be set with one host more than that. None where there is
+    then more work than connections."""
 
 
-def plan(parts: Sequence[Part], budget: Budget, target: float, *, timeout: float) -> Plan:
-    """Say how these processes get along with what the server has.
+def plan(
+    parts: Sequence[Part], budget: Budget, target: float, *, timeout: float, hosts: int = 1
+) -> Plan:
+    """Say how these processes of so many hosts get along with what the server has.
 
     `target` seconds are those of the p99 of waits. A pool per process is best as long as all of
     them fit: nothing stands in between. When they do not, their sum is large because each has
     to have some in reserve for its own peaks, and one queue for all needs far fewer. Takes some
-    tenths of a second where they do not fit.
+    tenths of a second.
     """
-    processes = sum(part.processes for part in parts)
     needed = sum(part.processes * part.size for part in parts)
-    if needed <= budget.room:
-        return Plan(word="fits", processes=processes, needed=needed, room=budget.room)
-    loads = [load for part in parts if (load := part.total) is not None]
-    direct = simulate_fleet(parts, budget.room, timeout=timeout)
-    queue = Queue(loads, timeout=timeout)
-    size = queue.smallest(target, most=budget.room) if loads else None
-    if size is None:
-        return Plan(
-            word="too_much", processes=processes, needed=needed, room=budget.room, direct=direct
-        )
-    return Plan(
-        word="pooler",
-        processes=processes,
+    found = Plan(
+        word="fits",
+        processes=sum(part.processes for part in parts),
         needed=needed,
         room=budget.room,
-        pooler=_pooler(queue.at(size), needed, timeout),
-        direct=direct,
+        # Each brings along its own, and what is beside them.
+        hosts_that_fit=(budget.room + hosts * budget.beside)
+        * hosts
+        // max(1, needed + hosts * budget.beside),
     )
+    if needed <= budget.room:
+        more = found.hosts_that_fit + 1
+        left = budget.room - (more - hosts) * budget.beside
+        grown = [replace(part, processes=part.processes * more // hosts) for part in parts]
+        return replace(found, beyond=_pooler(grown, left, target, timeout))
+    pooler = _pooler(parts, budget.room, target, timeout)
+    direct = simulate_fleet(parts, budget.room, timeout=timeout)
+    return replace(found, word="pooler" if pooler else "too_much", pooler=pooler, direct=direct)
 
 
-def _pooler(shared: Prediction, needed: int, timeout: float) -> Pooler:
+def _pooler(parts: Sequence[Part], room: int, target: float, timeout: float) -> Pooler | None:
+    """Return how PgBouncer has one queue for all keep the target, None where it cannot."""
+    loads = [load for part in parts if (load := part.total) is not None]
+    if not loads:
+        return None
+    queue = Queue(loads, timeout=timeout)
+    size = queue.smallest(target, most=room)
+    if size is None:
+        return None
+    needed = sum(part.processes * part.size for part in parts)
     return Pooler(
-        pool_size=shared.size,
+        pool_size=size,
         # Who is refused there gets an error instead of a place in the queue; a client costs
         # PgBouncer a few kilobytes, so that there is no reason to be close.
         max_client_conn=math.ceil(needed * _ROOM_FOR_CLIENTS),
         # As long as a caller waits for a connection here, and no longer.
         query_wait_timeout=max(1, math.ceil(timeout)),
-        shared=shared,
+        shared=queue.at(size),
     )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from types import ModuleType
 from typing import Any
 
 import pytest
 from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage
+from django.db import connections
 from django.db.utils import ConnectionHandler
 from django.test import override_settings
-
-from django_poolkit.checks import aliases
 
 ENGINE = "django_poolkit.backends.postgresql"
 
@@ -44,9 +45,10 @@ class Site:
         deploy: bool = True,
         environment: dict[str, str] | None = None,
         poolkit: dict[str, Any] | None = None,
+        asked: Sequence[str] = (),
         **changes: Any,
     ) -> list[CheckMessage]:
-        """Return what the kit's checks find."""
+        """Return what the kit's checks find. Databases that are `asked` are connected to."""
         with self.having(databases or {"default": database()}), self._patch.context() as patch:
             for name in ("WEB_CONCURRENCY", "PGSSLMODE", "PROMETHEUS_MULTIPROC_DIR"):
                 patch.delenv(name, raising=False)
@@ -55,7 +57,7 @@ class Site:
             with override_settings(POOLKIT=poolkit or {}, **changes):
                 return sorted(
                     checks.run_checks(
-                        tags=["poolkit"], include_deployment_checks=deploy, databases=[]
+                        tags=["poolkit"], include_deployment_checks=deploy, databases=asked
                     ),
                     key=lambda message: str(message.id),
                 )
@@ -65,6 +67,17 @@ class Site:
         """Have these databases stand in for those of the tests."""
         handler = ConnectionHandler(deepcopy(databases))
         with self._patch.context() as patch:
-            patch.setattr(aliases, "connections", handler)
+            for module in _that_know(connections):
+                patch.setattr(module, "connections", handler)
             patch.setattr(settings, "DATABASES", databases)
             yield handler
+
+
+def _that_know(handler: ConnectionHandler) -> list[ModuleType]:
+    """Return the modules of the checks, and of what they read, that have Django's connections."""
+    return [
+        module
+        for name, module in list(sys.modules.items())
+        if name.startswith(("django_poolkit.checks.", "django_poolkit.conf."))
+        and getattr(module, "connections", None) is handler
+    ]

@@ -374,6 +374,50 @@ def test_five_hundred_workers_are_told_of_pgbouncer() -> None:
     assert "pool_mode = transaction" in text
 
 
+def test_what_fits_is_told_when_it_is_time_for_pgbouncer() -> None:
+    found = ask(process(rate=100.0, size=5))
+    plan = found.servers[0].plan
+    assert plan is not None
+    assert plan.beyond is not None
+    text = shown(found)
+    assert f"So do up to {plan.hosts_that_fit} hosts with as much to do. From one more on" in text
+    assert f"default_pool_size = {plan.beyond.pool_size}" in text
+    assert "and in OPTIONS['pool']: 'pooler': 'pgbouncer-transaction'" in text
+    document = found.as_dict()["servers"][0]["plan"]
+    assert document["beyond"]["settings"] == plan.beyond.settings
+    assert document["pooler"] is None
+    # With all that fit, and with one more.
+    hosts = plan.hosts_that_fit
+    most, more = (ask(process(rate=100.0, size=5), question=Question(hosts=n))
+                  for n in (hosts, hosts + 1))  # fmt: skip
+    words = [each.servers[0].plan and each.servers[0].plan.word for each in (most, more)]
+    assert words == ["fits", "pooler"]
+    assert f"Of the {hosts + 1} hosts {hosts} would." in shown(more)
+
+
+def test_where_no_pooler_will_do_that_is_told_before() -> None:
+    text = shown(ask(process(rate=2500.0, size=60)))
+    assert "So do up to 1 host with as much to do. One more is more work than connections." in text
+
+
+def test_of_several_aliases_it_is_told_what_pgbouncer_counts() -> None:
+    seen = process(rate=100.0, size=5, aliases=["default", "other"])
+    both = Server(
+        aliases=("default", "other"), errors={}, may_open=20, shares=(), max_connections=100,
+        reserved=3, connections=9,
+    )  # fmt: skip
+    assert "counts for each database and role" in shown(ask(seen, servers=(both,)))
+    assert "counts for each database and role" not in shown(ask(seen))
+
+
+def test_asyncpg_pools_come_with_each_host() -> None:
+    seen = process(rate=100.0, size=5)
+    seen["pools"].append({**seen["pools"][0], "kind": "asyncpg", "max_size": 20})
+    [one] = ask(seen, question=Question(hosts=2)).servers
+    assert one.budget is not None
+    assert (one.budget.others, one.budget.beside) == (40, 20)
+
+
 def test_more_connections_can_be_supposed() -> None:
     question = Question(workers=500, max_connections=2000)
     found = ask(process(rate=1000.0), question=question)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from django_poolkit.pools.budget import Budget, Plan, plan
@@ -34,6 +36,37 @@ def test_what_fits_needs_no_pooler() -> None:
     found = planned(Part(processes=8, size=10, load=load(50.0)), Part(processes=2, size=6))
     assert (found.word, found.processes, found.needed, found.room) == ("fits", 10, 92, 92)
     assert (found.pooler, found.direct) == (None, None)
+    assert found.beyond is not None
+
+
+def test_what_fits_says_up_to_how_many_hosts_and_what_is_to_come_then() -> None:
+    host = Part(processes=8, size=4, load=load(50.0))
+    found = planned(host)
+    assert (found.word, found.hosts_that_fit) == ("fits", 2)
+    # As it is found to be, once they are there.
+    two, three = (replace(host, processes=8 * hosts) for hosts in (2, 3))
+    assert planned(two).word == "fits"
+    then = planned(three)
+    assert (then.word, then.pooler) == ("pooler", found.beyond)
+    assert then.pooler is not None
+    assert then.pooler.settings["max_client_conn"] == "120"  # 3 * 8 * 4, and a quarter more
+    # Nor does it depend on how many there are.
+    budget = Budget(max_connections=100, reserved=3)
+    for part, hosts in ((two, 2), (three, 3)):
+        assert plan([part], budget, TARGET, timeout=4.5, hosts=hosts).hosts_that_fit == 2
+    assert plan([two], budget, TARGET, timeout=4.5, hosts=2).beyond == found.beyond
+
+
+def test_what_each_host_has_beside_its_pools_comes_with_each() -> None:
+    two = Part(processes=2, size=20, load=load(50.0))
+    beside = Budget(max_connections=100, reserved=3, others=20, beside=10)
+    # 92 connections, and of each host 20 and 10.
+    assert plan([two], beside, TARGET, timeout=4.5, hosts=2).hosts_that_fit == 3
+
+
+def test_where_one_host_more_is_more_work_than_connections_no_pooler_is_told_of() -> None:
+    found = planned(Part(processes=1, size=60, load=load(2500.0)))  # 50 connections' worth
+    assert (found.word, found.hosts_that_fit, found.beyond) == ("fits", 1, None)
 
 
 def test_one_too_many_is_time_for_a_pooler_which_needs_far_fewer() -> None:
