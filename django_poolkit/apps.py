@@ -7,7 +7,13 @@ from contextlib import suppress
 from django.apps import AppConfig
 from django.core.exceptions import ImproperlyConfigured
 
-from django_poolkit import metrics, registry
+try:
+    from django_poolkit import registry
+except ImportError as error:
+    if error.name != "psycopg":
+        raise
+    raise ImproperlyConfigured(str(error)) from error
+from django_poolkit import metrics
 from django_poolkit.aio import starting as async_orm
 from django_poolkit.checks import registered as checks
 from django_poolkit.conf.async_orm import async_orm_config

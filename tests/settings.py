@@ -2,8 +2,8 @@
 
 import atexit
 import os
+import secrets
 import shutil
-import tempfile
 from typing import Any
 
 SECRET_KEY = "tests only"
@@ -13,9 +13,10 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 ROOT_URLCONF = "tests.urls"
 ALLOWED_HOSTS = ["*"]
 
-# One for the run, which the processes that it starts inherit.
+# One for the run, which the processes that it starts inherit. The first of them that has a pool
+# makes it: a plugin of mypy's imports this file, too, and ends without a farewell.
 if "POOLKIT_TEST_CONTROL" not in os.environ:
-    os.environ["POOLKIT_TEST_CONTROL"] = tempfile.mkdtemp(prefix="pk-", dir="/tmp")
+    os.environ["POOLKIT_TEST_CONTROL"] = f"/tmp/pk-{secrets.token_hex(4)}"
     _maker = os.getpid()
 
     @atexit.register

@@ -19,6 +19,9 @@ FINE, DEGRADED, UNREACHABLE, NO_PROCESS = range(4)
 WORDS: Final = ("fine", "degraded", "unreachable", "no process")
 """What the exit codes of `poolstatus` stand for."""
 
+LOOK: Final = 1.0
+"""Seconds that a process may take to answer where somebody waits for a page."""
+
 # What is added up over the pools of one name.
 _SUMS: Final = (
     "min_size", "max_size", "size", "idle", "used", "connecting", "waiters", "acquired", "waited",
@@ -98,10 +101,11 @@ def collect(
 def look() -> Report:
     """Ask all live processes for their pools, leases and last minutes, and no server.
 
-    For those who look again and again. Blocks for 3 seconds at most.
+    For those who look again and again. Blocks for about a second at most: who is silent for so
+    long is named, and asked again by the next look.
     """
     now = time.time()
-    results, problems = _ask({"leases": True, "history": True}, local=False)
+    results, problems = _ask({"leases": True, "history": True}, local=False, timeout=LOOK)
     return _report(now, results, problems)
 
 
@@ -126,12 +130,12 @@ def _report(
 
 
 def _ask(
-    arguments: dict[str, bool], *, local: bool
+    arguments: dict[str, bool], *, local: bool, timeout: float = client.TIMEOUT
 ) -> tuple[list[Mapping[str, Any]], list[Problem]]:
     if local:
         return [answers.HANDLERS["status"](arguments)], []
     config = control_config()
-    replies = client.ask_all(config, "status", arguments)
+    replies = client.ask_all(config, "status", arguments, timeout=timeout)
     if not replies:
         return [], [Problem(code=NO_PROCESS, text=client.explain_none(config))]
     results, problems = [], []

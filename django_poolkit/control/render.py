@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from django_poolkit.control import replicas
+from django_poolkit.control import replicas, stacktext
 from django_poolkit.control.collect import FINE, WORDS, Report
 from django_poolkit.control.servers import Server, Share
 from django_poolkit.control.tables import Cell, Table, duration, printable
@@ -225,12 +225,14 @@ def _leases(processes: Iterable[Mapping[str, Any]]) -> Table:
     stacks: dict[tuple[str, ...], list[str]] = {}
     for lease in leases:
         if lease["stack"]:
-            stacks.setdefault(tuple(lease["stack"]), []).append(lease["id"])
+            stacks.setdefault(stacktext.telling(lease["stack"]), []).append(lease["id"])
     notes = []
     for stack, (oldest, *others) in stacks.items():
         more = f" and {_number(len(others), 'other')}" if others else ""
         notes.append(_text(f"{oldest}{more} acquired at"))
         notes += [Cell(f"    {printable(place)}") for place in stack]
+    if any(stacktext.telling(lease["stack"]) != tuple(lease["stack"]) for lease in leases):
+        notes.append(Cell("Frames of the application are shown: --format json has all."))
     return Table(
         title=Cell("Leases, the oldest first" if leases else "No lease", "head"),
         columns=_LEASES if leases else (),

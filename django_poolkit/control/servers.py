@@ -22,6 +22,8 @@ from django_poolkit.pools.postgres.activity import Activity, Sessions
 
 DEADLINE: Final = 6.0
 """Seconds after which a server counts as unreachable, whatever holds it up (a resolver may)."""
+# Kinds of pools that take connections of a server; client sessions take none.
+_OF_SERVERS: Final = ("postgresql", "asyncpg")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +225,7 @@ def _of_process(
     pools = [
         pool
         for pool in process["pools"]
-        if pool["kind"] == "postgresql" and set(pool["aliases"]) & set(aliases)
+        if pool["kind"] in _OF_SERVERS and set(pool["aliases"]) & set(aliases)
     ]
     owner = process["pid"], process["host"]
     return _share(

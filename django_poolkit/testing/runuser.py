@@ -41,7 +41,7 @@ class ServerUser:
         """Return the calling user, or an unprivileged one if that is root.
 
         Raises:
-            ClusterError: root, and the system has none of the users we know.
+            ClusterError: root, and the system has none of the users we know, or lets us be none.
         """
         if os.geteuid() != 0:
             return cls(name=str(os.geteuid()), uid=os.geteuid(), gid=os.getegid(), other=False)
@@ -51,12 +51,25 @@ class ServerUser:
             except KeyError:
                 continue
             if found.pw_uid != 0:
-                return cls(name=name, uid=found.pw_uid, gid=found.pw_gid, other=True)
+                user = cls(name=name, uid=found.pw_uid, gid=found.pw_gid, other=True)
+                user._become()
+                return user
         raise ClusterError(
             "PostgreSQL does not run as root, and this system has no user "
             + " or ".join(repr(name) for name in _CANDIDATES)
-            + " to run it as"
+            + " to run it as: add one (useradd --system postgres), or run this as another user"
         )
+
+    def _become(self) -> None:
+        """Raise ClusterError where root may not become this user, as in some containers."""
+        try:
+            self.run(["/bin/sh", "-c", ":"])
+        except PermissionError as error:
+            raise ClusterError(
+                f"PostgreSQL does not run as root, and this process may not become user "
+                f"{self.name!r} ({error.strerror}), as in a container without the capabilities "
+                "SETUID and SETGID: run this as a user other than root, or give it these"
+            ) from error
 
     @property
     def _identity(self) -> _Identity:

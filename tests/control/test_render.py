@@ -199,6 +199,21 @@ def test_leases_of_all_processes_the_oldest_first() -> None:
     ]
 
 
+def test_of_stacks_the_applications_own_lines_are_shown() -> None:
+    libraries = "/venv/lib/python3.13/site-packages/django/db/models/query.py:9 __iter__"
+    found = report(
+        status(101, pool(), leases=[
+            lease(1, seconds=2.0, stack=[libraries, "/app/views.py:3 report"]),
+            lease(2, seconds=1.0, stack=["/app/views.py:3 report", libraries]),
+        ]),
+    )  # fmt: skip
+    assert [note.text for note in tables(found)[3].notes] == [
+        "101/default/1 and 1 other acquired at",
+        "    /app/views.py:3 report",
+        "Frames of the application are shown: --format json has all.",
+    ]
+
+
 def test_no_lease_is_said() -> None:
     assert "No lease" in shown(report(status(101, pool(), leases=[])))
 

