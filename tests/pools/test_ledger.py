@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+import time
+import weakref
+from types import SimpleNamespace
 
 import pytest
+from psycopg import pq
 
 from django_poolkit.pools.lease import Lease, capture_stack
 from django_poolkit.pools.ledger import Ledger, describe
@@ -135,3 +139,93 @@ def test_a_lease_is_described_without_a_live_connection(lend):
     assert described.thread == lease.thread
     assert described.seconds > 0
     assert "test_a_lease_is_described" in described.stack[0]
+
+
+class Server:
+    """A connection that answers as psycopg's does."""
+
+    closed = False
+
+    info = SimpleNamespace(backend_pid=4711, transaction_status=pq.TransactionStatus.INTRANS)
+
+
+def test_turns_that_are_over_count_as_leases_of_their_own(ledger, lend):
+    resting, other = lend(10.0), lend(11.0)
+    resting.turns += [0.25, 0.5]
+    other.turns.append(2.0)
+    ledger.count_turns_locked()
+    assert (resting.turns, other.turns) == ([], [])
+    assert ledger.acquired == 2 + 3
+    assert (ledger.use.snapshot().count, ledger.use.snapshot().sum) == (3, 2.75)
+    resting.turns.append(0.5)
+    assert ledger.settle_locked(resting, 14.0)
+    assert ledger.acquired == 2 + 4
+    assert (ledger.use.snapshot().count, ledger.use.snapshot().sum) == (5, 2.75 + 0.5 + 4.0)
+
+
+def test_a_lease_that_was_lent_in_vain_may_be_lent_again(ledger, lend):
+    lease = lend(1.0)
+    assert ledger.overdue_locked(5.0, 10.0) == [lease]
+    ledger.revoke_locked(lease)
+    assert not ledger.reported
+    key = lease.key
+    ledger.revoke_locked(lease)  # that of a pool which has forgotten it, as in a forked child
+    assert key != lease.key
+    ledger.lend_locked(lease, object(), 20.0)
+    assert list(ledger.live) == [lease.key]
+    assert lease.key == key + 1
+
+
+def test_a_standstill_is_counted_from_the_last_begin_or_end(ledger, lend):
+    assert ledger.standstill_locked(10.0) == 0.0
+    first = lend(11.0)
+    assert ledger.standstill_locked(14.0) == 3.0
+    second = lend(12.0)
+    assert ledger.standstill_locked(14.0) == 2.0
+    ledger.settle_locked(first, 13.0)
+    assert ledger.standstill_locked(14.0) == 1.0
+    ledger.settle_locked(second, 14.0)
+    assert ledger.standstill_locked(20.0) == 0.0
+    assert lend(5.0) in ledger.leases_locked()
+
+
+def test_leases_that_died_without_a_word_are_struck_out_and_counted(ledger, lend):
+    kept = lend(1.0)
+    for _ in range(2):
+        lost = [lend(1.0), lend(2.0)]
+        assert set(lost) <= set(ledger.overdue_locked(0.5, 10.0))
+        del lost
+        gc.collect()
+        assert ledger.purge_locked() == 2
+        assert list(ledger.live) == [kept.key]
+        assert ledger.reported == {kept.key}
+    assert ledger.purge_locked() == 0
+    assert (ledger.leaks, ledger.closed) == (4, {"lost": 4})
+
+
+def test_a_lease_is_described_as_the_server_sees_it(lend):
+    class Asking:
+        def where(self):
+            return "orders:list"
+
+    lease = lend(time.monotonic() - 100.0, Server())
+    asking = Asking()
+    lease.context = weakref.ref(asking)
+    lease.statement = "select secret from orders"
+    described = describe(lease)
+    assert (described.key, described.thread) == (lease.key, lease.thread)
+    assert described.where == "orders:list"
+    assert described.statement == "SELECT"
+    assert (described.status, described.backend_pid) == ("intrans", 4711)
+    assert described.pinned is None
+    assert 100.0 <= described.seconds < 100.0 + 60.0
+    lease.pinned = "LISTEN"
+    assert describe(lease).pinned == "LISTEN"
+
+
+def test_nothing_is_made_up_of_a_lease_without_connection_context_and_statement(lend):
+    lease = lend(0.0)
+    lease._connection = None
+    described = describe(lease)
+    assert (described.status, described.backend_pid) == ("unknown", 0)
+    assert (described.where, described.statement) == (None, None)

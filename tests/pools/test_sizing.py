@@ -17,11 +17,13 @@ def test_cores_and_disks_make_the_server() -> None:
     assert sizing.connections_of_server(8, 1) == 17
     assert sizing.connections_of_server(4, 1) == 9  # HikariCP's: "4-core i7 with one hard disk"
     assert sizing.connections_of_server(4, 0) == 8  # all of it cached
+    assert sizing.connections_of_server(4) == 9
 
 
 @pytest.mark.parametrize(("cores", "found"), [(4, (16, 8)), (12, (48, 24)), (13, (50, 25))])
 def test_four_times_the_cores_end_at_fifty(cores: int, found: tuple[int, int]) -> None:
     assert sizing.size_and_overflow(cores) == found
+    assert all(isinstance(each, int) for each in sizing.size_and_overflow(cores))
 
 
 def test_production_takes_twice_the_cores_and_four() -> None:
@@ -41,10 +43,30 @@ def test_a_pool_that_cannot_wait_for_itself(threads: int, at_once: int, size: in
 
 
 def test_the_rules_come_with_their_source() -> None:
+    guides = "guides to SQLAlchemy"
     server, *pools = sizing.rules(8)
-    assert (server.connections, server.whose) == (17, "server")
-    assert "wiki" in server.source
-    assert [(rule.connections, rule.whose) for rule in pools] == [(48, "pool"), (20, "pool")]
+    assert server == ("8 * 2 + 1", 17, "server", "PostgreSQL wiki, HikariCP")
+    assert pools == [
+        ("min(8 * 4, 50), and half of it more", 32 + 16, "pool", guides),
+        ("8 * 2 + 4", 20, "pool", guides),
+    ]
+    assert sizing.rules(8, 0)[0] == ("8 * 2 + 0", 16, "server", "PostgreSQL wiki, HikariCP")
+
+
+@pytest.mark.parametrize(
+    ("rule", "figures", "named"),
+    [
+        (sizing.connections_of_server, (4, -1), "spindles must be a whole number of at least 0"),
+        (sizing.size_for_requests, (0, 1), "concurrent must be a whole number of at least 1"),
+        (sizing.size_for_requests, (1, 0), "queries must be a whole number of at least 1"),
+        (sizing.size_without_deadlock, (0, 1), "threads must be a whole number of at least 1"),
+        (sizing.size_without_deadlock, (1, 0), "at_once must be a whole number of at least 1"),
+        (sizing.erlang_c, (0, 1.0), "size must be a whole number of at least 1"),
+    ],
+)
+def test_the_figure_that_is_none_is_named(rule: Any, figures: Any, named: str) -> None:
+    with pytest.raises(ValueError, match=f"^{named}, not "):
+        rule(*figures)
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "8", None])

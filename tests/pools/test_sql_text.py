@@ -123,10 +123,22 @@ def test_statements_are_split_at_semicolons_that_are_none_of_a_text(text, expect
         ("1, 2", None),
         ("'1)", None),
         ("1" * 5000 + ")", None),
+        ("a,b,((c), d),[e, (f)],g) , 8)", ["a", "b", "((c), d)", "[e, (f)]", "g"]),
+        ("\xa0a, \t\n\r\f\vb )", ["\xa0a", "b"]),  # which is none of PostgreSQL's blanks
     ],
 )
 def test_arguments_are_split_at_commas_of_their_own_call(arguments, expected):
     assert sql_text.arguments(f"f({arguments}", 2) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [("a 'b c' d", "a   d"), ('a "b c" d', "a   d"), (r"a E'b\' c' d", "a E  d")],
+)
+def test_what_stands_in_quotes_becomes_one_blank_or_as_many_as_it_had_signs(text, bare):
+    assert sql_text.bare(text) == bare
+    blanked = sql_text.blanked(text)
+    assert (len(blanked), " ".join(blanked.split())) == (len(text), " ".join(bare.split()))
 
 
 @pytest.mark.parametrize(
