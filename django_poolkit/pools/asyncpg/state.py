@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
@@ -151,7 +152,9 @@ class State:
         pool, now = self.pool, monotonic()
         if self.closing or pool.ended or pool.paused_locked():
             return 0
-        waiting = sum(1 for waiter in self.waiters if not waiter.future.done())
+        # No more of them than could matter: thousands may wait, and each who comes asks this.
+        there = (waiter for waiter in self.waiters if not waiter.future.done())
+        waiting = sum(1 for _ in islice(there, GROWTH))
         short = max(waiting, pool.min_size - self.size_locked() + len(self.connecting))
         wanted = min(short, GROWTH) - len(self.connecting)
         wanted = min(wanted, pool.max_size - self.size_locked())
