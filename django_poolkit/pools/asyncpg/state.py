@@ -173,13 +173,18 @@ class State:
         """Return how long a new connection may live, in seconds."""
         return float(self.pool.config.max_lifetime * (1 - chance.uniform(0, _SPREAD)))
 
-    def timed_out_locked(self, started: float, allowed: float) -> PoolError:
-        """Return the error of a caller whose time is up, and count it."""
+    def timed_out_locked(
+        self, started: float, allowed: float, what: str | None = None
+    ) -> PoolError:
+        """Return the error of a caller whose time is up, and count it.
+
+        `what` has not come about; None for a connection, which there is not in a pause.
+        """
         now, pool = monotonic(), self.pool
         self.ledger.timeouts += 1
         stats = pool.stats_locked(now)
-        kind, why = PoolTimeout, f"no connection within {allowed:.2f} s"
-        if pool.paused_locked():
+        kind, why = PoolTimeout, f"{what or 'no connection'} within {allowed:.2f} s"
+        if what is None and pool.paused_locked():
             kind, why = PoolPaused, f"paused, and not resumed within {allowed:.2f} s"
         text = f"pool {pool.name!r}: {why} ({stats.summary()})"
         since = min((attempt.since for attempt in self.connecting), default=now)
