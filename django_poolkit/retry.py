@@ -11,7 +11,6 @@ import functools
 import inspect
 import logging
 import math
-import time
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from time import monotonic
@@ -20,11 +19,10 @@ from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, NotSupportedError, connections
 
-from django_poolkit.backends import ports
+from django_poolkit.backends import pausing, ports
 from django_poolkit.backends.postgresql.failing import Failed, in_transaction, let_go, look
 from django_poolkit.pools import deadline
 from django_poolkit.pools.chance import chance
-from django_poolkit.pools.postgres import port
 
 __all__ = ["aretry_read", "retry_read"]
 
@@ -174,10 +172,7 @@ def _repeating(function: Callable[_P, _R], *, attempts: int, seconds: float) -> 
             finally:
                 _current.reset(token)
             attempt.let_go()
-            if type(port.getcurrent()) is port.Greenlet:
-                port.await_only(asyncio.sleep(pause))
-            else:
-                time.sleep(pause)
+            pausing.pause(pause)
 
     return repeated
 

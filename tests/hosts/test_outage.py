@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 from django.db import OperationalError, connections, transaction
 
 from django_poolkit import PoolPaused, PoolTimeout, connection_pools
+from django_poolkit.aio import bridged
 from django_poolkit.backends import ports
 from django_poolkit.backends.request import RequestScope, entered
 from django_poolkit.testing.waiting import wait_until
@@ -339,3 +341,22 @@ def test_threads_read_on_while_hosts_come_and_go(servers, proxies, replica, mode
         stats = pool.stats()
         assert (stats.used, stats.waiters, stats.timeouts) == (0, 0, 0)
         assert stats.size == stats.idle <= 3
+
+
+def test_a_task_that_finds_no_host_leaves_the_loop_to_others(proxies, replica, monkeypatch):
+    replica(mode="transaction", pool={"timeout": 0.6})
+    for proxy in proxies:
+        proxy.refuse()
+
+    def blocks(seconds: float) -> None:
+        raise AssertionError("the thread of the event loop would sleep")
+
+    monkeypatch.setattr("django_poolkit.backends.pausing.sleep", blocks)
+
+    @bridged
+    def read() -> None:
+        with connections["replica"].cursor() as cursor:
+            cursor.execute("SELECT")
+
+    with pytest.raises(PoolTimeout, match="none of its hosts"):
+        asyncio.run(read())

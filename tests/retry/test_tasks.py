@@ -122,7 +122,7 @@ def test_a_sync_call_in_the_bridge_does_not_hold_up_the_loop(pooled, proxy, monk
     pooled(mode="transaction")
     proxy.snare = Snare(READ, "before")
     paused: list[float] = []
-    monkeypatch.setattr("django_poolkit.retry.time.sleep", paused.append)
+    monkeypatch.setattr("django_poolkit.backends.pausing.sleep", paused.append)
     assert run(lambda: bridged(retry_read(scalar))(READ)) == 1
     assert paused == []
 

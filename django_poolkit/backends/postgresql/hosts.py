@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from operator import methodcaller
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any, Final, TypeVar
 
 from django.db.utils import OperationalError
 
-from django_poolkit.backends import ports, request
+from django_poolkit.backends import pausing, ports, request
 from django_poolkit.backends.postgresql.binding import follow_the_pool
 from django_poolkit.backends.postgresql.errors import EXHAUSTED
 from django_poolkit.backends.postgresql.pooling import PoolChoiceMixin, Twins
@@ -137,7 +137,7 @@ class HostChoiceMixin(PoolChoiceMixin):
                 if not pause:
                     self._leave_alias()
                 # Not queued at one of them: any may be the first that is back.
-                sleep(pause * chance.uniform(0.5, 1.0))
+                pausing.pause(pause * chance.uniform(0.5, 1.0))
                 pause = min(2 * pause or _ROUND, _LONGEST_ROUND)
                 refused.clear()
             else:

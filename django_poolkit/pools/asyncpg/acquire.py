@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from time import monotonic
 from typing import Any, Final, cast
@@ -43,8 +44,7 @@ class Acquire(Growing):
             if pool.context is not None:
                 lease.context = tell_lent(pool.context())
             if pool.config.setup is not None:
-                await pool.config.setup(lease.connection)
-                self._forget_setup(lease)
+                await self._set_up(lease, started, allowed)
             if pool.events.of_leases:
                 waited = monotonic() - started
                 pool.events.tell("lease_acquired", pool=pool.name, waited=waited)
@@ -103,6 +103,21 @@ class Acquire(Growing):
         lease = AsyncpgLease(cast(Any, pool), self.ledger.new_key(), stack)
         lease.since, lease.line, lease.physical = started, cast(Any, self), None
         return lease
+
+    async def _set_up(self, lease: AsyncpgLease, started: float, allowed: float) -> None:
+        """Run `setup` within what is left of the acquire; a moment is left to it in any case."""
+        config = self.pool.config
+        assert config.setup is not None
+        seconds = max(started + allowed - monotonic(), config.probe_timeout)
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                await config.setup(lease.connection)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise  # its own
+            with self.lock:
+                raise self.timed_out_locked(started, allowed, "'setup' has not ended") from error
+        self._forget_setup(lease)
 
     @staticmethod
     def _forget_setup(lease: AsyncpgLease) -> None:

@@ -101,7 +101,7 @@ class Connector:
         if self._source is None:
             self._source = Credentials(password, origin="PASSWORD", name=str(self._config.name))
         place = {"dbname": arguments.get("database"), **arguments, "password": None}
-        wait = float(arguments["timeout"])
+        wait = float(arguments["timeout"] or _LONGEST_CONNECT)
         answer = await asyncio.to_thread(self._source.get, place, wait)
         arguments.update(answer.params)
         return answer
@@ -134,18 +134,39 @@ class Connector:
             arguments["server_settings"] = plain
             connection = await connect(**arguments)
         try:
-            restore = await self._complete(connection, wanted)
-            _tune(connection, target.sockets)
-            if self._config.codecs == "django":
-                await agree_with_django(connection, target.zone, target.naive_zone)
-            if init is not None:
-                await init(connection)
+            restore = await self._prepare(connection, wanted, init, arguments["timeout"])
         except BaseException:
             connection.terminate()
             raise
         if restore:
             self.made[connection] = restore
         return connection
+
+    async def _prepare(
+        self,
+        connection: asyncpg.Connection[Any],
+        wanted: Mapping[str, str],
+        init: Callable[..., Any] | None,
+        seconds: float | None,
+    ) -> str:
+        """Have settings and codecs in force; return what is to be run after each reset."""
+        target = self._target
+        try:
+            # A server may fall silent after it has let one in, and a hook hang: who waits for the
+            # place of this connection would wait for either.
+            async with asyncio.timeout(seconds) as limit:
+                restore = await self._complete(connection, wanted)
+                _tune(connection, target.sockets)
+                if self._config.codecs == "django":
+                    await agree_with_django(connection, target.zone, target.naive_zone)
+                if init is not None:
+                    await init(connection)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            text = f"the connection was not ready, its 'init' included, within {seconds:g} s"
+            raise TimeoutError(text) from error
+        return restore
 
     def describe(self, proxy: Any) -> Physical:
         """Return what the pool is to know of a connection that asyncpg's pool has given out."""

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
@@ -151,7 +152,9 @@ class State:
         pool, now = self.pool, monotonic()
         if self.closing or pool.ended or pool.paused_locked():
             return 0
-        waiting = sum(1 for waiter in self.waiters if not waiter.future.done())
+        # No more of them than could matter: thousands may wait, and each who comes asks this.
+        there = (waiter for waiter in self.waiters if not waiter.future.done())
+        waiting = sum(1 for _ in islice(there, GROWTH))
         short = max(waiting, pool.min_size - self.size_locked() + len(self.connecting))
         wanted = min(short, GROWTH) - len(self.connecting)
         wanted = min(wanted, pool.max_size - self.size_locked())
@@ -170,13 +173,18 @@ class State:
         """Return how long a new connection may live, in seconds."""
         return float(self.pool.config.max_lifetime * (1 - chance.uniform(0, _SPREAD)))
 
-    def timed_out_locked(self, started: float, allowed: float) -> PoolError:
-        """Return the error of a caller whose time is up, and count it."""
+    def timed_out_locked(
+        self, started: float, allowed: float, what: str | None = None
+    ) -> PoolError:
+        """Return the error of a caller whose time is up, and count it.
+
+        `what` has not come about; None for a connection, which there is not in a pause.
+        """
         now, pool = monotonic(), self.pool
         self.ledger.timeouts += 1
         stats = pool.stats_locked(now)
-        kind, why = PoolTimeout, f"no connection within {allowed:.2f} s"
-        if pool.paused_locked():
+        kind, why = PoolTimeout, f"{what or 'no connection'} within {allowed:.2f} s"
+        if what is None and pool.paused_locked():
             kind, why = PoolPaused, f"paused, and not resumed within {allowed:.2f} s"
         text = f"pool {pool.name!r}: {why} ({stats.summary()})"
         since = min((attempt.since for attempt in self.connecting), default=now)
