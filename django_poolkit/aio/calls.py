@@ -6,9 +6,10 @@ from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar
 
-from django_poolkit.aio import carrying
+from django_poolkit.aio import carrying, making
 from django_poolkit.aio.serving import end, prepare, throw_away
 from django_poolkit.aio.turns import Node, node_of
+from django_poolkit.backends.own import of_context
 from django_poolkit.pools.bridge.driver import BridgeGreenlet, await_only, current, run
 from django_poolkit.pools.bridge.greenlets import getcurrent
 from django_poolkit.pools.bridge.shields import shielded
@@ -66,20 +67,29 @@ class Call(dict[str, Any]):
         here.wrappers = self
 
     def find(self, alias: str) -> Any:
-        """Return the wrapper of an alias, None where it has none yet. Waits for its turn."""
+        """Return the wrapper of an alias, None where one has to be made. Waits for its turn."""
         wrapper = self.get(alias)
         if wrapper is not None and (not self.shared or self._may_use(alias)):
             return wrapper
-        while (node := node_of(alias) or carrying.node_of(alias)) is not None:
+        while True:
+            near = of_context(alias)
+            node = node_of(alias) or (carrying.node_of(alias, near) if near else None)
+            if node is None:
+                break
             if self._take(node):
                 return node.wrapper
-        return None
+        if (wrapper := making.again(alias)) is not None:
+            self[alias] = wrapper
+            if near:
+                carrying.adopt(wrapper, near)
+        return wrapper
 
     def own(self, alias: str, wrapper: Any) -> None:
         """Have a wrapper that has just been made for this call."""
         prepare(alias, wrapper)
         self[alias] = wrapper
-        carrying.adopt(alias, wrapper)
+        if near := of_context(alias):
+            carrying.adopt(wrapper, near)
 
     def drop(self, alias: str) -> None:
         """Forget the wrapper of an alias, and pass on its turn. Raises AttributeError."""
@@ -95,9 +105,8 @@ class Call(dict[str, Any]):
             return
         if len(self) == 1 and not self.shared:  # as nearly always
             alias, wrapper = self.popitem()
-            if getattr(wrapper, "_kept", None) is not None and wrapper._lease is None:
-                end(alias, wrapper)  # waits for nothing
-            else:
+            kept = getattr(wrapper, "_kept", None)
+            if kept is None or not kept.end(alias):
                 with shielded(port.ENDING):
                     end(alias, wrapper)
             return

@@ -11,39 +11,40 @@ that is used itself, by one call after the other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.functional import cached_property
 
 from django_poolkit.aio.turns import Node
-from django_poolkit.backends import own, request
+from django_poolkit.backends import request
 from django_poolkit.backends.postgresql.base import DatabaseWrapper, PooledDatabaseWrapperMixin
 from django_poolkit.backends.request import Held
+from django_poolkit.pools.postgres.connection import no_lease
 
 
-def adopt(alias: str, wrapper: Any) -> None:
+def adopt(wrapper: Any, known: Sequence[Any]) -> None:
     """Have the wrapper of a call share the lists and the flag of the context's own ones."""
-    if not (known := own.of_context(alias)):
-        return
     # Who looks at the statements of a block of async code, or puts wrappers around them, does so
     # on the loop's; a middleware's are on the thread's.
     chosen = known[0]
-    for each in known:
-        if each.execute_wrappers or each.queries_logged:
-            chosen = each
-            break
+    if len(known) > 1:
+        for each in known:
+            if each.execute_wrappers or each.queries_logged:
+                chosen = each
+                break
     wrapper.execute_wrappers = chosen.execute_wrappers
     wrapper.queries_log = chosen.queries_log
     wrapper.force_debug_cursor = chosen.force_debug_cursor
 
 
-def node_of(alias: str) -> Node | None:
+def node_of(alias: str, known: Sequence[Any]) -> Node | None:
     """Return the node of the context's own wrapper, where calls have to use it; else None.
 
     Raises RuntimeError where they have to and must not, as its thread has a transaction open.
     """
-    for wrapper in own.of_context(alias):
+    for wrapper in known:
         theirs = wrapper.in_atomic_block and not wrapper.blocks
         if _is_marked(wrapper):
             if theirs:
@@ -62,7 +63,7 @@ def node_of(alias: str) -> Node | None:
 
 def _is_held(wrapper: PooledDatabaseWrapperMixin) -> bool:
     """Return whether the session of a wrapper is meant for all that follows in its request."""
-    if wrapper._by_hand:
+    if wrapper._hand is not no_lease and wrapper._by_hand:
         return True
     lease = wrapper._lease
     if lease is not None and not lease.released and (lease.pinned or lease.dirty):
@@ -75,7 +76,7 @@ def _is_marked(wrapper: PooledDatabaseWrapperMixin) -> bool:
     """Return whether somebody has put on a wrapper what no other one has."""
     if wrapper.settings_dict is not connections.settings.get(wrapper.alias):
         return True
-    if (plain := _plain()).issuperset(wrapper.__dict__):
+    if (plain := _names or _plain()).issuperset(wrapper.__dict__):
         return False
     return any(_differs(wrapper, name) for name in wrapper.__dict__.keys() - plain)
 

@@ -75,7 +75,8 @@ class Model:
         for name in _ZONES:
             getattr(wrapper, name)
         self._wrapper = wrapper
-        self._found = wrapper._seen
+        # The settings as they were, and the pool that they ask for.
+        (self._settings, _), self._pool = wrapper._seen
         own = dict(vars(wrapper))
         self._parts: list[tuple[str, type[Any], dict[str, Any]]] = [
             (name, type(own[name]), _but_connection(own.pop(name))) for name in _PARTS
@@ -103,11 +104,12 @@ class Model:
 
     def fits(self) -> bool:
         """Return whether the settings are those that it was made by: tests change them."""
-        wrapper = self._wrapper
-        if wrapper.settings_dict is not connections.settings.get(wrapper.alias):
-            return False
-        wrapper._found()  # which compares the settings with what it has found by them
-        return wrapper._seen is self._found
+        settings = self._wrapper.settings_dict
+        return (
+            settings is connections.settings.get(self._wrapper.alias)
+            and settings == self._settings  # as the wrapper itself compares them
+            and not getattr(self._pool, "ended", False)
+        )
 
     def wrapper(self) -> PooledDatabaseWrapperMixin:
         """Return another one, for a call in this thread."""

@@ -21,23 +21,20 @@ from django_poolkit.aio.names import Name, NamesMissing, missing
 from django_poolkit.conf.async_orm import AsyncOrmConfig
 
 _placing = placing.Placing(())
+_COROUTINE: Final = inspect.CO_COROUTINE
 
 
 def _on_loop(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def chosen(function: Any = None, **options: Any) -> Any:
         # Django gives the ORM's neither options nor coroutine functions; asgiref knows what to do.
-        if options or function is None or _is_coroutine_function(function):
+        # inspect's own looks for partials and marks as well, and takes ten times as long as this.
+        code = getattr(function, "__code__", None)
+        if options or function is None or (code is not None and code.co_flags & _COROUTINE):
             return original(function, **options)
         return functools.partial(_call, original, function)
 
     return chosen
-
-
-def _is_coroutine_function(function: Any) -> bool:
-    # inspect's own looks for partials and marks as well, and takes ten times as long as all this.
-    code = getattr(function, "__code__", None)
-    return code is not None and bool(code.co_flags & inspect.CO_COROUTINE)
 
 
 def _call(original: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:

@@ -12,13 +12,14 @@ from typing import Any, Final
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections, models, router
 from django.db.models.manager import BaseManager
-from django.db.models.query import RawQuerySet, prefetch_related_objects
+from django.db.models.query import QuerySet, RawQuerySet, prefetch_related_objects
 from django.db.utils import load_backend
 
 from django_poolkit.backends.postgresql.base import PooledDatabaseWrapperMixin
 from django_poolkit.conf.databases import pool_config
 
-_OWNERS: Final = (models.QuerySet, models.Model, BaseManager, RawQuerySet)
+_QUERYSET: Final[Any] = QuerySet
+_OWNERS: Final = (QuerySet, models.Model, BaseManager, RawQuerySet)
 # What Django gives a thread as functions of no object: the one of a session that is saved, and
 # the one that all prefetching comes to.
 _SAVING: Final = "SessionStore.asave.<locals>.sync_transaction"
@@ -60,9 +61,12 @@ class Placing:
         What is not known here stays on its thread.
         """
         owner = getattr(function, "__self__", None)
+        if isinstance(owner, _QUERYSET) and not (
+            # The default is all that it can ask, as nearly always.
+            owner._db or owner._hints or owner._prefetch_related_lookups or router.routers
+        ):
+            return DEFAULT_DB_ALIAS not in self.left
         if isinstance(owner, _OWNERS):
-            if isinstance(owner, models.QuerySet) and _is_plain(owner):
-                return DEFAULT_DB_ALIAS not in self.left
             return not self.left or self.left.isdisjoint(_aliases_of(owner, kwargs))
         if function is list:
             return len(args) == 1 and isinstance(args[0], _WHOLE)
@@ -71,13 +75,6 @@ class Placing:
         if getattr(function, "__qualname__", "") == _SAVING:
             return not self.left or _enclosed(function, "using") not in self.left
         return False
-
-
-def _is_plain(queryset: Any) -> bool:
-    """Return whether the default is all that a queryset can ask, as nearly always."""
-    return not (
-        queryset._db or queryset._hints or queryset._prefetch_related_lookups or router.routers
-    )
 
 
 def _aliases_of(owner: Any, kwargs: Mapping[str, Any]) -> Iterator[str]:

@@ -47,7 +47,7 @@ def end(alias: str, wrapper: Any) -> None:
         _rested.leases[alias], wrapper._last = wrapper._last, None
     wrapper.close()
     if (kept := getattr(wrapper, "_kept", None)) is not None:
-        kept.rest(alias)
+        kept.end(alias)
 
 
 def throw_away(wrapper: Any) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django_poolkit.aio import making
 from django_poolkit.aio.calls import call_of_bridge
 from django_poolkit.aio.turns import node_of
 from django_poolkit.backends import own
@@ -31,9 +30,7 @@ class Storage:
         call = call_of_bridge()
         if call is not None:
             if (wrapper := call.find(alias)) is None:
-                if (wrapper := making.again(alias)) is None:
-                    raise AttributeError(alias)  # so Django's handler makes one
-                call.own(alias, wrapper)
+                raise AttributeError(alias)  # so Django's handler makes one
             return wrapper
         if (node := node_of(alias)) is not None:
             return node.wrapper

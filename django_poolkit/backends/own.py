@@ -41,9 +41,10 @@ def forget(alias: str) -> None:
 
 def of_context(alias: str) -> list[Any]:
     """Return the present context's own wrappers: first the loop's, which is nearer."""
-    found = []
-    for variable in (_of_loop, _of_thread):
-        known = variable.get().get(alias)
-        if known is not None and (wrapper := known()) is not None:
-            found.append(wrapper)
+    found: list[Any] = []
+    # Spelled out for both, since each call in the bridge asks.
+    if (known := _of_loop.get().get(alias)) is not None and (wrapper := known()) is not None:
+        found.append(wrapper)
+    if (known := _of_thread.get().get(alias)) is not None and (wrapper := known()) is not None:
+        found.append(wrapper)
     return found

@@ -16,6 +16,7 @@ from django.test import TestCase, TransactionTestCase
 from django.test.utils import CaptureQueriesContext
 
 from django_poolkit.aio import aatomic, apinned, bridged, carrying, needed
+from django_poolkit.backends import own
 from tests.aio.support import Pooled, Run, apid, ascalar, count
 from tests.app.models import Item
 from tests.backends.transaction_mode.support import (
@@ -451,7 +452,7 @@ def test_djangos_test_cases_are_as_isolated_as_ever(pooled: Pooled, mode: str) -
     assert result.testsRun == 5
     connection.close()
     assert count() == 0
-    assert carrying.node_of("default") is None
+    assert carrying.node_of("default", own.of_context("default")) is None
     connection.close()
     assert pool.stats().used == 0
 

@@ -17,15 +17,24 @@ from typing import Any, Final
 
 from asgiref.sync import async_to_sync
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.transaction import TransactionManagementError
 from psycopg.pq import TransactionStatus
 
+from django_poolkit.backends import ports
 from django_poolkit.backends.postgresql.holding import HoldingMixin
 from django_poolkit.pools.postgres import ConnectionPool, port
 
 _FAILED = TransactionStatus.INERROR
 _ENSURES: Final = BaseDatabaseWrapper.ensure_connection
 _CLOSES: Final = BaseDatabaseWrapper.close
+_CONNECTING: Final = "ensure_connection", "connect"
+# What it is to be open, but for its lists.
+_OPENED: Final = (
+    "_host", "_me", "_met", "_opened", "_outside", "_repeats", "_reroutes", "_steady", "autocommit",
+    "close_at", "closed_in_transaction", "errors_occurred", "health_check_done",
+    "health_check_enabled", "in_atomic_block", "isolation_level", "needs_rollback",
+)  # fmt: skip
 
 
 class AwaitingMixin(HoldingMixin):
@@ -42,16 +51,12 @@ class AwaitingMixin(HoldingMixin):
 
         Not where anybody has put something of his own in between, as Django's test cases do.
         """
-        ensures, connects = self._connecting
-        if (
-            self._raw is not None
-            or self.in_atomic_block
-            or not isinstance(found := self._found(), ConnectionPool)
-            or found.config.mode != "transaction"
-            or getattr(super().ensure_connection, "__func__", None) is not _ENSURES
-            or getattr(self.ensure_connection, "__func__", None) is not ensures
-            or getattr(self.connect, "__func__", None) is not connects
-        ):
+        if self._raw is not None or self.in_atomic_block or not self._connects_by_ours():
+            return False
+        found, kept = self._found(), self._kept
+        if kept is not None and self._open_again(kept.opening):
+            return True
+        if not isinstance(found, ConnectionPool) or found.config.mode != "transaction":
             return False
         try:
             self._open(found)
@@ -59,6 +64,34 @@ class AwaitingMixin(HoldingMixin):
             with self.wrap_database_errors:
                 raise
         self._met = True
+        if kept is not None and ports.reroutes is None:
+            own = vars(self)
+            kept.opening = self._seen, {name: own[name] for name in _OPENED}
+        return True
+
+    def _connects_by_ours(self) -> bool:
+        """Return whether nobody has put anything in the place of what connects."""
+        ensures, connects = self._connecting
+        if self._kept is not None:  # of a class of ours, and so of Django's below
+            cls = type(self)
+            return (
+                cls.ensure_connection is ensures
+                and cls.connect is connects
+                and DatabaseWrapper.ensure_connection is _ENSURES
+                and vars(self).keys().isdisjoint(_CONNECTING)
+            )
+        return (
+            getattr(super().ensure_connection, "__func__", None) is _ENSURES
+            and getattr(self.ensure_connection, "__func__", None) is ensures
+            and getattr(self.connect, "__func__", None) is connects
+        )
+
+    def _open_again(self, opening: tuple[Any, dict[str, Any]] | None) -> bool:
+        """Open it as it has been before, if the settings are the same; return whether they are."""
+        if opening is None or opening[0] is not self._seen or ports.reroutes is not None:
+            return False
+        vars(self).update(opening[1])
+        self.savepoint_ids, self.atomic_blocks, self.run_on_commit = [], [], []
         return True
 
     def close(self) -> None:

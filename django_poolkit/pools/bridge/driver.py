@@ -14,6 +14,7 @@ import asyncio
 import logging
 import threading
 from _thread import get_ident
+from asyncio import current_task, get_running_loop
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
@@ -60,8 +61,8 @@ class BridgeGreenlet(greenlet):
     """When that came, on the monotonic clock."""
     patience: float | None = None
     """For how many seconds it waits for the innermost shield, None for as long as that takes."""
-    loop: asyncio.AbstractEventLoop
-    """On which it runs."""
+    loop: Any = None
+    """On which it runs, None while it rests."""
     thread: int
     """Identifies the thread of that loop."""
     task: ref[asyncio.Task[Any]] | None
@@ -93,10 +94,10 @@ class BridgeGreenlet(greenlet):
     def begin(self, here: greenlet) -> None:
         """Be a call in the running task, started by the greenlet that runs."""
         self.parent, self.gr_context = here, here.gr_context
-        self.thread, self.loop = get_ident(), asyncio.get_running_loop()
-        self.suspended = monotonic()
-        task = asyncio.current_task(self.loop)
+        self.loop = loop = get_running_loop()
+        task = current_task(loop)
         self.task = None if task is None else ref(task)
+        self.suspended = monotonic()
         self.over = False
 
     def rest(self) -> None:
@@ -104,8 +105,7 @@ class BridgeGreenlet(greenlet):
         idle = _resting.calls
         if self.dead or self.shield or self.thrown_away or len(idle) >= _MOST_RESTING:
             return
-        self.wrappers = self.task = self.cancelled = self.gr_context = None
-        del self.loop
+        self.wrappers = self.task = self.cancelled = self.gr_context = self.loop = None
         idle.append(self)
 
 
@@ -124,20 +124,22 @@ def _work(function: Callable[..., Any], args: Any, kwargs: Any) -> None:
 
     Nor to its greenlet: of what its own frame refers to, no garbage collector would know.
     """
+    failed: BaseException | None
     while True:
         try:
-            _here().value = function(*args, **kwargs)
+            value, failed = function(*args, **kwargs), None
         except BaseException as error:
-            _here().over = True
             if _here().thrown_away or isinstance(error, GreenletExit):
+                _here().over = True
                 raise
             # Without this frame, which is going to be that of another call.
             error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
-            _here().failed = error
-        function = args = kwargs = None  # type: ignore[assignment]
-        _here().over = True
-        if _here().thrown_away:
+            value, failed = None, error
+        here = _here()
+        here.value, here.failed, here.over = value, failed, True
+        if here.thrown_away:
             return
+        del here, function, args, kwargs, value, failed
         function, args, kwargs = _here().parent.switch()  # type: ignore[union-attr]
 
 
@@ -200,7 +202,11 @@ async def run(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
     here = getcurrent()
     if type(here) is BridgeGreenlet:
         return function(*args, **kwargs)
-    call = _resting.calls.pop() if _resting.calls else BridgeGreenlet(_work)
+    if idle := _resting.calls:
+        call = idle.pop()
+    else:
+        call = BridgeGreenlet(_work)
+        call.thread = get_ident()
     call.begin(here)
     switch, throw = call.switch, call.throw
     if watch is not None:
@@ -227,15 +233,16 @@ async def run(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
 def _result(call: BridgeGreenlet) -> Any:
     """Return what a call has returned, or raise what it has, and have it rest."""
     value, failed = call.value, call.failed
-    told = _told(call) if _to_be_told(call) else None
+    told = None if call.cancelled is None or not _to_be_told(call) else _told(call)
     call.value = call.failed = None
     call.rest()
+    if told is None and failed is None:
+        return value
     try:
         if told is not None and isinstance(failed, Exception | None):
             raise told from failed
-        if failed is not None:
-            raise failed
-        return value
+        assert failed is not None
+        raise failed
     finally:
         del failed, told  # which refer to this frame by now
 

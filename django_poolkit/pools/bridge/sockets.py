@@ -133,7 +133,8 @@ class InEpoll:
         for number, (fileno, events) in enumerate(found, 1):
             if (waits := waiting.pop(fileno, None)) is not None:
                 try:
-                    waits.wake(ready(events) & waits.wanted)
+                    # What is there to be read has nearly always been waited for, and nothing else.
+                    waits.wake(_IS_READABLE if events == _IN else ready(events) & waits.wanted)
                 except BaseException:  # an interrupt, which ends a task, and its loop as well
                     self._arm_again(found[number:])
                     raise
