@@ -180,11 +180,17 @@ TROUBLE = (
     ),
     Part(
         "scale", "Scale",
-        "What acquire, release and stats() cost as there is more of everything.",
+        "What acquire, release and stats() cost as there is more of everything; and how many "
+        "processes get by on the connections of one server.",
         (
             Reading(title="time", unit="µs", key="us", by=("of", "count")),
             Reading(title="memory of one", unit="KiB", key="kib", by=("of", "count")),
             Reading(title="threads of one", unit="threads", key="threads", by=("of", "count")),
+            Reading(title="by all workers", unit="leases/s", key="leases", by=("of", "count")),
+            Reading(title="acquires in vain", unit="%", key="vain", by=("of", "count")),
+            Reading(title="the p99 of their waits", unit="s", key="p99", by=("of", "count")),
+            Reading(title="connections it takes", unit="connections", key="connections",
+                    by=("of", "count")),
         ),
         short=("--short",), long=(),
     ),

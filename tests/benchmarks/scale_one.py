@@ -132,7 +132,13 @@ def main() -> None:
     known: dict[str, Callable[..., dict[str, Any]]] = {
         "pools": pools, "leases": leases, "hosts": hosts,
     }  # fmt: skip
-    print(json.dumps(known[what](json.load(sys.stdin), contestant, *map(int, numbers))))
+    given = json.load(sys.stdin)
+    if what == "replicas":
+        from tests.benchmarks.scale_replicas import measure
+
+        print(json.dumps(measure(given, int(numbers[0]))))
+        return
+    print(json.dumps(known[what](given, contestant, *map(int, numbers))))
 
 
 if __name__ == "__main__":

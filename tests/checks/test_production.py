@@ -12,6 +12,7 @@ from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 
 from django_poolkit.checks import registered
+from django_poolkit.pools.sizing import size_without_deadlock
 from tests.checks.sites import ENGINE, Site, database
 
 ASGI: dict[str, Any] = {"ASGI_APPLICATION": "shop.asgi.application"}
@@ -156,6 +157,21 @@ def test_what_is_wrong_is_said_and_what_is_right_is_not(
     assert str(found[0].hint).endswith(f"See docs/reference/checks.md#poolkit{name.lower()}.")
     for changes in right:
         assert f"poolkit.{name}" not in site.ids(**changes), changes
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 4])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 9, 10, 17, 18])
+def test_aliases_that_share_are_told_by_the_published_bound(
+    site: Site, at_once: int, size: int
+) -> None:
+    """HikariCP's threads x (connections at once - 1) + 1, as `pools.sizing` has it."""
+    entries = {f"alias{number}": database({"max_size": size}) for number in range(at_once)}
+    databases = {"default": database(NAME="other"), **entries}
+    [text] = [each.msg for each in site.look(databases=databases) if each.id == "poolkit.W021"]
+    first = next(n for n in range(1, 30) if size_without_deadlock(n, at_once) > size)
+    words = f"from {first} such threads on" if first > 1 else "and one such thread it may wait"
+    assert f"one pool of {size}: " in text
+    assert f"holds {at_once} of its connections, {words}" in text
 
 
 def test_levels_are_those_of_their_letters(site: Site) -> None:

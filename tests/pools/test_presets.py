@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from django_poolkit.pools.config import PoolConfig
 from django_poolkit.pools.errors import PoolConfigError
 from django_poolkit.pools.presets import PRESETS
+from tests.docs_support import DOCS
 
 PATH = "DATABASES['default']['OPTIONS']['pool']"
 
@@ -42,6 +44,15 @@ def test_a_preset_has_the_published_size_overflow_recycling_and_timeout(
 
 def test_no_other_presets_are_there() -> None:
     assert list(PRESETS) == ["development", "worker", "small", "api", "medium", "high"]
+
+
+def test_the_reference_has_the_same_figures() -> None:
+    page = (DOCS / "reference" / "settings.md").read_text()
+    found = re.findall(r'^\| `"(\w+)"` \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$', page, re.MULTILINE)
+    keys = ("min_size", "max_size", "max_lifetime", "timeout")
+    assert {name: [float(each) for each in row] for name, *row in found} == {
+        name: [options[key] for key in keys] for name, options in PRESETS.items()
+    }
 
 
 def test_what_the_options_say_themselves_wins() -> None:

@@ -11,6 +11,7 @@ import pytest
 from django_poolkit.pools import sizing
 from django_poolkit.pools.sizing import UseTimes
 from django_poolkit.pools.stats import BUCKETS, Histogram
+from tests.docs_support import DOCS
 
 
 def test_cores_and_disks_make_the_server() -> None:
@@ -67,6 +68,28 @@ def test_the_rules_come_with_their_source() -> None:
 def test_the_figure_that_is_none_is_named(rule: Any, figures: Any, named: str) -> None:
     with pytest.raises(ValueError, match=f"^{named}, not "):
         rule(*figures)
+
+
+@pytest.mark.parametrize(
+    ("formula", "example", "found"),
+    [
+        ("cores * 2 + disks", "8 and 1: 17", sizing.connections_of_server(8, 1)),
+        ("threads * (connections at once - 1) + 1", "3 and 4: 10",
+         sizing.size_without_deadlock(3, 4)),
+        ("min(cores * 4, 50)", "4: 16 and 8", sizing.size_and_overflow(4)),
+        ("cores * 2 + 4", "8: 20", sizing.size_in_production(8)),
+        ("concurrent requests / queries per request * 1.5", "100 and 3: 50",
+         sizing.size_for_requests(100, 3)),
+    ],
+)  # fmt: skip
+def test_the_page_cites_each_rule_with_its_published_example(
+    formula: str, example: str, found: int | tuple[int, int]
+) -> None:
+    page = (DOCS / "explanation" / "sizing.md").read_text()
+    [row] = [line for line in page.splitlines() if line.startswith(f"| `{formula}`")]
+    assert f"| {example} |" in row
+    numbers = found if isinstance(found, tuple) else (found,)
+    assert example.endswith(": " + " and ".join(map(str, numbers)))
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "8", None])
