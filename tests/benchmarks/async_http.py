@@ -80,6 +80,9 @@ class Contestant:
     threads: bool = True
     """Whether a request that queries takes a thread."""
     settings: dict[str, Any] = field(default_factory=dict)
+    app: str = ""
+    """Of another's that it needs, and where that is found."""
+    folder: Path | None = None
 
     def variables(self, node: Node, supplier: str) -> dict[str, str]:
         """Return what its site is told."""
@@ -92,6 +95,8 @@ class Contestant:
             "OPTIONS": {} if self.pool is None else {"pool": {**pool, **self.pool}},
         }
         found = {"CONTEST_DATABASE": json.dumps(entry), "SHOP_UPSTREAM_URL": supplier}
+        if self.folder is not None:
+            found |= {"CONTEST_APP": self.app, "PYTHONPATH": str(self.folder)}
         return (
             found
             if self.poolkit is None

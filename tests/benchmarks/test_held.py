@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.benchmarks import async_http, held
 
 def test_it_measures_contestants_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--json", "--clients", "40", "--seconds", "0.3", "--only", held.POOL]
+    arguments += ["--no-fetch"]
     assert held.main(arguments) == 0
     rows = {row["contestant"]: row for row in json.loads(capsys.readouterr().out)}
     assert set(rows) == {held.POOL, held.CHECKED}
@@ -38,6 +40,13 @@ def test_each_contestant_has_settings_of_its_own(primary: Node) -> None:
     assert {entry["OPTIONS"]["pool"]["max_size"] for entry in entries.values()} == {20}
     assert entries[held.CHECKED]["CONN_HEALTH_CHECKS"] is True
     assert "CONN_HEALTH_CHECKS" not in entries[held.POOL]
+
+
+def test_django_async_backend_takes_part_where_it_can_be_had(primary: Node, tmp_path: Path) -> None:
+    [native] = [each for each in held.contestants(tmp_path) if each.name == held.NATIVE.name]
+    told = native.variables(primary, "http://supplier/")
+    assert (told["CONTEST_APP"], told["PYTHONPATH"]) == ("django_async_backend", str(tmp_path))
+    assert not native.threads  # it takes part however many there are
 
 
 def test_who_takes_threads_sits_out_where_there_are_too_many() -> None:
