@@ -27,9 +27,7 @@ from tests.benchmarks.peers import SIZE, Contestant, Unavailable, Worker
 WORKER: Final = Path(__file__).with_name("failure_worker.py")
 NO_POOL: Final = "no pool"
 BOUNCER: Final = "PgBouncer, plain Django"
-FEW: Final = {
-    "restart-20": (peers.HELD, "Django's pool, health checks", "ours, session", "ours, transaction")
-}
+FEW: Final = {"restart-20": ("Django's pool, health checks", "ours, session", "ours, transaction")}
 """Who alone meets what takes long, without --long."""
 PAUSE: Final = 0.02
 """Seconds between two requests of a thread."""

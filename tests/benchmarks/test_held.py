@@ -9,6 +9,7 @@ import pytest
 
 from django_poolkit.testing import Node
 from tests.benchmarks import async_http, held
+from tests.benchmarks.web_servers import NATIVE
 
 
 def test_it_measures_contestants_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +44,7 @@ def test_each_contestant_has_settings_of_its_own(primary: Node) -> None:
 
 
 def test_django_async_backend_takes_part_where_it_can_be_had(primary: Node, tmp_path: Path) -> None:
-    [native] = [each for each in held.contestants(tmp_path) if each.name == held.NATIVE.name]
+    [native] = [each for each in held.contestants(tmp_path) if each.name == NATIVE.name]
     told = native.variables(primary, "http://supplier/")
     assert (told["CONTEST_APP"], told["PYTHONPATH"]) == ("django_async_backend", str(tmp_path))
     assert not native.threads  # it takes part however many there are
