@@ -18,6 +18,7 @@ from typing import Any, Final
 from django_poolkit.testing import Cluster, Node
 from example_project.flood import Ground, run
 from example_project.limits import LimitTooLow, raise_file_limit
+from example_project.processes import ChildFailed
 from example_project.serving import upstream
 from example_project.waves import (
     CONNECTIONS,
@@ -142,7 +143,12 @@ def measure(
                             home=home,
                         )
                         wave = _wave(clients, VIEWS[view])
-                        found[one.name].append(run(ground, wave, options.seconds, _quiet))
+                        try:
+                            outcome = run(ground, wave, options.seconds, _quiet)
+                        except (ChildFailed, OSError) as error:  # the others go on
+                            print(f"without {one.name}: {error}", file=sys.stderr)
+                            continue
+                        found[one.name].append(outcome)
                 yield rows(view, clients, found)
 
 
@@ -159,6 +165,8 @@ def rows(view: str, clients: int, found: dict[str, list[Outcome]]) -> list[Row]:
     """Sum up the rounds of each contestant."""
     summed = []
     for name, outcomes in found.items():
+        if not outcomes:
+            continue
 
         def median(value: Callable[[Outcome], float], of: Sequence[Outcome] = outcomes) -> float:
             return statistics.median(value(outcome) for outcome in of)

@@ -44,6 +44,7 @@ contestants:
 faults:
   kill         nobody makes a request; all backends are terminated; then all go on
   restart-1    the server is shut down, away for 1 s, and started; restart-5, restart-20 likewise
+               (the last one is met by few contestants, unless --long is given)
   hang         for 3 s nothing passes between clients and server; then all that was sent arrives
   forgotten    the connections have been idle for 1 s, and nothing passes by them ever again, as
                after a firewall has dropped them: nobody is told. New ones are passed on

@@ -143,7 +143,20 @@ def main(arguments: list[str] | None = None) -> int:
             print(show(group), file=out, flush=True)
     if options.json:
         print(json.dumps(found))
-    return 1 if any(row["failed"] for row in found if row["contestant"].startswith("ours")) else 0
+    return 0 if answered(options, taking_part, found) else 1
+
+
+def answered(
+    options: argparse.Namespace, taking_part: Sequence[Contestant], found: Sequence[Row]
+) -> bool:
+    """Return whether ours took part everywhere, and each request to them was answered well."""
+    well = {(row["clients"], row["contestant"]) for row in found if not row["failed"]}
+    return all(
+        (clients, each.name) in well
+        for clients in options.clients
+        for each in async_http.takers(clients, options, taking_part)
+        if each.name.startswith("ours")
+    )
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ def picture(part: Mapping[str, Any], index: int) -> str:
 
 def write_page(run: Mapping[str, Any], page: Path) -> None:
     """Write the page of a run, and its pictures into a folder beside it."""
+    for old in (page.parent / PICTURES).glob("*.svg"):  # the folder is this page's own
+        old.unlink()
     write_charts(run, page.parent / PICTURES)
     page.write_text("\n".join(lines(run)) + "\n")
 

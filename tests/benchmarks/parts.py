@@ -81,8 +81,6 @@ MICRO = (
                     who="contender", where={"unit": "µs"}, base="django_poolkit"),
             Reading(title="with threads", unit="cycles/s", key="median", spread=("low", "high"),
                     who="contender", where={"unit": "per s"}, base="django_poolkit"),
-            Reading(title="fairness of threads", unit="Jain's index, the least of the rounds",
-                    key="jain", who="contender"),
             Reading(title="after a kill", unit="s", key="median", spread=("low", "high"),
                     who="contender", where={"unit": "s"}, base="django_poolkit"),
         ),

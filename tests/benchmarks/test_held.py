@@ -57,6 +57,15 @@ def test_who_takes_threads_sits_out_where_there_are_too_many() -> None:
     assert [each.name for each in taking_part] == [async_http.LOOP]
 
 
+def test_ours_have_to_take_part_and_to_be_answered() -> None:
+    options = held.parsed(["--clients", "10"])
+    row = {"clients": 10, "contestant": async_http.LOOP, "failed": 0}
+    both = [row, {**row, "contestant": async_http.THREADS}]
+    assert held.answered(options, held.contestants(), both)
+    assert not held.answered(options, held.contestants(), [row])
+    assert not held.answered(options, held.contestants(), [{**each, "failed": 1} for each in both])
+
+
 def test_its_help_says_how_to_read_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         held.parsed(["--help"])

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from tests.benchmarks import micro
-from tests.benchmarks.micro import Contestant
+from tests.benchmarks import micro, micro_pools
+from tests.benchmarks.micro_pools import Contestant
 
 
 def test_it_measures_all_pools(capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,14 +17,20 @@ def test_it_measures_all_pools(capsys: pytest.CaptureFixture[str]) -> None:
     by: dict[str, set[str]] = {}
     for row in rows:
         by.setdefault(row["measure"], set()).add(row["contestant"])
-    pools = {micro.OURS, micro.THEIRS, micro.CHECKED, micro.ALCHEMY, micro.ASKING}
-    resetting = {micro.ALWAYS, micro.RESETTING}
+    pools = {
+        micro_pools.OURS,
+        micro_pools.THEIRS,
+        micro_pools.CHECKED,
+        micro_pools.ALCHEMY,
+        micro_pools.ASKING,
+    }
+    resetting = {micro_pools.ALWAYS, micro_pools.RESETTING}
     assert by == {
         "acquire, release": pools,
-        "clean": {micro.RAW} | pools | resetting,
-        "dirty": {micro.RAW, micro.OURS} | resetting,
-        "SELECT 1, 8 threads": {micro.RAW} | pools,
-        "SELECT 1, 64 threads": {micro.RAW} | pools,
+        "clean": {micro_pools.RAW} | pools | resetting,
+        "dirty": {micro_pools.RAW, micro_pools.OURS} | resetting,
+        "SELECT 1, 8 threads": {micro_pools.RAW} | pools,
+        "SELECT 1, 64 threads": {micro_pools.RAW} | pools,
     }
     for row in rows:
         if "threads" in row["measure"]:
@@ -59,7 +65,7 @@ def test_its_help_says_how_to_read_the_table(capsys: pytest.CaptureFixture[str])
         micro.parsed(["--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    for word in (micro.RAW, micro.ALCHEMY, "dirty", "jain", "longest", "--rounds"):
+    for word in (micro_pools.RAW, micro_pools.ALCHEMY, "dirty", "jain", "longest", "--rounds"):
         assert word in text
     with pytest.raises(SystemExit):
         micro.parsed(["--rounds", "0"])

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from django_poolkit.testing import Cluster, Node
 from example_project.measures import Measures
+from example_project.processes import ChildFailed
 from example_project.sampling import Sampler
 from example_project.vitals import Watch
 from tests.benchmarks.figures import Row, number
@@ -130,7 +131,11 @@ def measure(options: argparse.Namespace, node: Node, home: Path) -> Iterator[lis
                     for site in random.sample(taking_part, len(taking_part)):
                         # The first warms up.
                         seconds = options.seconds if number_of_round else options.warm
-                        one = asked(site, test, node, home, options.clients, seconds)
+                        try:
+                            one = asked(site, test, node, home, options.clients, seconds)
+                        except (ChildFailed, OSError) as error:  # the others go on
+                            say(f"{site.entry.contestant.name} is lost: {error}")
+                            continue
                         if number_of_round:
                             found[site.entry.contestant.name].append(one)
                 yield rows(server, test, found)
@@ -140,6 +145,8 @@ def rows(server: str, test: str, found: dict[str, list[Found]]) -> list[Found]:
     """Sum up the rounds of each contestant."""
     summed: list[Found] = []
     for name, several in found.items():
+        if not several:
+            continue
         row: Found = {"test": f"{server}: {test}", "contestant": name, "rounds": len(several)}
         row |= {"server": server, "page": test}
         for key in ("throughput", "cpu", "p50", "p99"):
