@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.benchmarks.charts import chart
 from tests.benchmarks.figures import Figure, Table, number, spread
+from tests.benchmarks.parts import BY_NAME
 from tests.benchmarks.reach import verdicts
 
 PICTURES = "performance"
@@ -85,8 +86,11 @@ def lines(run: Mapping[str, Any]) -> Iterator[str]:
         yield ""
     for part in run["parts"]:
         yield from _part(part)
-    if run.get("left_out"):
-        yield "Left out, as there was no time for them: " + ", ".join(run["left_out"]) + "."
+    for name in run.get("left_out", ()):
+        yield f"## {BY_NAME[name].title}"
+        yield ""
+        yield f"{BY_NAME[name].sentence} It was left out: there was no time for it."
+        yield ""
 
 
 def _reach(run: Mapping[str, Any]) -> Iterator[str]:

@@ -184,6 +184,8 @@ def run_all(
         "day": datetime.now(UTC).date().isoformat(),
         "form": form,
         "machine": machine.describe(),
+        "seconds": 0.0,
+        "load": [load, load],
         "parts": found,
         "left_out": [],
     }

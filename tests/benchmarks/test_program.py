@@ -43,7 +43,7 @@ def sample() -> dict[str, Any]:
               "why": "it was ended after 900 s."}  # fmt: skip
     return {
         "day": "2026-11-22", "form": "short", "seconds": 600.0, "machine": machine.describe(),
-        "load": [0.1, 1.5], "parts": [part, failed], "left_out": [],
+        "load": [0.1, 1.5], "parts": [part, failed], "left_out": ["held"],
     }  # fmt: skip
 
 
@@ -170,6 +170,8 @@ def test_the_page_of_a_run_has_all_of_it(sample: dict[str, Any], tmp_path: Path)
     assert "**It ended with status 1**: it was ended after 900 s." in said
     assert "| acquire and release: at most 1.0 of psycopg\\_pool's time |  | not measured |" in said
     assert page.NOTES.read_text().strip() in said
+    # What the notes lead to is there even so.
+    assert "## Held too long\n\nTwo queries around a call of 0.1 s" in said
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", said):
         assert (written.parent / picture).is_file()
     assert re.findall(r"!\[", said)
