@@ -18,6 +18,7 @@ from typing import Any, Final
 from django_poolkit.testing import Cluster, Node
 from example_project.flood import Ground, run
 from example_project.limits import LimitTooLow, raise_file_limit
+from example_project.processes import ChildFailed
 from example_project.serving import upstream
 from example_project.waves import (
     CONNECTIONS,
@@ -80,6 +81,9 @@ class Contestant:
     threads: bool = True
     """Whether a request that queries takes a thread."""
     settings: dict[str, Any] = field(default_factory=dict)
+    app: str = ""
+    """Of another's that it needs, and where that is found."""
+    folder: Path | None = None
 
     def variables(self, node: Node, supplier: str) -> dict[str, str]:
         """Return what its site is told."""
@@ -92,6 +96,8 @@ class Contestant:
             "OPTIONS": {} if self.pool is None else {"pool": {**pool, **self.pool}},
         }
         found = {"CONTEST_DATABASE": json.dumps(entry), "SHOP_UPSTREAM_URL": supplier}
+        if self.folder is not None:
+            found |= {"CONTEST_APP": self.app, "PYTHONPATH": str(self.folder)}
         return (
             found
             if self.poolkit is None
@@ -137,7 +143,12 @@ def measure(
                             home=home,
                         )
                         wave = _wave(clients, VIEWS[view])
-                        found[one.name].append(run(ground, wave, options.seconds, _quiet))
+                        try:
+                            outcome = run(ground, wave, options.seconds, _quiet)
+                        except (ChildFailed, OSError) as error:  # the others go on
+                            print(f"without {one.name}: {error}", file=sys.stderr)
+                            continue
+                        found[one.name].append(outcome)
                 yield rows(view, clients, found)
 
 
@@ -154,6 +165,8 @@ def rows(view: str, clients: int, found: dict[str, list[Outcome]]) -> list[Row]:
     """Sum up the rounds of each contestant."""
     summed = []
     for name, outcomes in found.items():
+        if not outcomes:
+            continue
 
         def median(value: Callable[[Outcome], float], of: Sequence[Outcome] = outcomes) -> float:
             return statistics.median(value(outcome) for outcome in of)

@@ -12,10 +12,11 @@ from django.conf import settings
 def site() -> Any:
     """Set Django up, and return its ASGI application: the kit's if it has settings for that."""
     poolkit = json.loads(os.environ.get("CONTEST_POOLKIT", "null"))
+    others = [os.environ["CONTEST_APP"]] if "CONTEST_APP" in os.environ else []
     session = {"base_url": os.environ["SHOP_UPSTREAM_URL"], "limit": 1_000, "total": 60.0}
     settings.configure(
         DATABASES={"default": json.loads(os.environ["CONTEST_DATABASE"])},
-        INSTALLED_APPS=[] if poolkit is None else ["django_poolkit"],
+        INSTALLED_APPS=others if poolkit is None else ["django_poolkit"],
         POOLKIT={"HTTP": {"supplier": session}} | (poolkit or {}),
         ALLOWED_HOSTS=["*"],
         ROOT_URLCONF="tests.benchmarks.async_http_views",

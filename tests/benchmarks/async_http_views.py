@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from django.conf import settings
 from django.db import models
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
 
 from django_poolkit import client_sessions
 
+BASES: tuple[type, ...] = (models.Model,)
+MANAGER = "_default_manager"
+if "django_async_backend" in settings.INSTALLED_APPS:  # which has a manager of its own
+    from django_async_backend.db.models.base import AsyncModelMixin
 
-class Thing(models.Model):
+    BASES, MANAGER = (AsyncModelMixin, models.Model), "async_objects"
+
+
+class Thing(*BASES):  # type: ignore[misc]
     """What is asked for."""
 
     name = models.CharField(max_length=50)
@@ -18,8 +28,11 @@ class Thing(models.Model):
         app_label = "contest"
 
 
+things: Any = getattr(Thing, MANAGER)
+
+
 async def _get() -> str:
-    thing: Thing = await Thing._default_manager.aget(pk=1)
+    thing: Thing = await things.aget(pk=1)
     return thing.name
 
 

@@ -27,7 +27,8 @@ from tests.benchmarks.peers import SIZE, Contestant, Unavailable, Worker
 WORKER: Final = Path(__file__).with_name("failure_worker.py")
 NO_POOL: Final = "no pool"
 BOUNCER: Final = "PgBouncer, plain Django"
-LONG: Final = ("restart-20",)
+FEW: Final = {"restart-20": ("Django's pool, health checks", "ours, session", "ours, transaction")}
+"""Who alone meets what takes long, without --long."""
 PAUSE: Final = 0.02
 """Seconds between two requests of a thread."""
 WARM_UP: Final = 0.5
@@ -43,6 +44,7 @@ contestants:
 faults:
   kill         nobody makes a request; all backends are terminated; then all go on
   restart-1    the server is shut down, away for 1 s, and started; restart-5, restart-20 likewise
+               (the last one is met by few contestants, unless --long is given)
   hang         for 3 s nothing passes between clients and server; then all that was sent arrives
   forgotten    the connections have been idle for 1 s, and nothing passes by them ever again, as
                after a firewall has dropped them: nobody is told. New ones are passed on
@@ -62,7 +64,7 @@ exit code:
   0 if ours served all threads again in each case, 1 if not. No time is judged.
 
 examples:
-  python -m tests.benchmarks.failure                             all but the longest, three rounds
+  python -m tests.benchmarks.failure                             all, three rounds
   python -m tests.benchmarks.failure --faults kill --rounds 9
   python -m tests.benchmarks.failure --only ours --faults failover
   python -m tests.benchmarks.failure --json > run.json           the same rows, for another program
@@ -119,7 +121,7 @@ def measure(options: argparse.Namespace, cluster: Cluster, out: Any) -> Iterator
     for key in options.faults:
         fault, found = FAULTS[key], dict[str, list[Row]]()
         for number_of_round in range(options.rounds):
-            for each in taking_part(options, fault):
+            for each in taking_part(options, key):
                 if each.name in left_out:
                     continue
                 print(f"{fault.name}, round {number_of_round + 1}: {each.name}", file=out)
@@ -136,13 +138,15 @@ def measure(options: argparse.Namespace, cluster: Cluster, out: Any) -> Iterator
             yield _row(fault.name, name, answers)
 
 
-def taking_part(options: argparse.Namespace, fault: Fault) -> list[Contestant]:
+def taking_part(options: argparse.Namespace, key: str) -> list[Contestant]:
     """Return who meets a fault. PgBouncer knows one server: somebody else has to move it."""
-    bouncer = find_pgbouncer() is not None and fault.needs != "replica"
+    bouncer = find_pgbouncer() is not None and FAULTS[key].needs != "replica"
+    few = None if options.long else FEW.get(key)
     return [
         each
         for each in contestants(options.patience)
         if options.only in each.name and (bouncer or each.name != BOUNCER)
+        if few is None or each.name in few
     ]
 
 
@@ -180,12 +184,11 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         epilog=READING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    usual = [key for key in FAULTS if key not in LONG]
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument(
-        "--faults", nargs="+", choices=list(FAULTS), help=f"of these ({' '.join(usual)})"
+        "--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="of these (all)"
     )
-    parser.add_argument("--long", action="store_true", help=f"with {' '.join(LONG)}, too")
+    parser.add_argument("--long", action="store_true", help=f"{' '.join(FEW)} by all, not by few")
     parser.add_argument("--rounds", type=int, default=3, help="of each fault (3)")
     parser.add_argument("--threads", type=int, default=SIZE, help=f"that make requests ({SIZE})")
     parser.add_argument("--patience", type=float, default=5.0, help="of the pools, s (5)")
@@ -193,7 +196,6 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="contestants whose name has this in it")
     parser.add_argument("--no-fetch", action="store_true", help="have pip fetch nothing")
     options = parser.parse_args(arguments)
-    options.faults = options.faults or [*FAULTS] if options.long else options.faults or usual
     if min(options.rounds, options.threads, options.patience, options.bound) <= 0:
         parser.error("--rounds, --threads, --patience and --bound have to be above 0")
     return options
@@ -224,7 +226,7 @@ def served_again(options: argparse.Namespace, found: Sequence[Row]) -> bool:
     return all(
         (FAULTS[key].name, each.name) in served
         for key in options.faults
-        for each in taking_part(options, FAULTS[key])
+        for each in taking_part(options, key)
         if each.name.startswith("ours")
     )
 

@@ -38,6 +38,10 @@ class Table:
     base: str
     """To whom the ratios are; empty without ratios."""
     figures: list[Figure]
+    better: str = ""
+    """`less` or `more`; empty where neither is better by itself."""
+    drawn: bool = True
+    """Whether there is a picture of it."""
 
     @property
     def measures(self) -> list[str]:
@@ -84,6 +88,10 @@ class Reading:
     """Only rows with these values."""
     times: float = 1.0
     """What the value is multiplied by to be in the unit."""
+    better: str = ""
+    """`less` or `more`, where that is what a contest is about."""
+    drawn: bool = True
+    """Whether there is to be a picture."""
     lists: tuple[str, ...] = ()
     """Instead of rows: the keys of an object's lists of rounds, each a contestant's."""
 
@@ -102,7 +110,7 @@ class Reading:
             )
             for each in plain
         ]
-        return Table(self.title, self.unit, self.base, figures)
+        return Table(self.title, self.unit, self.base, figures, self.better, self.drawn)
 
     def _of_lists(self, found: Row) -> Iterator[Figure]:
         for name in self.lists:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from example_project.waves import CONNECTIONS, PATIENCE, UPSTREAM_SECONDS
 from tests.benchmarks import async_http
 from tests.benchmarks.async_http import LOOP, THREADS, VIEWS, Contestant
 from tests.benchmarks.figures import Row
+from tests.benchmarks.peers import Unavailable
+from tests.benchmarks.web_servers import NATIVE, lent
 
 NO_POOL: Final = "no pool"
 POOL: Final = "Django's pool"
@@ -28,6 +32,7 @@ READING: Final = f"""
 contestants:
   {NO_POOL:29} Django's engine and handler, a connection for each request
   {POOL:29} Django's own, and with CONN_HEALTH_CHECKS
+  {NATIVE.name:29} with its own async ORM, on psycopg's AsyncConnectionPool
   {THREADS:29} django_poolkit in transaction mode, its async ORM left to Django's threads
   {LOOP:29} the same with POOLKIT["ASYNC_ORM"] = {{"ENABLED": True}}
 
@@ -53,13 +58,17 @@ examples:
 """
 
 
-def contestants() -> list[Contestant]:
-    """Return all of them."""
+def contestants(native: Path | None = None) -> list[Contestant]:
+    """Return all of them; django-async-backend only with the folder where it is."""
     stock = "django.db.backends.postgresql"
+    theirs = Contestant(
+        NATIVE.name, NATIVE.engine, None, threads=False, app="django_async_backend", folder=native
+    )
     return [
         Contestant(NO_POOL, stock, None, pool=None),
         Contestant(POOL, stock, None),
         Contestant(CHECKED, stock, None, settings={"CONN_HEALTH_CHECKS": True}),
+        *([theirs] if native else []),
         *(each for each in async_http.contestants() if each.name in (THREADS, LOOP)),
     ]
 
@@ -100,6 +109,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         "--threads-up-to", type=int, default=1_000, help="clients of who takes threads (1000)"
     )
     parser.add_argument("--only", default="", help="contestants whose name has this in it")
+    parser.add_argument("--no-fetch", action="store_true", help="have pip fetch nothing")
     parser.add_argument("--long", action="store_true", help="and 5,000 and 10,000; three rounds")
     options = parser.parse_args(arguments)
     if options.long:
@@ -119,15 +129,34 @@ def main(arguments: list[str] | None = None) -> int:
     found: list[dict[str, Any]] = []
     out = sys.stderr if options.json else sys.stdout
     print(HEAD, file=out, flush=True)
-    taking_part = [each for each in contestants() if options.only in each.name]
-    if not taking_part:
-        sys.exit("error: --only: no contestant's name has this in it")
-    for group in async_http.contest(options, taking_part):
-        found += group
-        print(show(group), file=out, flush=True)
+    with tempfile.TemporaryDirectory(prefix="poolkit-held-") as home:
+        native = None
+        try:
+            native = lent(NATIVE, Path(home), fetch=not options.no_fetch)
+        except Unavailable as reason:
+            print(f"without {NATIVE.name}: {reason}", file=out)
+        taking_part = [each for each in contestants(native) if options.only in each.name]
+        if not taking_part:
+            sys.exit("error: --only: no contestant's name has this in it")
+        for group in async_http.contest(options, taking_part):
+            found += group
+            print(show(group), file=out, flush=True)
     if options.json:
         print(json.dumps(found))
-    return 1 if any(row["failed"] for row in found if row["contestant"].startswith("ours")) else 0
+    return 0 if answered(options, taking_part, found) else 1
+
+
+def answered(
+    options: argparse.Namespace, taking_part: Sequence[Contestant], found: Sequence[Row]
+) -> bool:
+    """Return whether ours took part everywhere, and each request to them was answered well."""
+    well = {(row["clients"], row["contestant"]) for row in found if not row["failed"]}
+    return all(
+        (clients, each.name) in well
+        for clients in options.clients
+        for each in async_http.takers(clients, options, taking_part)
+        if each.name.startswith("ours")
+    )
 
 
 if __name__ == "__main__":

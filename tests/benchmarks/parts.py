@@ -40,15 +40,16 @@ def _lease(name: str, title: str, sentence: str) -> Part:
         (
             Reading(
                 title="a query", unit="µs", key="us", at="cost", by=(), base="held",
-                spread=("least", "most"),
+                spread=("least", "most"), better="less",
             ),
             Reading(
                 title="100 tasks on 10 connections", unit="queries/s", key="per second",
-                at="fairness", by=(), base="theirs",
+                at="fairness", by=(), base="theirs", better="more",
             ),
-            Reading(title="the longest wait", unit="ms", key="longest wait", at="fairness", by=()),
+            Reading(title="the longest wait", unit="ms", key="longest wait", at="fairness", by=(),
+                    better="less", drawn=False),
             Reading(title="Jain's index of fairness", unit="1.0 is fair", key="jain",
-                    at="fairness", by=()),
+                    at="fairness", by=(), drawn=False),
         ),
         short=("--rounds", "10"),
         long=("--rounds", "60", "--seconds", "10"),
@@ -56,6 +57,21 @@ def _lease(name: str, title: str, sentence: str) -> Part:
 
 
 MICRO = (
+    Part(
+        "micro", "A lease by itself",
+        "Acquire and release, without and with a statement, clean and dirty, alone and by threads "
+        "that share 8 connections.",
+        (
+            Reading(title="alone", unit="µs", key="us", base="psycopg_pool", better="less"),
+            Reading(title="by many", unit="a second", key="rate", base="psycopg_pool",
+                    better="more"),
+            Reading(title="fairness", unit="Jain's index, the least of the rounds", key="jain",
+                    drawn=False),
+            Reading(title="the longest that a thread waited", unit="ms", key="longest",
+                    drawn=False),
+        ),
+        short=("--rounds", "6"), long=("--rounds", "40"),
+    ),
     Part(
         "pool", "The pool by itself",
         "Acquire and release, alone and with many threads, beside psycopg_pool; requests of "
@@ -65,12 +81,10 @@ MICRO = (
                     who="contender", where={"unit": "µs"}, base="django_poolkit"),
             Reading(title="with threads", unit="cycles/s", key="median", spread=("low", "high"),
                     who="contender", where={"unit": "per s"}, base="django_poolkit"),
-            Reading(title="fairness of threads", unit="Jain's index, the least of the rounds",
-                    key="jain", who="contender"),
             Reading(title="after a kill", unit="s", key="median", spread=("low", "high"),
                     who="contender", where={"unit": "s"}, base="django_poolkit"),
         ),
-        short=("--rounds", "3"), long=("--rounds", "15"),
+        short=("--rounds", "2", "--bound", "5"), long=("--rounds", "15"),
     ),
     Part(
         "statement", "A statement",
@@ -87,14 +101,15 @@ MICRO = (
         "of its own.",
         (
             Reading(title="CPU of the client", unit="µs", key="cpu", base=HELD,
-                    where={"unit": "µs"}),
-            Reading(title="time", unit="µs", key="wall", base=HELD, where={"unit": "µs"}),
+                    where={"unit": "µs"}, better="less"),
+            Reading(title="time", unit="µs", key="wall", base=HELD, where={"unit": "µs"},
+                    drawn=False),
             Reading(title="the first request after a kill", unit="ms", key="wall",
                     where={"unit": "ms"}),
             Reading(title="the first request after a kill: how many failed", unit="requests",
                     key="failures", where={"unit": "ms"}),
         ),
-        short=("--rounds", "7", "--scale", "0.25", "--kills", "3", "--bound", "10"), long=(),
+        short=("--rounds", "5", "--scale", "0.2", "--kills", "2", "--bound", "5"), long=(),
     ),
     _lease("alease", "A lease in a task", "One pool for threads and tasks, beside psycopg's."),
     _lease("asyncpg", "A lease of asyncpg's", "The pool of asyncpg's connections beside its own."),
@@ -115,24 +130,58 @@ MICRO = (
     ),
 )  # fmt: skip
 
+PREPARED = Part(
+    "prepared", "Prepared statements",
+    "The same queries with and without, by kind; when it pays on a new connection; what the server "
+    "holds for it.",
+    (
+        Reading(title="time", unit="µs", key="wall", at="kinds", base="plain"),
+        Reading(title="CPU of the client", unit="µs", key="cpu", at="kinds", base="plain",
+                drawn=False),
+        Reading(title="CPU of the server's process", unit="µs", key="server", at="kinds",
+                base="plain"),
+        Reading(title="runs on a new connection, the server's CPU of each", unit="µs", key="server",
+                at="first", by=("runs",), base="plain"),
+        Reading(title="runs on a new connection, the time of each", unit="µs", key="wall",
+                at="first", by=("runs",), base="plain", drawn=False),
+        Reading(title="held by the server for one", unit="KiB", key="kib", at="held", drawn=False),
+    ),
+    short=("--rounds", "15"), long=("--rounds", "60"),
+)  # fmt: skip
+
+PROFILE = Part(
+    "layers", "Where the CPU of a request goes",
+    "A request with one query in one thread, profiled, by layer.",
+    (
+        Reading(title="CPU of the client, by layer", unit="µs", key="us", by=("layer",),
+                drawn=False),
+    ),
+    long=("--rounds", "60"),
+)  # fmt: skip
+
 _WEB = tuple(
-    Reading(title=title, unit=unit, key=key, by=("test",), times=times, base=base)
-    for title, unit, key, times, base in (
-        ("answered", "requests/s", "throughput", 1.0, HELD),
-        ("CPU of the server for a request", "ms", "cpu", 1000.0, HELD),
+    Reading(
+        title=f"under {server}: {title}", unit=unit, key=key, by=("page",), times=times,
+        base=base if key in ("throughput", "cpu") else "", where={"server": server}, better=better,
+        drawn=key in ("throughput", "cpu"),
+    )
+    for server, base in (("gunicorn", HELD), ("uvicorn", "Django's pool"))
+    for title, unit, key, times, better in (
+        ("answered", "requests/s", "throughput", 1.0, "more"),
+        ("CPU of the server for a request", "ms", "cpu", 1000.0, "less"),
         ("p50", "ms", "p50", 1000.0, ""),
-        ("p99", "ms", "p99", 1000.0, ""),
+        ("p99", "ms", "p99", 1000.0, "less"),
         ("memory", "MiB", "memory", 1 / 2**20, ""),
         ("threads", "the most alive", "threads", 1.0, ""),
         ("connections", "the most that the server saw", "connections", 1.0, ""),
-        ("failed", "requests", "failed", 1.0, ""),
+        ("failed", "requests", "failed", 1.0, "less"),
     )
-)
+)  # fmt: skip
 
 SERVED = (
     Part("web", "Web, in the manner of TechEmpower",
          "One row, 20 queries, fortunes, 5 updates, and plain text as the ceiling.",
-         _WEB, short=(), long=("--long",)),
+         _WEB, short=("--short",), long=("--long",)),
     Part(
         "async_http", "Async views over HTTP",
         "Django's own async ORM, and ours in threads and on the event loop, on uvicorn.",
@@ -141,21 +190,28 @@ SERVED = (
                     by=("view", "clients"), base="Django's own"),
             Reading(title="answered", unit="requests/s", key="throughput", by=("view", "clients"),
                     base="Django's own"),
-            Reading(title="p99", unit="ms", key="p99", times=1000.0, by=("view", "clients")),
-            Reading(title="failed", unit="requests", key="failed", by=("view", "clients")),
+            Reading(title="p99", unit="ms", key="p99", times=1000.0, by=("view", "clients"),
+                    drawn=False),
+            Reading(title="failed", unit="requests", key="failed", by=("view", "clients"),
+                    drawn=False),
         ),
-        short=("--short",), long=("--rounds", "3"),
+        short=("--clients", "200", "--seconds", "1", "--views", "no query", "three queries"),
+        long=("--rounds", "3"),
     ),
     Part(
         "held", "Held too long",
         "Two queries around a call of 0.1 s, with a pool of 20.",
         (
             Reading(title="finished", unit="requests/s", key="throughput", by=("clients",),
-                    base="Django's pool"),
-            Reading(title="p99", unit="ms", key="p99", times=1000.0, by=("clients",)),
-            Reading(title="failed", unit="requests", key="failed", by=("clients",)),
+                    base="Django's pool", better="more"),
+            Reading(title="p99", unit="ms", key="p99", times=1000.0, by=("clients",),
+                    better="less"),
+            Reading(title="failed", unit="requests", key="failed", by=("clients",), better="less",
+                    drawn=False),
+            Reading(title="connections", unit="the most that the server saw", key="connections",
+                    by=("clients",), drawn=False),
         ),
-        short=(), long=("--long",),
+        short=("--clients", "200", "1000", "5000", "10000", "--seconds", "3"), long=("--long",),
     ),
 )  # fmt: skip
 
@@ -164,19 +220,21 @@ TROUBLE = (
         "failure", "Failure",
         "Threads make requests all the while: what a fault costs them, and how long.",
         (
-            Reading(title="until the first success", unit="s after the fault", key="first"),
-            Reading(title="until all threads succeeded", unit="s after the fault", key="all"),
-            Reading(title="failed", unit="requests", key="failed"),
-            Reading(title="the longest wait", unit="s", key="longest"),
+            Reading(title="until the first success", unit="s after the fault", key="first",
+                    better="less"),
+            Reading(title="until all threads succeeded", unit="s after the fault", key="all",
+                    better="less", drawn=False),
+            Reading(title="failed", unit="requests", key="failed", better="less"),
+            Reading(title="the longest wait", unit="s", key="longest", better="less", drawn=False),
         ),
-        short=("--rounds", "1"), long=("--rounds", "3", "--long"),
+        short=("--rounds", "1", "--bound", "8"), long=("--rounds", "3", "--long"),
     ),
     Part(
         "soak", "Soak",
         "Hours of faults by chance: what grows, what leaks, whether the sums hold.",
         (Reading(title="at a quiet moment", unit="count", key="value", who="when", at="counts",
                  base="early"),),
-        short=("--minutes", "2"), long=("--minutes", "60"),
+        short=("--minutes", "1"), long=("--minutes", "60"),
     ),
     Part(
         "scale", "Scale",
@@ -210,13 +268,13 @@ BESIDE = (
         "health", "Health answers", "What a crowd of probes costs a site whose pool is full.",
         (Reading(title="statements of users, with probes and without", unit="statements/s",
                  lists=("without", "with"), base="without"),),
-        short=("--rounds", "3", "--seconds", "4"),
+        short=("--rounds", "2", "--seconds", "3"),
     ),
     Part(
         "status", "Looking on", "What it costs a busy site that its pools are looked at.",
         (Reading(title="requests, with status calls and without", unit="requests/s",
                  lists=("without", "with"), base="without"),),
-        short=("--rounds", "4", "--calls", "200", "--seconds", "4"),
+        short=("--rounds", "2", "--calls", "200", "--seconds", "3"),
     ),
     Part(
         "routing", "Asking the router", "What the router answers, and when it is told of a write.",
@@ -244,5 +302,5 @@ BESIDE = (
     ),
 )  # fmt: skip
 
-PARTS = (*MICRO, *SERVED, *TROUBLE, *BESIDE)
+PARTS = (*MICRO, PREPARED, PROFILE, *SERVED, *TROUBLE, *BESIDE)
 BY_NAME = {part.name: part for part in PARTS}

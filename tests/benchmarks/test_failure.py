@@ -136,5 +136,13 @@ def test_its_help_says_how_to_read_the_table() -> None:
 def test_options_that_make_no_sense_are_refused() -> None:
     with pytest.raises(SystemExit):
         failure.parsed(["--bound", "0"])
-    assert "restart-20" not in failure.parsed([]).faults
-    assert "restart-20" in failure.parsed(["--long"]).faults
+
+
+def test_what_takes_long_is_met_by_few() -> None:
+    short, long = failure.parsed([]), failure.parsed(["--long"])
+    assert short.faults == long.faults == [*FAULTS]
+    few = {each.name for each in failure.taking_part(short, "restart-20")}
+    assert few == set(failure.FEW["restart-20"])
+    everybody = {each.name for each in failure.taking_part(long, "restart-20")}
+    assert everybody == {each.name for each in failure.taking_part(short, "restart-5")}
+    assert few < everybody

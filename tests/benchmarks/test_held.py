@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from django_poolkit.testing import Node
 from tests.benchmarks import async_http, held
+from tests.benchmarks.web_servers import NATIVE
 
 
 def test_it_measures_contestants_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--json", "--clients", "40", "--seconds", "0.3", "--only", held.POOL]
+    arguments += ["--no-fetch"]
     assert held.main(arguments) == 0
     rows = {row["contestant"]: row for row in json.loads(capsys.readouterr().out)}
     assert set(rows) == {held.POOL, held.CHECKED}
@@ -40,11 +43,27 @@ def test_each_contestant_has_settings_of_its_own(primary: Node) -> None:
     assert "CONN_HEALTH_CHECKS" not in entries[held.POOL]
 
 
+def test_django_async_backend_takes_part_where_it_can_be_had(primary: Node, tmp_path: Path) -> None:
+    [native] = [each for each in held.contestants(tmp_path) if each.name == NATIVE.name]
+    told = native.variables(primary, "http://supplier/")
+    assert (told["CONTEST_APP"], told["PYTHONPATH"]) == ("django_async_backend", str(tmp_path))
+    assert not native.threads  # it takes part however many there are
+
+
 def test_who_takes_threads_sits_out_where_there_are_too_many() -> None:
     options = held.parsed(["--long"])
     assert (options.clients, options.rounds) == ([200, 1_000, 5_000, 10_000], 3)
     taking_part = async_http.takers(5_000, options, held.contestants())
     assert [each.name for each in taking_part] == [async_http.LOOP]
+
+
+def test_ours_have_to_take_part_and_to_be_answered() -> None:
+    options = held.parsed(["--clients", "10"])
+    row = {"clients": 10, "contestant": async_http.LOOP, "failed": 0}
+    both = [row, {**row, "contestant": async_http.THREADS}]
+    assert held.answered(options, held.contestants(), both)
+    assert not held.answered(options, held.contestants(), [row])
+    assert not held.answered(options, held.contestants(), [{**each, "failed": 1} for each in both])
 
 
 def test_its_help_says_how_to_read_the_table(capsys: pytest.CaptureFixture[str]) -> None:

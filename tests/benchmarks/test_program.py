@@ -19,6 +19,7 @@ from tests.benchmarks.charts import chart
 from tests.benchmarks.figures import Figure, Reading, Table, number, summed, text
 from tests.benchmarks.parts import BY_NAME, PARTS, Part
 
+SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
 SVG = "{http://www.w3.org/2000/svg}"
 CRAZY = Table(
     "time <of> all", "µs", "held",
@@ -38,10 +39,11 @@ def sample() -> dict[str, Any]:
         "name": "peers", "title": "A request", "sentence": "By all pools.", "status": 0,
         "command": "python -m tests.benchmarks.peers", "seconds": 12.5, "tables": [CRAZY.as_json()],
     }  # fmt: skip
-    failed = {**part, "name": "soak", "title": "Soak", "status": 1, "tables": []}
+    failed = {**part, "name": "soak", "title": "Soak", "status": 1, "tables": [],
+              "why": "it was ended after 900 s."}  # fmt: skip
     return {
         "day": "2026-11-22", "form": "short", "seconds": 600.0, "machine": machine.describe(),
-        "load": [0.1, 1.5], "parts": [part, failed],
+        "load": [0.1, 1.5], "parts": [part, failed], "left_out": ["held"],
     }  # fmt: skip
 
 
@@ -97,7 +99,7 @@ def test_it_runs_a_part_and_writes_what_it_found(
     assert (tmp_path / page.PICTURES / "session_state-1.svg").is_file()
     printed = capsys.readouterr()
     assert "== Reading" in printed.out
-    assert "[1/1] session_state" in printed.err
+    assert "[1/1] session_state, after " in printed.err
     for secret in (socket.gethostname(), str(program.ROOT), str(tmp_path), sys.prefix):
         assert secret not in target.read_text() + written.read_text()
 
@@ -126,8 +128,33 @@ def test_what_runs_is_ended_where_we_are_interrupted(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("tests.benchmarks.program.subprocess.Popen", Interrupted)
     monkeypatch.setattr(program, "END_WITHIN", 5.0)  # who was started aside hears no Ctrl-C
     with pytest.raises(KeyboardInterrupt):
-        program._output([sys.executable, "-c", "import time; time.sleep(600)"], "sleeper")
+        program._output([*SLEEPER], "sleeper", 600.0)
     assert not Path(f"/proc/{pids[0]}").exists()
+
+
+def test_a_part_that_hangs_is_ended_and_the_others_are_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(program, "END_WITHIN", 5.0)
+    status, printed = program._output([*SLEEPER], "sleeper", 0.2)
+    assert (status, printed) == (program.ENDED, "")
+    kept: list[int] = []
+
+    def run_part(part: Part, *, long: bool, within: float) -> dict[str, Any]:
+        status = program.ENDED if part.name == "held" else 0
+        return {"name": part.name, "title": part.title, "command": "", "seconds": within,
+                "status": status, "why": "", "tables": []}  # fmt: skip
+
+    monkeypatch.setattr(program, "run_part", run_part)
+    parts = [BY_NAME[name] for name in ("held", "web")]
+    run = program.run_all(
+        parts, long=False, minutes=1.0, keep=lambda run: kept.append(len(run["parts"]))
+    )
+    assert [part["status"] for part in run["parts"]] == [program.ENDED, 0]
+    assert run["parts"][0]["seconds"] <= 60.0
+    assert (kept, run["left_out"]) == ([1, 2], [])
+    run = program.run_all(parts, long=False, minutes=1e-9, keep=lambda run: None)
+    assert (run["parts"], run["left_out"]) == ([], ["held", "web"])
 
 
 def test_the_page_of_a_run_has_all_of_it(sample: dict[str, Any], tmp_path: Path) -> None:
@@ -140,10 +167,25 @@ def test_the_page_of_a_run_has_all_of_it(sample: dict[str, Any], tmp_path: Path)
     assert "load average 0.1 as it began, 1.5 as it ended" in said
     assert "| one, two | 10.0 (9.00-12.0); 1.00 × | 12.5 (12.0-30.0); 1.25 × |" in said  # noqa: RUF001
     assert "| three \\| four | none | 1,234 |" in said
-    assert "**It ended with status 1**" in said
+    assert "**It ended with status 1**: it was ended after 900 s." in said
+    assert "| acquire and release: at most 1.0 of psycopg\\_pool's time |  | not measured |" in said
+    assert page.NOTES.read_text().strip() in said
+    # What the notes lead to is there even so.
+    assert "## Held too long\n\nTwo queries around a call of 0.1 s" in said
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", said):
         assert (written.parent / picture).is_file()
     assert re.findall(r"!\[", said)
+
+
+def test_a_table_of_many_contestants_stands_upright() -> None:
+    wide = Table("t", "s", "", [Figure("one", who, 1.0) for who in ("a", "b", "c")], drawn=False)
+    assert [*page._table(wide)] == [
+        "| | one |",
+        "|---|---|",
+        "| a | 1.00 |",
+        "| b | 1.00 |",
+        "| c | 1.00 |",
+    ]
 
 
 def test_a_picture_is_svg_with_a_bar_for_each_figure_on_light_and_on_dark() -> None:
@@ -200,7 +242,13 @@ def test_the_list_names_each_part(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--only", "nothing"], ["--from", "run.json", "--long"], ["--from", "missing"]]
+    "arguments",
+    [
+        ["--only", "nothing"],
+        ["--from", "run.json", "--long"],
+        ["--from", "missing"],
+        ["--minutes", "0"],
+    ],
 )
 def test_options_that_make_no_sense_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:

@@ -63,7 +63,10 @@ def visit(cluster: Cluster, site: Site) -> None:
 
 def test_the_pages_do_what_the_rules_ask_for(tmp_path: Path) -> None:
     known = {(each.server, each.contestant.name): each for each in web_servers.entries(30.0)}
-    chosen = (GUNICORN, "ours, transaction"), (UVICORN, web_servers.LOOP), (UVICORN, "no pool")
+    chosen = (
+        (GUNICORN, web_servers.PREPARED), (GUNICORN, web_servers.RAW), (UVICORN, web_servers.LOOP),
+        (UVICORN, "no pool"), (UVICORN, web_servers.ARAW),
+    )  # fmt: skip
     web_servers.tools(tmp_path / "tools")
     with Cluster() as cluster, ExitStack() as stack:
         web_servers.fill(cluster.primary)
@@ -84,7 +87,7 @@ def test_it_measures_sites_in_turns(capsys: pytest.CaptureFixture[str]) -> None:
         if each.server == UVICORN and each.contestant.name.startswith("ours")
     ]
     assert [(row["test"], row["contestant"]) for row in rows] == expected
-    assert len(expected) == 2
+    assert len(expected) == 3
     for row in rows:
         assert (row["failed"], row["rounds"]) == (0, 1)
         assert row["requests"] >= 4
@@ -107,11 +110,28 @@ def test_all_contestants_have_a_site_and_who_cannot_be_had_is_said(
     entries = web_servers.entries(30.0)
     sync = {each.contestant.name for each in entries if each.server == GUNICORN}
     assert {HELD, BOUNCER, "no pool", "django-pg-real-pool", "ours, session"} <= sync
+    assert {web_servers.RAW, web_servers.PREPARED} <= sync
+    rest = {each.contestant.name for each in entries if each.server == UVICORN}
+    assert {web_servers.NATIVE.name, web_servers.ARAW, web_servers.LOOP_PREPARED} <= rest
     monkeypatch.setattr(peers, "ENVIRONMENTS", tmp_path)
     [fetched] = [each for each in entries if each.contestant.package == "django-pg-real-pool"]
     with Cluster() as cluster, pytest.raises(Unavailable, match="not installed"):
         serving = web_servers.serve(fetched, 0, cluster.primary, tmp_path, fetch=False)
         serving.__enter__()
+    with pytest.raises(Unavailable, match="not installed"):
+        web_servers.lent(web_servers.NATIVE, tmp_path, fetch=False)
+
+
+def test_plain_text_is_asked_of_few_in_the_short_form() -> None:
+    entries = web_servers.entries(30.0)
+    few = {each.contestant.name for each in entries if each.ceiling}
+    assert {
+        each.contestant.name for each in entries if each.contestant.name.startswith("ours")
+    } <= few
+    assert "Django's pool" not in few
+    short = web.parsed(["--short"])
+    assert (short.rounds, short.seconds, short.warm) == (3, 1.0, 0.5)
+    assert web.parsed([]).warm == web.parsed([]).seconds
 
 
 def test_what_wrk_says_is_read() -> None:

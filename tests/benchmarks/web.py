@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from django_poolkit.testing import Cluster, Node
 from example_project.measures import Measures
+from example_project.processes import ChildFailed
 from example_project.sampling import Sampler
 from example_project.vitals import Watch
 from tests.benchmarks.figures import Row, number
@@ -48,9 +49,11 @@ tests:
   updates     5 rows read one by one, changed, and written by one statement
 
 contestants:
-  {GUNICORN}    one worker with {THREADS} threads; those of tests.benchmarks.failure --help
+  {GUNICORN}    one worker with {THREADS} threads; those of tests.benchmarks.failure --help; ours in
+              transaction mode also with prepare; and psycopg without an ORM, as the floor
   {UVICORN}     one process, on uvloop where there is one; Django's async ORM without a pool and on
-              Django's pool; ours in transaction mode with Django's threads and "{LOOP}"
+              Django's pool; django-async-backend's; ours in transaction mode with Django's threads
+              and "{LOOP}", also with prepare; and asyncpg without an ORM, as the floor
 Pools have {SIZE} connections. Without one each thread has its own, at the price of a connect for
 each request where they are not kept.
 
@@ -97,13 +100,13 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def asked(site: Site, test: str, node: Node, home: Path, options: argparse.Namespace) -> Found:
+def asked(site: Site, test: str, node: Node, home: Path, clients: int, seconds: float) -> Found:
     """Have a crowd ask a site for a page; return what came of it."""
     log = home / "clients.log"
     page = f"{site.kind}/{test}/"
     counted = Measures()
     with Watch(site.pid) as watch, Sampler(node, site.database, counted):
-        load: Load = ask(site.url, page, options.clients, options.seconds, log)
+        load: Load = ask(site.url, page, clients, seconds, log)
     return {
         **load._asdict(),
         "cpu": watch.cpu / max(load.requests, 1),
@@ -118,14 +121,22 @@ def measure(options: argparse.Namespace, node: Node, home: Path) -> Iterator[lis
     with ExitStack() as stack:
         there = list(sites(options, node, home, stack))
         for server in options.servers:
-            taking_part = [site for site in there if site.entry.server == server]
             for test in options.tests:
+                taking_part = [site for site in there if site.entry.server == server]
+                if test == "plaintext" and options.short:
+                    taking_part = [site for site in taking_part if site.entry.ceiling]
                 found: dict[str, list[Found]] = {s.entry.contestant.name: [] for s in taking_part}
                 for number_of_round in range(options.rounds + 1):
                     say(f"{server}, {test}, round {number_of_round} of {options.rounds}")
                     for site in random.sample(taking_part, len(taking_part)):
-                        one = asked(site, test, node, home, options)
-                        if number_of_round:  # the first warms up
+                        # The first warms up.
+                        seconds = options.seconds if number_of_round else options.warm
+                        try:
+                            one = asked(site, test, node, home, options.clients, seconds)
+                        except (ChildFailed, OSError) as error:  # the others go on
+                            say(f"{site.entry.contestant.name} is lost: {error}")
+                            continue
+                        if number_of_round:
                             found[site.entry.contestant.name].append(one)
                 yield rows(server, test, found)
 
@@ -134,7 +145,10 @@ def rows(server: str, test: str, found: dict[str, list[Found]]) -> list[Found]:
     """Sum up the rounds of each contestant."""
     summed: list[Found] = []
     for name, several in found.items():
+        if not several:
+            continue
         row: Found = {"test": f"{server}: {test}", "contestant": name, "rounds": len(several)}
+        row |= {"server": server, "page": test}
         for key in ("throughput", "cpu", "p50", "p99"):
             values = [each[key] for each in several]
             row[key] = statistics.median(values)
@@ -195,10 +209,18 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--patience", type=float, default=30.0, help="of the pools, s (30)")
     parser.add_argument("--only", default="", help="contestants whose name has this in it")
     parser.add_argument("--long", action="store_true", help="seven rounds of 8 s")
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help="rounds of 1 s; plain text by some alone",
+    )
     parser.add_argument("--no-fetch", action="store_true", help="have pip fetch nothing")
     options = parser.parse_args(arguments)
     if options.long:
         options.rounds, options.seconds = 7, 8.0
+    elif options.short:
+        options.rounds, options.seconds = 3, 1.0
+    options.warm = min(options.seconds, 0.5) if options.short else options.seconds
     if min(options.clients, options.seconds, options.rounds, options.patience) <= 0:
         parser.error("--clients, --seconds, --rounds and --patience have to be above 0")
     if options.clients > 1_000:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 import time
 import urllib.error
@@ -23,7 +24,7 @@ from tests.benchmarks.faults import moved
 from tests.benchmarks.peers import SIZE, Contestant, Unavailable
 
 ROOT: Final = Path(__file__).parents[2]
-SITE: Final = Path(__file__).with_name("web_site.py")
+SITES: Final = [Path(__file__).with_name(name) for name in ("web_site.py", "web_raw.py")]
 THREADS: Final = 16
 """Of gunicorn: requests at once."""
 START_SECONDS: Final = 60.0
@@ -31,6 +32,15 @@ TEMPLATE: Final = "web_template"
 
 GUNICORN, UVICORN = "gunicorn", "uvicorn"
 LOOP: Final = "ours, on the loop"
+PREPARED: Final = "ours, transaction, prepare"
+LOOP_PREPARED: Final = "ours, on the loop, prepare"
+RAW, ARAW = "psycopg, no ORM", "asyncpg's pool, no ORM"
+NATIVE: Final = Contestant(
+    "django-async-backend",
+    "django_async_backend.db.backends.postgresql",
+    # As tests.benchmarks.async_orm has it: the environment is made once for both.
+    package="django-async-backend uvloop",
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,14 @@ class Entry:
     server: str
     contestant: Contestant
     poolkit: dict[str, Any] | None = None
+    views: str = "web_site"
+
+    @property
+    def ceiling(self) -> bool:
+        """Whether its plain text is of interest: the others' is the same."""
+        return self.contestant.name.startswith("ours") or self.contestant.name in (
+            failure.NO_POOL, NATIVE.name,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,15 +83,40 @@ def entries(patience: float) -> list[Entry]:
     sync = [
         Entry(GUNICORN, each, {} if each.name.startswith("ours") else None) for each in everyone
     ]
-    ours = by_name["ours, transaction"]
+    ours, pool = by_name["ours, transaction"], by_name["Django's pool"]
+    prepared = replace(ours, options={"pool": {**ours.options["pool"], "prepare": True}})
     enabled = {"ASYNC_ORM": {"ENABLED": True, "SLOW_SLICE": None}}
-    plain = (failure.NO_POOL, "Django's pool", "Django's pool, health checks")
+    plain = (failure.NO_POOL, pool.name, "Django's pool, health checks")
+    bare = replace(pool, options={})  # its settings lead to the database, and that is all
     return [
-        *sync,
+        Entry(GUNICORN, replace(bare, name=RAW), views="web_raw"),
+        *(each for each in sync if each.contestant.name != "ours, session, health checks"),
+        Entry(GUNICORN, replace(prepared, name=PREPARED), {}),
+        Entry(UVICORN, replace(bare, name=ARAW), views="web_raw"),
         *(Entry(UVICORN, by_name[name]) for name in plain),
+        Entry(UVICORN, replace(NATIVE, options=pool.options)),
         Entry(UVICORN, replace(ours, name="ours, threads"), {}),
         Entry(UVICORN, replace(ours, name=LOOP), enabled),
+        Entry(UVICORN, replace(prepared, name=LOOP_PREPARED), enabled),
     ]
+
+
+def lent(contestant: Contestant, home: Path, *, fetch: bool) -> Path:
+    """Make a folder that has a contestant's package, and nothing else of its environment.
+
+    For one that runs with the Django and the psycopg of this environment, and needs its server.
+
+    Raises Unavailable where it cannot be had; the text says why.
+    """
+    assert contestant.package is not None
+    name = contestant.package.split()[0].replace("-", "_")
+    environment = Path(peers.interpreter_of(contestant, fetch=fetch)).parents[1]
+    [found] = environment.glob(f"lib/python*/site-packages/{name}")
+    folder = home / name
+    folder.mkdir(exist_ok=True)
+    if not (folder / name).exists():
+        (folder / name).symlink_to(found)
+    return folder
 
 
 def fill(node: Node) -> None:
@@ -104,7 +147,8 @@ def tools(folder: Path) -> Path:
         assert spec is not None
         assert spec.submodule_search_locations
         (folder / name).symlink_to(spec.submodule_search_locations[0])
-    (folder / SITE.name).symlink_to(SITE)
+    for script in SITES:
+        (folder / script.name).symlink_to(script)
     return folder
 
 
@@ -116,7 +160,14 @@ def serve(entry: Entry, number: int, node: Node, home: Path, *, fetch: bool) -> 
     """
     if entry.contestant.name == failure.BOUNCER and find_pgbouncer() is None:
         raise Unavailable("PgBouncer is not installed")
-    python = peers.interpreter_of(entry.contestant, fetch=fetch)
+    there_too, python = [str(home / "tools")], sys.executable
+    variables = {"WEB_POOLKIT": json.dumps(entry.poolkit), "WEB_VIEWS": entry.views}
+    if entry.contestant.name == NATIVE.name:
+        there_too.append(str(lent(entry.contestant, home, fetch=fetch)))
+        variables["WEB_APP"] = "django_async_backend"
+    else:
+        python = peers.interpreter_of(entry.contestant, fetch=fetch)
+    variables["PYTHONPATH"] = os.pathsep.join(there_too)
     database = f"web_{number}"
     node.execute(f"CREATE DATABASE {database} TEMPLATE {TEMPLATE}")
     there: Any = moved(node, node.host, node.port)
@@ -125,11 +176,7 @@ def serve(entry: Entry, number: int, node: Node, home: Path, *, fetch: bool) -> 
         if entry.contestant.name == failure.BOUNCER:
             there = stack.enter_context(PgBouncer(there, default_pool_size=SIZE))
         listener = stack.enter_context(listen())
-        variables = {
-            "WEB_DATABASE": json.dumps(entry.contestant.database(there)),
-            "WEB_POOLKIT": json.dumps(entry.poolkit),
-            "PYTHONPATH": str(home / "tools"),
-        }
+        variables["WEB_DATABASE"] = json.dumps(entry.contestant.database(there))
         child = Child(
             f"the site of {entry.contestant.name}",
             _command(entry.server, python, listener.fileno(), home),

@@ -20,14 +20,18 @@ UPDATES = 5
 FORTUNES = 12
 MORE = "Additional fortune added at request time."
 KIT = json.loads(os.environ.get("WEB_POOLKIT", "null"))
+DATABASE = json.loads(os.environ["WEB_DATABASE"])
+VIEWS = os.environ.get("WEB_VIEWS", __name__)
+"""`web_raw` has the same pages without an ORM."""
+APP = os.environ.get("WEB_APP", "django_poolkit" if KIT is not None else "")
 
 settings.configure(
     ALLOWED_HOSTS=["*"],
-    DATABASES={"default": json.loads(os.environ["WEB_DATABASE"])},
-    INSTALLED_APPS=[] if KIT is None else ["django_poolkit"],
+    DATABASES={"default": DATABASE},
+    INSTALLED_APPS=[APP] if APP else [],
     LOGGING_CONFIG=None,
     POOLKIT=KIT or {},
-    ROOT_URLCONF=__name__,
+    ROOT_URLCONF=VIEWS,
     TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates"}],
     USE_TZ=True,
 )
@@ -39,8 +43,15 @@ from django.http import HttpRequest, HttpResponse, JsonResponse  # noqa: E402
 from django.template import engines  # noqa: E402
 from django.urls import path  # noqa: E402
 
+BASES: tuple[type, ...] = (models.Model,)
+MANAGER = "_default_manager"
+if APP == "django_async_backend":  # which has a manager of its own
+    from django_async_backend.db.models.base import AsyncModelMixin
 
-class World(models.Model):
+    BASES, MANAGER = (AsyncModelMixin, models.Model), "async_objects"
+
+
+class World(*BASES):  # type: ignore[misc]
     """What the pages read and write."""
 
     number = models.IntegerField()
@@ -50,7 +61,7 @@ class World(models.Model):
         db_table = "world"
 
 
-class Fortune(models.Model):
+class Fortune(*BASES):  # type: ignore[misc]
     """A line of the page of fortunes."""
 
     message = models.CharField(max_length=2_048)
@@ -66,8 +77,8 @@ PAGE = engines["django"].from_string(
     "<tr><td>{{ each.id }}</td><td>{{ each.message }}</td></tr>{% endfor %}"
     "</table></body></html>"
 )
-worlds = World._default_manager
-fortunes_of_all = Fortune._default_manager
+worlds = getattr(World, MANAGER)
+fortunes_of_all = getattr(Fortune, MANAGER)
 
 
 def key() -> int:
