@@ -238,3 +238,57 @@ def test_statements_of_pages_are_those_of_postgresql(primary: Node) -> None:
 
 class Undone(Exception):
     """Ends a transaction of which nothing is to stay."""
+
+
+# -- names that are not there any more
+
+TOLD = "\n".join(page.read_text() for page in pages())
+LOGGERS = set(re.findall(r'getLogger\("([\w.]+)"\)', "".join(p.read_text() for p in modules())))
+
+
+def resolves(path: str) -> bool:
+    """Return whether a dotted path leads to a module of ours, or into one."""
+    parts = path.split(".")
+    for length in range(len(parts), 0, -1):
+        file = ROOT.joinpath(*parts[:length])
+        if file.is_dir() or file.with_suffix(".py").exists():
+            left = parts[length:]
+            source = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+            return not left or re.search(rf"\b{left[0]}\b", source.read_text()) is not None
+    return False
+
+
+def test_every_path_that_pages_name_is_there() -> None:
+    paths = set(re.findall(r"(?<![\w/.])(?:django_poolkit|example_project|tests)(?:\.\w+)+", TOLD))
+    assert len(paths) > 60
+    assert not {path for path in paths if not resolves(path)} - LOGGERS
+    files = set(
+        re.findall(r"(?<![\w/.])(?:django_poolkit|example_project|tests)/[\w/]+\.\w+", TOLD)
+    )
+    assert not {file for file in files if not (ROOT / file).exists()}
+
+
+def test_every_metric_check_and_section_that_pages_name_is_there() -> None:
+    assert set(re.findall(r"poolkit\.[EWI]\d{3}", TOLD)) <= check_ids()
+    metrics = {family.name for family in FAMILIES}
+    metrics |= {f"{name}_{end}" for name in metrics for end in ("bucket", "sum", "count")}
+    named = set(re.findall(r"\bpoolkit_\w+(?:_total|_seconds|_ratio|_bytes|_max|_min)\b", TOLD))
+    assert named <= metrics
+    sections = set(re.findall(r'POOLKIT\["(\w+)"\]', TOLD))
+    assert sections <= names([DOCS / "reference/settings.md"])
+
+
+def test_every_alert_has_an_answer() -> None:
+    alerts = re.findall(r"- alert: (\w+)", (DOCS / "monitoring/alerts.yml").read_text())
+    page = (DOCS / "how-to/answer-an-alert.md").read_text()
+    assert [*re.findall(r"^## (Poolkit\w+)$", page, re.MULTILINE)] == alerts
+
+
+def test_every_source_of_the_comparison_is_used_and_there() -> None:
+    text = (DOCS / "explanation/comparison.md").read_text()
+    claims, sources = text.split("\n## Sources\n")
+    listed = [int(number) for number in re.findall(r"^(\d+)\. ", sources, re.MULTILINE)]
+    assert listed == list(range(1, len(listed) + 1))
+    assert {int(number) for number in re.findall(r"\[(\d+)\](?!\()", claims)} == set(listed)
+    for source in re.split(r"^\d+\. ", sources, flags=re.MULTILINE)[1:]:
+        assert re.search(r"https://|\d+\.\d+", source), source
