@@ -21,7 +21,7 @@ import io
 import re
 import shlex
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,3 +256,18 @@ def reachable(start: Path) -> set[Path]:
         seen.add(page)
         left += [target for target, _ in links(page) if target.suffix == ".md"]
     return seen
+
+
+# -- names
+
+
+def names(found: Iterable[Path]) -> set[str]:
+    """Return the words that stand as code on some pages: in line, or in a block."""
+    texts = [text for page in found for text in re.findall(r"`([^`]+)`", prose(page))]
+    texts += [block.text for page in found for block in blocks(page) if block.language != "setup"]
+    return {word for text in texts for word in re.findall(r"\w+", text)}
+
+
+def reference() -> list[Path]:
+    """Return the pages of the reference."""
+    return sorted((DOCS / "reference").glob("*.md"))

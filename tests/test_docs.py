@@ -39,7 +39,7 @@ pytestmark = pytest.mark.core
 
 PAGES = docs.pages()
 # What a block may be. One that cannot run has to say that it is text.
-LANGUAGES = {"python", "console", "bash", "text", "mermaid", "toml", "sql", "ini", "html", "setup"}
+LANGUAGES = {"python", "console", "bash", "text", "toml", "sql", "ini", "html", "setup"}
 # Commands of others, which are taken as they are.
 FOREIGN = {"pip", "curl", "psql", "pytest", "mkdir", "cd", "git", "kill"}
 FOREIGN |= {"gunicorn", "uvicorn", "granian", "hypercorn", "daphne", "uwsgi", "celery"}
@@ -161,7 +161,7 @@ def test_a_command_that_does_not_exist_is_found(command: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_the_commands_of_a_page_exist(page: Path) -> None:
     for block in docs.blocks(page):
-        if block.language in ("console", "bash"):
+        if block.language in ("console", "bash") or block.text.startswith("$ "):
             for words in docs.commands(block):
                 verify_command(words)
 
@@ -169,6 +169,7 @@ def test_the_commands_of_a_page_exist(page: Path) -> None:
 def verify_command(words: list[str]) -> None:
     """Fail for a command, or an option of it, that does not exist."""
     first, *rest = words
+    first = first.removeprefix(".venv/bin/")
     if first in ("python", "python3", "./manage.py", "manage.py", "example_project/manage.py"):
         if first.startswith("python") and rest[0] == "-m":
             verify_module(rest[1], rest[2:])
@@ -205,6 +206,9 @@ def verify_module(name: str, arguments: list[str]) -> None:
         verify_management(arguments[1], arguments[2:])
     elif name == "tests.django_suite":
         verify_options(importlib.import_module(f"{name}.__main__").parser(), arguments)
+    elif name == "tests.pictures":
+        makers = importlib.import_module(f"{name}.__main__").MAKERS
+        assert set(arguments) <= set(makers), arguments
     elif name == "tests.benchmarks":
         verify_options(importlib.import_module(f"{name}.program").parser(), arguments)
     elif name in ("example_project", "tests"):
