@@ -148,6 +148,8 @@ class Newcomer:
         """Return the lines of a block, with the port and the project of this site."""
         text = block.text.replace("\\\n", " ").replace(":8000/", f":{self.port}/")
         lines = [line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ ")]
+        # Which Python is first on the PATH is nobody's choice: it may be too old.
+        lines = [re.sub(r"^python3 ", f"{sys.executable} ", line) for line in lines]
         lines = [re.sub(r"runserver$", f"runserver {self.port}", line) for line in lines]
         return [line.replace("shop.", "first.") for line in lines]
 
@@ -189,8 +191,14 @@ def environment_of(python: Path, changes: Mapping[str, str]) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("PYTHON", "DJANGO", "POOLKIT", "PG", "PIP"))
     }
-    path = os.pathsep.join([str(python.parent), str(Path(sys.executable).parent), kept["PATH"]])
+    path = os.pathsep.join([str(python.parent), *_others(kept["PATH"])])
     return kept | {"PATH": path, "PYTHONUNBUFFERED": "1", **changes}
+
+
+def _others(path: str) -> list[str]:
+    """Return the folders of programs without that of the tests' own environment."""
+    ours = Path(sys.executable).parent
+    return [place for place in path.split(os.pathsep) if place and Path(place) != ours]
 
 
 def write_scripts(python: Path) -> None:
