@@ -44,7 +44,7 @@ class Emptying:
         try:
             # In a transaction, as the flush: it is committed whatever the test did to autocommit.
             connection.ops.execute_sql_flush(["; ".join(self._deletes)])
-            return self._read() == self._made
+            return bool(self._read() == self._made)
         except Error:
             return False
 
