@@ -1,7 +1,7 @@
 """`python3 -m tests [pytest arguments]`: the test suite, from nothing but a Python.
 
 `--python` and `--django` choose the pair it runs on, `--slow` adds what CI leaves out,
-`--pair` only names the pair.
+`--coverage` says what the tests pass, `--pair` only names the pair.
 """
 
 import sys
@@ -18,6 +18,10 @@ def main() -> int:
         pair = sys.version_info[:2], django.VERSION[:2]
         print(*(".".join(map(str, version)) for version in pair))
         return 0
+    if "--coverage" in arguments:
+        from tests import covered
+
+        return covered.run([each for each in arguments if each != "--coverage"])
     from tests import again
 
     return again.run(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from django.db import connections
 from django_poolkit import registry
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.testing import Cluster, Node
+from tests.emptying import instead_of_flush
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +31,15 @@ def django_db_modify_db_settings(primary: Node) -> None:
             HOST=primary.host, PORT=str(primary.port), USER=primary.user, PASSWORD=primary.password
         )
     registry.pools.close_all()
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Have the database of the run, and have it emptied quickly after each test."""
+    with ExitStack() as stack:
+        with django_db_blocker.unblock():
+            stack.enter_context(instead_of_flush())
+        yield
 
 
 @pytest.fixture

@@ -35,14 +35,20 @@ from tests import docs_support as docs
 from tests import public_api
 from tests.docs_support import DOCS, INDEX, ROOT
 
-pytestmark = pytest.mark.core
-
 PAGES = docs.pages()
 # What a block may be. One that cannot run has to say that it is text.
 LANGUAGES = {"python", "console", "bash", "text", "toml", "sql", "ini", "html", "setup"}
 # Commands of others, which are taken as they are.
 FOREIGN = {"pip", "curl", "psql", "pytest", "mkdir", "cd", "git", "kill"}
 FOREIGN |= {"gunicorn", "uvicorn", "granian", "hypercorn", "daphne", "uwsgi", "celery"}
+
+
+NEWCOMERS = ("README.md", "docs/tutorial/first-site.md", "docs/how-to/move-from-djangos-pool.md")
+# What a newcomer follows runs on every pair; what is written in the other pages, on one.
+FOLLOWED = [
+    pytest.param(page, marks=pytest.mark.core if docs.name_of(page) in NEWCOMERS else ())
+    for page in PAGES
+]
 
 
 def page_named(path: str) -> Path:
@@ -79,7 +85,7 @@ def database(primary: Node) -> Iterator[str]:
     primary.drop_database("documentation")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=ids)
+@pytest.mark.parametrize("page", FOLLOWED, ids=ids)
 @pytest.mark.usefixtures("transactional_db", "clean_pools")
 def test_the_snippets_of_a_page_run(
     page: Path, primary: Node, request: pytest.FixtureRequest

@@ -20,7 +20,7 @@ from django_poolkit.pools.postgres import ConnectionPool
 from tests.app.models import Item
 from tests.pools.support import Call
 
-pytestmark = [pytest.mark.core, pytest.mark.django_db(transaction=True)]
+pytestmark = pytest.mark.django_db(transaction=True)
 # Typed by django-stubs as any backend's.
 connection: Any = default_connection
 
@@ -122,6 +122,7 @@ def test_a_lease_that_is_taken_long_before_its_use(pooled, clock):
     assert seconds_of(pool) == {line(early): 10.0}
 
 
+@pytest.mark.core
 def test_what_passes_inside_a_transaction_is_not_saved(pooled, clock):
     pool = pooled()
 
@@ -140,6 +141,7 @@ def test_what_passes_inside_a_transaction_is_not_saved(pooled, clock):
     assert round(pool.observations().held) == 60
 
 
+@pytest.mark.core
 def test_the_time_of_on_commit_hooks_is_saved(pooled, clock):
     pool = pooled()
     with transaction.atomic():
@@ -307,6 +309,7 @@ def test_what_receivers_of_a_new_connection_set_would_not_be_pinned(pooled):
     assert pool.stats().pins == {}
 
 
+@pytest.mark.core
 def test_foreign_access_to_the_connection_is_counted(pooled, clock):
     pool = pooled()
     query()
@@ -391,6 +394,7 @@ def test_a_thread_that_ends_with_its_lease_is_counted(pooled, clock):
     assert round(pool.observations().held) == 10
 
 
+@pytest.mark.core
 def test_a_dropped_cursor_ends_its_use(pooled, clock):
     pool = pooled()
 
@@ -423,6 +427,7 @@ def test_a_pool_that_does_not_observe_any_more(pooled):
 # -- whose line it is
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("modules", "trusted", "named"),
     [

@@ -15,8 +15,6 @@ from django_poolkit.pools.postgres.errors import PoolTimeout
 from tests.hosts.conftest import ask, at, ports_of
 from tests.pools.support import Call
 
-pytestmark = pytest.mark.core
-
 MODES = pytest.mark.parametrize("mode", ["session", "transaction"])
 
 
@@ -65,6 +63,7 @@ def test_all_reads_of_a_request_go_to_one_host(servers, replica, mode):
         assert len(set(found)) == 1
 
 
+@pytest.mark.core
 @MODES
 def test_threads_of_one_request_read_one_host(servers, replica, mode):
     replica(mode=mode)
@@ -151,6 +150,7 @@ def test_one_host_alone_is_a_pool_as_any_other(servers, proxies, replica):
     assert wrapper._lease.pool.name == "replica/only"
 
 
+@pytest.mark.core
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_reads_on_connections_of_its_own(servers, replica):
     wrapper = replica(mode="transaction")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from django_poolkit.routing import token
 from django_poolkit.routing.floors import Floor, Position
-from django_poolkit.routing.token import LONGEST, MOST, seal, unseal
+from django_poolkit.routing.token import LONGEST, MOST, merge, seal, unseal
 
 pytestmark = pytest.mark.core
 
@@ -189,3 +189,14 @@ def test_keys_may_be_rotated(settings):
 def test_clusters_that_are_not_known_or_have_no_replica_are_left_out():
     floors = {"alone": floor(), "gone": floor(), "shard 1": floor()}
     assert unseal(seal(floors)).keys() == {"shard 1"}
+
+
+def test_floors_that_are_merged_fulfil_all_of_them() -> None:
+    low, high, other = floor(40, seconds=30.0), floor(60, seconds=20.0), floor(1)
+    for first, *others in ([low, high], [high, low]):
+        into = {"shard 1": first}
+        merge(into, *({"shard 1": each} for each in others), {"shard 2": other})
+        assert set(into) == {"shard 1", "shard 2"}
+        assert into["shard 1"].position == high.position
+        assert into["shard 1"].expires >= max(low.expires, high.expires)
+        assert into["shard 2"] == other

@@ -18,8 +18,6 @@ from django.db import connections, transaction
 from tests.app.models import Item
 from tests.backends.transaction_mode.support import backend, connection, create, scalar, used
 
-pytestmark = pytest.mark.core
-
 WHERE = "/django_poolkit/backends/"
 
 
@@ -105,7 +103,9 @@ def own_wrapper(pooled):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("act", [query, block, iterate, pin, by_hand])
+@pytest.mark.parametrize(
+    "act", [query, pytest.param(block, marks=pytest.mark.core), iterate, pin, by_hand]
+)
 def test_nothing_is_lost_whatever_line_an_interrupt_hits(pooled, server, own_wrapper, act):
     pool = pooled(max_size=1, timeout=2.0)
     create("there")

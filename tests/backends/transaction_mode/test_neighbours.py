@@ -25,12 +25,10 @@ from tests.backends.transaction_mode.support import (
 )
 from tests.scenarios.crowd import jain
 
-pytestmark = pytest.mark.core
-
-
 # -- settings that differ
 
 
+@pytest.mark.core
 def test_aliases_with_the_same_settings_share_a_pool_and_no_state(pooled):
     pool = pooled(max_size=1)
     mirror = connection.copy(alias="mirror")
@@ -69,6 +67,7 @@ def isolation_of_a_block(wrapper: Any) -> str:
         wrapper.set_autocommit(True)
 
 
+@pytest.mark.core
 def test_a_copy_with_another_isolation_level_has_its_own(pooled):
     pool = pooled(max_size=1)
     strict = connection.copy(alias="strict")
@@ -86,6 +85,7 @@ def test_a_copy_with_another_isolation_level_has_its_own(pooled):
         strict.close_pool()
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("query_first", [True, False])
 def test_another_time_zone_is_in_force_at_once_and_gone_afterwards(pooled, query_first):
     pool = pooled(max_size=1)
@@ -118,6 +118,7 @@ def test_an_alias_with_a_zone_of_its_own_keeps_it(pooled):
         tokyo.close_pool()
 
 
+@pytest.mark.core
 def test_after_close_pool_the_database_can_be_dropped(pooled, primary, server):
     name = "dropped_by_a_test"
     pooled(max_size=2)

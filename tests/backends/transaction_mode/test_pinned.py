@@ -17,9 +17,6 @@ from tests.backends.transaction_mode.support import (
 )
 from tests.scenarios.sessions import UNTOUCHED
 
-pytestmark = pytest.mark.core
-
-
 # -- functions
 
 
@@ -82,6 +79,7 @@ def test_a_setting_that_the_server_reports_holds_although_the_text_is_trusted(
 # -- by hand
 
 
+@pytest.mark.core
 def test_pinned_holds_one_connection_for_its_block(pooled, neighbour):
     pool = pooled(max_size=2)
     with connection.pinned():
@@ -154,6 +152,7 @@ def test_what_was_held_before_a_pinned_block_is_held_after_it(pooled):
     assert pins(pool) == {"set": 1}
 
 
+@pytest.mark.core
 def test_a_pinned_block_inside_a_transaction_does_not_end_it(pooled, server):
     pool = pooled(max_size=1)
     with transaction.atomic():
@@ -167,6 +166,7 @@ def test_a_pinned_block_inside_a_transaction_does_not_end_it(pooled, server):
     assert used(pool) == 0
 
 
+@pytest.mark.core
 def test_a_pinned_block_that_ends_under_a_cursor_waits_for_it(pooled):
     pool = pooled(max_size=1)
     with connection.pinned():
@@ -178,6 +178,7 @@ def test_a_pinned_block_that_ends_under_a_cursor_waits_for_it(pooled):
     assert used(pool) == 0
 
 
+@pytest.mark.core
 def test_close_in_a_pinned_block_begins_it_anew(pooled):
     pool = pooled(max_size=1)
     with connection.pinned():

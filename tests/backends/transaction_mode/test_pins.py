@@ -18,8 +18,6 @@ from tests.backends.transaction_mode.support import (
 )
 from tests.scenarios.sessions import UNTOUCHED, facts
 
-pytestmark = pytest.mark.core
-
 # Each with the reason that is counted.
 STATEFUL = {
     "SET search_path TO pg_catalog": "set",
@@ -105,6 +103,7 @@ def test_what_leaves_no_state_holds_nothing(pooled, statement):
     assert pins(pool) == {}
 
 
+@pytest.mark.core
 def test_what_is_set_for_a_transaction_ends_with_it(pooled):
     pool = pooled(max_size=1)
     with transaction.atomic():
@@ -140,6 +139,7 @@ def test_to_undo_it_by_text_does_not_let_go(pooled, left, undone):
     assert next_lease(pool) == UNTOUCHED
 
 
+@pytest.mark.core
 def test_the_end_of_a_request_lets_go(pooled):
     pool = pooled(max_size=1)
     scalar("SET search_path TO pg_catalog")
@@ -186,6 +186,7 @@ def test_a_statement_that_fails_may_have_left_state_all_the_same(pooled):
     assert next_lease(pool) == UNTOUCHED
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("form", ["bytes", "composed", "executemany", "copy", "stream", "named"])
 def test_every_way_to_run_a_statement_is_read(pooled, server, form):
     from psycopg import sql
@@ -217,6 +218,7 @@ def test_every_way_to_run_a_statement_is_read(pooled, server, form):
     assert next_lease(pool) == UNTOUCHED
 
 
+@pytest.mark.core
 def test_a_pinned_lease_is_counted_once(pooled):
     pool = pooled(max_size=1)
     for _ in range(3):

@@ -17,8 +17,6 @@ from django_poolkit.pools.postgres import reset, verify
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import Call, unique
 
-pytestmark = pytest.mark.core
-
 # What a function does, and how it is named.
 HIDDEN = {
     "a setting": ("PERFORM set_config('work_mem', '7MB', false)", "setting work_mem"),
@@ -153,6 +151,7 @@ def test_a_hidden_prepare_goes_although_psycopg_has_prepared_others(trusting, hi
     assert state_of(pool) == before
 
 
+@pytest.mark.core
 def test_what_is_found_is_all_of_it(trusting, hide):
     hidden = hide("LISTEN b; LISTEN a; PERFORM pg_advisory_lock(1)")
     with pytest.raises(errors.SessionStateLeft) as caught:
@@ -447,6 +446,7 @@ def test_an_atomic_body_is_read_as_well(trusting, primary):
     primary.execute(f'DROP FUNCTION "{name}"')
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("through", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy])
 def test_the_error_keeps_what_it_carries(through):
     error = through(verify.error("orders", ("setting work_mem",)))
