@@ -101,6 +101,7 @@ class Table(Generic[P]):
             pool = self._pools.get(key)
             if pool is None or pool.ended:  # somebody closed the pool itself
                 self._pools.pop(key, None)
+                self._places.pop(key, None)  # what cannot be made again is nowhere
                 pool = self._pools[key] = make(self._free_name(name or alias))
                 pool.aliases = (alias, *also)
                 pool.events = self.events

@@ -152,3 +152,17 @@ def test_a_process_ends_without_a_word_while_its_pools_are_open(params: dict[str
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "pools open: 1\n"
+
+
+def test_a_pool_that_could_not_be_made_again_is_nothing_to_close(
+    table: PoolTable, make: Any
+) -> None:
+    table.get("key", make, alias="default", place="here").close()
+
+    def fails(name: str) -> ConnectionPool:
+        raise RuntimeError("as where the settings are wrong by now")
+
+    with pytest.raises(RuntimeError):
+        table.get("key", fails, alias="default", place="here")
+    table.close_place("here")
+    assert table.get("key", make, alias="default", place="here").name == "default"

@@ -163,8 +163,8 @@ class ControlServer:
 
 # -- the one of this process
 
-# Guards the other two.
-_lock = threading.Lock()
+# Guards the other two. Reentrant: a finalizer may open a pool at any line.
+_lock = threading.RLock()
 _server: ControlServer | None = None
 _settled = False  # whether it runs, or cannot
 
@@ -183,7 +183,8 @@ def ensure_started(
     """
     global _server, _settled
     with _lock:
-        if config.enabled and not _settled:
+        wanted, _settled = config.enabled and not _settled, True
+        if wanted:
             talk = Conversation(config, handlers, steering_commands)
             _server = ControlServer(config, talk, ticks)
             try:
@@ -191,7 +192,6 @@ def ensure_started(
             except (DirectoryRefused, OSError, RuntimeError) as error:
                 _server = None
                 _warn(config, error)
-        _settled = True
 
 
 def running() -> ControlServer | None:
@@ -225,7 +225,7 @@ def _after_in_child() -> None:
     global _lock, _server, _settled
     if _server is not None:
         _server.forget()
-    _lock, _server, _settled = threading.Lock(), None, False
+    _lock, _server, _settled = threading.RLock(), None, False
 
 
 in_child(_after_in_child)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from threading import Thread
 from time import monotonic
 from typing import Any, Final
 
@@ -32,6 +32,8 @@ logger = logging.getLogger("django_poolkit.health")
 
 # The part of the time of a look that the probe has: the rest is for what comes before and after.
 _SHARE: Final = 0.85
+# The part after which one of several hosts is waited for no more.
+_LATEST: Final = 0.95
 # SQLite opens a file when it has to read it, which by `SELECT 1` it has not.
 _QUESTIONS: Final = {"sqlite": "PRAGMA schema_version"}
 
@@ -47,6 +49,8 @@ class _Kept:
     """Why the last probe failed, so that an outage is told of once."""
     hosts: dict[str, DatabaseCheck] = field(default_factory=dict)
     """The checks of the hosts by full name, where there are several."""
+    looking: Thread | None = None
+    """Of one of several hosts: the look that was begun last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +85,46 @@ class DatabaseCheck:
         return self._look_at(pool, seconds)
 
     def _look_at_hosts(self, pools: Mapping[str, ConnectionPool], seconds: float) -> Result:
+        """Look at all hosts at once. One that does not come back, as a resolver may keep it from
+        doing, has failed; it is not asked anew meanwhile, nor waited for by the process's end."""
+        until = monotonic() + seconds * _LATEST
         checks = {name: self._of_host(name) for name in pools}
-        with ThreadPoolExecutor(len(pools), thread_name_prefix="poolkit-health-host") as executor:
-            looks = [executor.submit(checks[name]._look_at, pools[name], seconds) for name in pools]
-            return judging.of_hosts(self.name, [look.result() for look in looks])
+        found: dict[str, Result | BaseException] = {}
+        looks = {name: checks[name]._begin(pools[name], seconds, found) for name in pools}
+        for thread in looks.values():
+            thread.join(max(0.0, until - monotonic()))
+        results = []
+        for name, check in checks.items():
+            result = found.get(name)
+            if isinstance(result, BaseException):
+                raise result
+            results.append(result or check._overdue(pools[name], seconds))
+        return judging.of_hosts(self.name, results)
+
+    def _begin(
+        self, pool: ConnectionPool, seconds: float, found: dict[str, Result | BaseException]
+    ) -> Thread:
+        """Have the pool of this host looked at; what comes of it is entered by its full name."""
+        before = self._kept.looking
+        if before is not None and before.is_alive():
+            return before  # it enters into what it was begun with
+        name = self.name.removeprefix("db:")
+
+        def look() -> None:
+            try:
+                found[name] = self._look_at(pool, seconds)
+            except BaseException as error:
+                found[name] = error
+
+        thread = self._kept.looking = Thread(
+            target=look, name=f"poolkit-health-host-{name}", daemon=True
+        )
+        thread.start()
+        return thread
+
+    def _overdue(self, pool: ConnectionPool, seconds: float) -> Result:
+        cause = self._failed("timeout", f"no answer within {seconds:g} s")
+        return self._judge(pool.stats(), cause)
 
     def _of_host(self, name: str) -> DatabaseCheck:
         known = self._kept.hosts.get(name)

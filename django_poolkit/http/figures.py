@@ -32,7 +32,9 @@ class Figures:
     """Counts and histograms of a client session, over all of its event loops."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards all that follows
+        # Guards all that follows. Reentrant: a response that is collected gives back what it holds
+        # at any line, also in the middle of one of these.
+        self._lock = threading.RLock()
         self._acquired = self._waited = self._timeouts = 0
         self._connects = self._connect_errors = 0
         self._errors: Counter[str] = Counter()
@@ -64,8 +66,8 @@ class Figures:
         """Strike out the requests that were under way on loops that have ended."""
         with self._lock:
             for table in (self._waiting, self._connecting, self._using):
-                for call in [call for call in table if call.loop.is_closed()]:
-                    del table[call]
+                for call in [call for call in list(table) if call.loop.is_closed()]:
+                    table.pop(call, None)
 
     def stats(self, *, name: str, state: str, max_size: int, sockets: int) -> PoolStats:
         """Return a snapshot. Connections that nobody uses or makes are idle."""

@@ -42,7 +42,7 @@ class Policy:
         """
         hosts = config.allowed_hosts
         if hosts is None and base_url is not None:
-            hosts = (base_url.raw_host or "",)
+            hosts = (_host_of(base_url),)
         return cls(config.redirects, hosts, direct=config.addresses is not None)
 
     def verify(self, request: ClientRequest) -> None:
@@ -50,7 +50,7 @@ class Policy:
         url = request.url
         if url.scheme not in ("http", "https"):
             raise RequestRefused(f"{url.scheme or 'a URL without a scheme'} is not HTTP")
-        host = (url.raw_host or "").rstrip(".").lower()
+        host = _host_of(url)
         if self.hosts is not None and not any(_matches(host, pattern) for pattern in self.hosts):
             raise RequestRefused(f"{url.origin()} is none of the allowed hosts")
         if not options.is_verified(request.ssl):
@@ -134,6 +134,11 @@ class OutsideGuard:
             response.close()
             before = response.url.origin()
             raise RequestRefused(f"{before} redirects to {origin}, and a middleware asked for it")
+
+
+def _host_of(url: URL) -> str:
+    """Return the host of a URL, without the dot that ends a name which is complete."""
+    return (url.raw_host or "").rstrip(".").lower()
 
 
 def _matches(host: str, pattern: str) -> bool:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 from aiohttp import (
@@ -95,7 +98,7 @@ class Retry:
     def _delay(self, request: ClientRequest, asked: str = "") -> float | None:
         """Return how long to wait before the next try, None where there is to be none."""
         self._failures += 1
-        least = float(asked) if asked.isdecimal() else 0.0
+        least = _seconds(asked)
         if (
             self._failures > self._most
             or request.method not in IDEMPOTENT
@@ -105,3 +108,14 @@ class Retry:
         ):
             return None
         return max(least, chance.uniform(0, min(LONGEST, BASE * 2 ** (self._failures - 1))))
+
+
+def _seconds(asked: str) -> float:
+    """Return for how long a server asks one to stay away, by seconds or until a date; 0 else."""
+    if asked.isdecimal():
+        return float(asked)
+    try:
+        until = parsedate_to_datetime(asked)
+        return max(0.0, until.replace(tzinfo=until.tzinfo or UTC).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0.0

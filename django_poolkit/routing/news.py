@@ -21,6 +21,10 @@ _LINES: Final = {
     "admitted": "pool=%s event=replica_admitted cluster=%s reason=%s%s",
 }
 
+# By itself, or by a right that is granted: a server that answers and cannot tell where it stands
+# may well be written. The other reasons need somebody to look.
+_MAY_PASS: Final[frozenset[Refusal]] = frozenset({"refuses", "untold"})
+
 
 class News(Protocol):
     """Something that is to be told."""
@@ -65,15 +69,12 @@ class PrimaryNews:
     refusal: Refusal | None
 
     def tell(self) -> None:
-        """Log, count and signal it.
-
-        One that does not answer may be back soon; the others need somebody to look.
-        """
+        """Log, count and signal it."""
         name, refusal = self.cluster.name, self.refusal
         if refusal is None:
             logger.info("event=primary_found cluster=%s", name)
         else:
-            level = logging.WARNING if refusal == "refuses" else logging.ERROR
+            level = logging.WARNING if refusal in _MAY_PASS else logging.ERROR
             logger.log(level, "event=primary_lost cluster=%s reason=%s", name, refusal)
         facts = {"pool": self.cluster.primary, "cluster": name}
         if is_lost(refusal):

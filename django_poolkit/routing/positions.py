@@ -66,7 +66,7 @@ class Server:
         self._reader = reader
         # Guards what follows, and wakes the thread.
         self._changed = threading.Condition()
-        self._waiters: list[Waiter] = []
+        self._waiters: dict[Waiter, None] = {}  # in order; who leaves need not look for himself
         self._asking = False
         self._refused_until = 0.0
         self._reading: Reading | None = None
@@ -82,7 +82,7 @@ class Server:
             if monotonic() < self._refused_until:
                 waiter.failed = True
                 return
-            self._waiters.append(waiter)
+            self._waiters[waiter] = None
             if self._asking:
                 self._changed.notify()
                 return
@@ -97,8 +97,7 @@ class Server:
     def leave(self, waiter: Waiter) -> None:
         """Have it asked for somebody no more."""
         with self._changed:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+            self._waiters.pop(waiter, None)
 
     def _run(self) -> None:
         pause = _PAUSE
@@ -129,7 +128,7 @@ class Server:
             idle_at = monotonic() + _IDLE
             while True:
                 now = monotonic()
-                self._waiters = [each for each in self._waiters if each.deadline > now]
+                self._waiters = {each: None for each in self._waiters if each.deadline > now}
                 if self._waiters:
                     return list(self._waiters)
                 if now >= idle_at:
@@ -148,7 +147,8 @@ class Server:
             if waiter.judge(reading) != "behind":
                 done.append(waiter)
         with self._changed:
-            self._waiters = [each for each in self._waiters if each not in done]
+            for waiter in done:
+                self._waiters.pop(waiter, None)
             left = bool(self._waiters)
         for waiter in waiters:
             waiter.notify()
@@ -158,12 +158,13 @@ class Server:
         self._reading = None
         with self._changed:
             self._refused_until = monotonic() + _REFUSED
-            waiters = [*waiters, *(each for each in self._waiters if each not in waiters)]
+            waiters = list({**dict.fromkeys(waiters), **self._waiters})
         self._fail(waiters)
 
     def _fail(self, waiters: list[Waiter]) -> None:
         with self._changed:
-            self._waiters = [each for each in self._waiters if each not in waiters]
+            for waiter in waiters:
+                self._waiters.pop(waiter, None)
         for waiter in waiters:
             waiter.failed = True
             waiter.notify()

@@ -543,6 +543,27 @@ def test_there_is_one_however_many_ask_for_it(config, dial, place):
 
 
 @pytest.mark.usefixtures("own")
+def test_a_finalizer_that_opens_a_pool_meanwhile_does_not_stop_it(config, monkeypatch):
+    asked, sweep = [], directory.sweep
+
+    def interrupted(place):
+        asked.append(server.running())
+        start(config)
+        sweep(place)
+
+    monkeypatch.setattr(directory, "sweep", interrupted)
+    thread = threading.Thread(target=start, args=[config], daemon=True)
+    thread.start()
+    thread.join(10.0)
+    stuck = thread.is_alive()
+    if stuck:
+        monkeypatch.setattr(server, "_lock", threading.RLock())  # for those who come after
+    assert not stuck
+    assert len(asked) == 1
+    assert server.running() is not None
+
+
+@pytest.mark.usefixtures("own")
 def test_there_is_none_where_it_is_not_wanted(config, place):
     start(config, enabled=False)
     assert server.running() is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from django_poolkit.control import servers as control_servers
 from django_poolkit.health.database import DatabaseCheck
 from django_poolkit.lifespan.builtin import builtin
 from django_poolkit.pools.postgres.errors import PoolTimeout
+from django_poolkit.pools.postgres.prober import ProbeFailed
 from tests.hosts.conftest import ask, at, ports_of
 
 
@@ -213,6 +215,31 @@ class TestHealth:
         result = check.look(0.5)
         assert (result.status, result.reason) == ("warn", "timeout")
         assert result.latency is not None
+
+    def test_one_that_never_comes_back_does_not_cost_the_others(self, replica, check, monkeypatch):
+        """As where its resolver hangs, which no deadline of ours ends."""
+        wrapper = replica()
+        calls, let_go = [], threading.Event()
+
+        def hangs(seconds: float) -> Any:
+            calls.append(threading.current_thread())
+            let_go.wait(20.0)
+            raise ProbeFailed("unreachable", "at last")
+
+        monkeypatch.setattr(wrapper.host_pools["replica/1"].prober, "ask", hangs)
+        try:
+            for _ in range(2):
+                result = check.look(2.0)
+                assert (result.status, result.reason) == ("warn", "timeout")
+                assert result.latency is not None
+            # Nobody has it asked once more meanwhile, nor waits for it at the end of the process.
+            [thread] = calls
+            assert thread.daemon
+        finally:
+            let_go.set()
+        thread.join(20.0)
+        result = check.look(2.0)
+        assert (result.status, result.reason) == ("warn", "unreachable")
 
     def test_one_that_waits_is_seen_in_the_sum(self, replica, check):
         wrapper = replica(pool={"max_size": 1})

@@ -7,6 +7,7 @@ import gc
 import json
 import re
 import socket
+import threading
 from typing import Any
 
 import aiohttp
@@ -275,3 +276,58 @@ def test_a_response_that_outlives_its_loop_takes_no_place(
     gc.collect()
     upstream.let_go()
     wait_until(lambda: upstream.connections == 0)
+
+
+def test_a_response_that_is_collected_in_the_middle_of_a_count_does_not_stop_it() -> None:
+    """A collector runs at any line, and gives back what an unread response holds."""
+    figures = Figures()
+
+    async def main() -> Call:
+        return Call()
+
+    call = asyncio.run(main())
+
+    class Response:
+        def __del__(self) -> None:
+            figures._release(call)
+
+    def count() -> None:
+        with figures._lock:
+            figures._acquire_locked(call)
+            dropped: Any = Response()
+            dropped.itself = dropped
+            del dropped
+            gc.collect()
+
+    thread = threading.Thread(target=count, daemon=True)
+    thread.start()
+    thread.join(10.0)
+    assert not thread.is_alive()
+    stats = figures.stats(name="http:one", state="open", max_size=1, sockets=0)
+    assert (stats.acquired, stats.used, stats.use.count) == (1, 0, 1)
+
+
+def test_what_is_struck_out_may_change_meanwhile() -> None:
+    figures = Figures()
+
+    class Ended:
+        """A loop that has been closed; to ask it has the other request collected."""
+
+        def is_closed(self) -> bool:
+            for other in calls:
+                figures._release(other)
+            return True
+
+    async def main() -> list[Call]:
+        return [Call(), Call()]
+
+    calls = asyncio.run(main())
+    for call in calls:
+        call.loop = Ended()  # type: ignore[assignment]
+        with figures._lock:
+            figures._acquire_locked(call)
+    thread = threading.Thread(target=figures.forget_closed_loops, daemon=True)
+    thread.start()
+    thread.join(10.0)
+    assert not thread.is_alive()
+    assert figures.stats(name="http:one", state="open", max_size=1, sockets=0).used == 0

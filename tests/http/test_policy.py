@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from yarl import URL
 
 from django_poolkit.conf.http import HttpConfig
 from django_poolkit.http.errors import RequestRefused
@@ -267,6 +268,15 @@ def test_a_base_url_is_the_only_host_unless_others_are_allowed(
         session.sync.get(other.url())
     session = make(base_url=base, ALLOWED_HOSTS=["*"])
     assert session.sync.get(other.url()).status == 200
+
+
+def test_the_name_of_a_base_url_may_end_in_a_dot() -> None:
+    """As where a resolver would else try its search domains first."""
+    policy = Policy.of(HttpConfig(name="api"), URL("http://api.example.com./"))
+    policy.verify(request_to("http://api.example.com./orders"))
+    policy.verify(request_to("http://api.example.com/orders"))
+    with pytest.raises(RequestRefused, match="none of the allowed hosts"):
+        policy.verify(request_to("http://example.com./"))
 
 
 def test_only_http_is_spoken(session: SharedClientSession) -> None:

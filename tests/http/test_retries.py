@@ -97,8 +97,13 @@ def test_the_server_may_say_when(
     assert session.sync.get(upstream.url("/flaky?fail=1&status=503&after=6")).status == 503
     assert delays == [4.0]
     upstream.seen.clear()
-    late = "Fri, 31 Dec 1999 23:59:59 GMT"
-    assert session.sync.get(upstream.url(f"/flaky?fail=1&status=503&after={late}")).status == 200
+    for past in ("Fri, 31 Dec 1999 23:59:59 GMT", "Fri, 31 Dec 1999 23:59:59 -0000", "soon"):
+        assert (
+            session.sync.get(upstream.url(f"/flaky?fail=1&status=503&after={past}")).status == 200
+        )
+        upstream.seen.clear()
+    future = "Fri, 31 Dec 2199 23:59:59 GMT"
+    assert session.sync.get(upstream.url(f"/flaky?fail=1&status=503&after={future}")).status == 503
 
 
 def test_a_server_that_is_away_for_a_moment_is_asked_again(make: MakeSession) -> None:

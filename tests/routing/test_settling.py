@@ -473,7 +473,7 @@ async def test_a_cancelled_task_leaves_nobody_waiting(paused):
     with pytest.raises(asyncio.CancelledError):
         await waiting
     pool: Any = connections["replica"].pool  # type: ignore[attr-defined]
-    assert servers.of(pool)._waiters == []
+    assert servers.of(pool)._waiters == {}
 
 
 def test_two_clusters_do_not_know_of_each_other(paused, settings):
