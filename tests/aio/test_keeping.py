@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.postgresql.base import DatabaseWrapper
 
 from django_poolkit.aio import bridged, keeping
 from django_poolkit.backends.request import RequestScope, entered
-from tests.aio.support import Pooled, Run, acreate, ascalar
+from tests.aio.support import Pooled, Run, acreate, apid, ascalar
 from tests.app.models import Item
 
 pytestmark = pytest.mark.core
@@ -108,6 +110,141 @@ def test_what_a_call_leaves_is_not_there_for_the_next(pooled: Pooled, run_on_eac
         spoilt = await bridged(spoil)()
         assert await bridged(look)() == fresh["state"]
         assert await anumber() == spoilt
+
+    run_on_each(main)
+
+
+def test_one_that_is_opened_again_is_as_one_opened_for_the_first_time(
+    pooled: Pooled, run_on_each: Run
+) -> None:
+    pooled()
+
+    def opened() -> tuple[int, dict[str, Any], list[list[Any]]]:
+        mine: Any = connections["default"]
+        with mine.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        lists = [mine.savepoint_ids, mine.atomic_blocks, mine.run_on_commit]
+        assert lists == [[], [], []]
+        state = {**vars(mine)}
+        for name in ("_handed", "_last", "_on_net", "close_at", "wrap_database_errors"):
+            state.pop(name, None)
+        return id(mine), state, lists
+
+    async def main() -> None:
+        number, state, lists = await bridged(opened)()
+        for _ in range(2):
+            again, state_again, lists_again = await bridged(opened)()
+            assert again == number
+            assert state_again == state
+            assert not any(one is other for one, other in zip(lists, lists_again, strict=True))
+
+    run_on_each(main)
+
+
+def test_it_is_opened_by_the_settings_of_the_moment(pooled: Pooled, run_on_each: Run) -> None:
+    pooled()
+    settings = connections.settings["default"]
+
+    def name_of(changed: bool) -> Any:
+        mine: Any = connections["default"]
+        if changed:
+            settings["OPTIONS"] = {**settings["OPTIONS"], "application_name": "changed"}
+        with mine.cursor() as cursor:
+            cursor.execute("SHOW application_name")
+            (found,) = cursor.fetchone()
+        if changed:
+            mine.close_pool()
+        return found
+
+    async def main() -> None:
+        before = settings["OPTIONS"]
+        for _ in range(2):
+            assert await bridged(name_of)(False) != "changed"
+        try:
+            assert await bridged(name_of)(True) == "changed"
+        finally:
+            settings["OPTIONS"] = before
+        assert await bridged(name_of)(False) != "changed"
+
+    run_on_each(main)
+
+
+@pytest.mark.parametrize("owner", [BaseDatabaseWrapper, DatabaseWrapper])
+def test_what_somebody_puts_in_the_place_of_djangos_is_called(
+    pooled: Pooled, run_on_each: Run, monkeypatch: pytest.MonkeyPatch, owner: type[Any]
+) -> None:
+    pooled()
+    closed: list[Any] = []
+    close = BaseDatabaseWrapper.close
+
+    def noted(self: Any) -> None:
+        closed.append(self)
+        close(self)
+
+    def refuse(self: Any) -> None:
+        raise RuntimeError("not in this test")
+
+    async def main() -> None:
+        for _ in range(2):
+            await ascalar("SELECT 1")
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, "ensure_connection", refuse)
+            with pytest.raises(RuntimeError, match="not in this test"):
+                await ascalar("SELECT 1")
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, "close", noted)
+            await ascalar("SELECT 1")
+            assert len(closed) == 1
+        closed.clear()
+        await ascalar("SELECT 1")
+        assert not closed
+
+    run_on_each(main)
+
+
+def test_what_a_call_puts_on_its_own_wrapper_refuses_and_closes(
+    pooled: Pooled, run_on_each: Run
+) -> None:
+    pooled()
+    closed: list[None] = []
+
+    def refuse() -> None:
+        raise RuntimeError("not in this test")
+
+    def refusing() -> None:
+        mine: Any = connections["default"]
+        mine.ensure_connection = refuse
+        mine.cursor()
+
+    def noting() -> None:
+        mine: Any = connections["default"]
+        mine.close = lambda: closed.append(None)
+
+    async def main() -> None:
+        for _ in range(2):
+            await ascalar("SELECT 1")
+        with pytest.raises(RuntimeError, match="not in this test"):
+            await bridged(refusing)()
+        await bridged(noting)()
+        assert len(closed) == 1
+        await ascalar("SELECT 1")
+        closed.clear()
+
+    run_on_each(main)
+
+
+def test_the_next_call_takes_up_the_lease_that_rests(pooled: Pooled, run_on_each: Run) -> None:
+    pool = pooled()
+
+    async def main() -> None:
+        first = await apid()
+        before = pool.stats().acquired
+        assert [await apid() for _ in range(3)] == [first] * 3
+        assert pool.stats().acquired == before + 3
+        pool.close()
+        assert await apid() != first  # by a pool that is not closed
+        theirs: Any = connections["default"]
+        theirs.close_pool()
 
     run_on_each(main)
 
