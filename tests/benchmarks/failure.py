@@ -208,15 +208,18 @@ def main(arguments: list[str] | None = None) -> int:
     with Cluster(settings={"max_connections": "200"}) as cluster:
         prepare(cluster.primary)
         shown = ""
-        for row in measure(options, cluster, sys.stderr):
-            found.append(row)
-            if not options.json:
-                if row["measure"] != shown:
-                    print(f"\n{row['measure']}\n{HEAD}")
-                    shown = row["measure"]
-                print(show(row), flush=True)
-    if options.json:
-        print(json.dumps(found))
+        try:
+            for row in measure(options, cluster, sys.stderr):
+                found.append(row)
+                if not options.json:
+                    if row["measure"] != shown:
+                        print(f"\n{row['measure']}\n{HEAD}")
+                        shown = row["measure"]
+                    print(show(row), flush=True)
+        except KeyboardInterrupt:
+            print("interrupted: these are the faults that were over", file=sys.stderr)
+        if options.json:
+            print(json.dumps(found), flush=True)
     return 0 if served_again(options, found) else 1
 
 

@@ -138,9 +138,12 @@ def main(arguments: list[str] | None = None) -> int:
         taking_part = [each for each in contestants(native) if options.only in each.name]
         if not taking_part:
             sys.exit("error: --only: no contestant's name has this in it")
-        for group in async_http.contest(options, taking_part):
-            found += group
-            print(show(group), file=out, flush=True)
+        try:
+            for group in async_http.contest(options, taking_part):
+                found += group
+                print(show(group), file=out, flush=True)
+        except KeyboardInterrupt:
+            print("interrupted: these are those that came to their end", file=out)
     if options.json:
         print(json.dumps(found))
     return 0 if answered(options, taking_part, found) else 1

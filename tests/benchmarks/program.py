@@ -30,7 +30,7 @@ END_WITHIN: Final = 20.0
 TELL_EVERY: Final = 30.0
 """Seconds."""
 AT_MOST: Final = {"short": 900.0, "long": 14_400.0}
-"""Seconds, by form: a part that takes longer hangs, and is ended."""
+"""Seconds, by form: a part that takes longer hangs, and is ended. What it prints then counts."""
 ENDED: Final = 124
 """The status of a part that was, as timeout(1) has it."""
 

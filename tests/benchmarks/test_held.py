@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +66,23 @@ def test_ours_have_to_take_part_and_to_be_answered() -> None:
     assert held.answered(options, held.contestants(), both)
     assert not held.answered(options, held.contestants(), [row])
     assert not held.answered(options, held.contestants(), [{**each, "failed": 1} for each in both])
+
+
+def test_who_is_interrupted_says_what_there_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {
+        "clients": 10, "contestant": held.POOL, "failed": 0, "throughput": 1.0, "p99": 1.0,
+        "cpu": 0.1, "threads": 1, "memory": 1, "connections": 1,
+    }  # fmt: skip
+
+    def contest(*arguments: Any) -> Iterator[list[dict[str, Any]]]:
+        yield [row]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(async_http, "contest", contest)
+    assert held.main(["--json", "--no-fetch", "--clients", "10"]) == 1
+    assert json.loads(capsys.readouterr().out) == [row]
 
 
 def test_its_help_says_how_to_read_the_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,6 +134,19 @@ def test_plain_text_is_asked_of_few_in_the_short_form() -> None:
     short = web.parsed(["--short"])
     assert (short.rounds, short.seconds, short.warm) == (3, 1.0, 0.5)
     assert web.parsed([]).warm == web.parsed([]).seconds
+
+
+def test_who_is_interrupted_says_what_there_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(*arguments: Any) -> Iterator[list[dict[str, Any]]]:
+        yield [{"test": f"{UVICORN}: db", "contestant": web_servers.LOOP, "failed": 0}]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(web, "measure", measure)
+    assert web.main(["--json", "--no-fetch"]) == 1
+    [row] = json.loads(capsys.readouterr().out)
+    assert row["contestant"] == web_servers.LOOP
 
 
 def test_what_wrk_says_is_read() -> None:

@@ -239,12 +239,15 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         if not options.json:
             print(HEAD, flush=True)
-        for group in measure(options, cluster.primary, Path(home)):
-            found += group
-            if not options.json:
-                print(show(group), flush=True)
-    if options.json:
-        print(json.dumps(found))
+        try:
+            for group in measure(options, cluster.primary, Path(home)):
+                found += group
+                if not options.json:
+                    print(show(group), flush=True)
+        except KeyboardInterrupt:
+            say("interrupted: these are the tests that came to their end")
+        if options.json:  # before all sites are stopped: there may be no time for that
+            print(json.dumps(found), flush=True)
     return 0 if answered(options, found) else 1
 
 
