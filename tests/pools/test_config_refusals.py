@@ -88,6 +88,10 @@ def test_it_says_what_the_option_must_be_and_what_it_got(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (
+            {"max_size": None},
+            "['max_size'] must be a whole number of at least 1; got 0 of type int",
+        ),
         ({"max_size": 1, "min_size": 2}, "['max_size'] (1) is below ['min_size'] (2)"),
         ({"atomic_lease": "eager"}, "['atomic_lease'] 'eager' needs ['mode'] 'transaction'"),
         (
@@ -160,3 +164,8 @@ def test_what_is_reset_follows_from_the_mode_where_nothing_is_said(
 def test_the_default_of_an_option_can_be_asked_for() -> None:
     assert PoolConfig.default("timeout") == 5.0
     assert PoolConfig.default("reset") == "request"
+
+
+def test_where_no_place_is_given_it_is_called_pool() -> None:
+    with pytest.raises(PoolConfigError, match=r"^pool\['max_size'\] must be"):
+        PoolConfig.from_options({"max_size": 0})

@@ -116,6 +116,22 @@ def test_an_overdue_lease_is_reported_once(ledger, lend):
     assert ledger.overdue_locked(5.0, 15.0) == [young]
 
 
+def test_who_is_overdue_is_marked_and_counted(ledger, lend):
+    leases = [lend(1.0), lend(2.0), lend(5.0)]
+    assert ledger.overdue_locked(5.0, 10.0) == leases[:2], "the last for no longer than that"
+    assert [lease.overdue for lease in leases] == [True, True, False]
+    assert ledger.overdue == 2
+
+
+def test_a_new_ledger_has_nothing_to_tell(ledger):
+    assert [ledger.new_key(), ledger.new_key()] == [1, 2]
+    for counts in (ledger.closed, ledger.pins, ledger.evictions, ledger.read_retries):
+        assert counts == {}
+    assert ledger.retries == {}
+    assert ledger.last_connect_error is None
+    assert ledger.last_check_error is None
+
+
 def test_reports_are_forgotten_with_their_lease(ledger, lend):
     lease = lend(1.0)
     ledger.overdue_locked(1.0, 10.0)
@@ -178,6 +194,9 @@ def test_a_lease_that_was_lent_in_vain_may_be_lent_again(ledger, lend):
 
 def test_a_standstill_is_counted_from_the_last_begin_or_end(ledger, lend):
     assert ledger.standstill_locked(10.0) == 0.0
+    early = lend(0.25)
+    assert ledger.standstill_locked(1.25) == 1.0
+    ledger.revoke_locked(early)
     first = lend(11.0)
     assert ledger.standstill_locked(14.0) == 3.0
     second = lend(12.0)

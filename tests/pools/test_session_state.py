@@ -258,3 +258,14 @@ def test_threads_share_the_rules():
         thread.join()
     assert wrong == []
     assert rules.remembered <= CACHE_SIZE + len(threads)
+
+
+def test_a_row_is_merged_into_a_table_that_is_there():
+    source = "USING s ON t.id = s.id WHEN MATCHED THEN DO NOTHING"
+    assert StatementRules().residue(f"WITH s AS (SELECT 1 AS id) MERGE INTO t {source}") is None
+
+
+def test_a_name_with_a_quote_in_it_may_be_listed_as_harmless():
+    text = 'SELECT "odd""name"()'
+    assert StatementRules().residue(text) is not None
+    assert StatementRules(frozenset({'odd"name'})).residue(text) is None

@@ -157,3 +157,43 @@ def test_loads_are_asked_for_only_where_they_matter():
         shares(strategy, {"a": 1.0, "b": 1.0}, fail, times=10)
     for strategy in get_args(Strategy):
         assert pick(strategy, "x", {"a": 1.0}, fail) == "a"
+
+
+@pytest.mark.parametrize("strategy", ["round_robin", "least_used"])
+def test_each_place_takes_turns_by_itself(strategy: Any) -> None:
+    weights, load = {"a": 1.0, "b": 1.0}, Load(0, None)
+    found = []
+    for _ in range(6):
+        found.append(pick(strategy, "one of two places", weights, lambda name: load))
+        pick(strategy, "the other one", weights, lambda name: load)
+    assert found in (list("ababab"), list("bababa"))
+
+
+def test_what_is_drawn_is_told_by_the_generator_and_the_weights() -> None:
+    weights = {"a": 1.0, "b": 3.0}
+    for number, name in [(0.0, "a"), (0.2499, "a"), (0.25, "b"), (0.9999, "b")]:
+        assert drawn(weights, iter([number]).__next__) == name
+        assert pick("random", "", weights, no_load, iter([number]).__next__) == name
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "chosen"),
+    [
+        (Load(2, None), Load(2, 0.1), "a"),
+        (Load(3, None), Load(2, 0.1), "b"),
+        (Load(0, 0.010), Load(0, 0.010 / CLEARLY), "a"),
+        (Load(0, 0.010), Load(0, 0.009 / CLEARLY), "b"),
+        (Load(0, 0.010), Load(1, 0.009 / CLEARLY), "a"),
+        (Load(1, 0.010), Load(3, 0.005), "a"),
+    ],
+)
+def test_of_two_that_are_drawn_the_first_stays_unless_it_is_clearly_slower(
+    one: Load, other: Load, chosen: str
+) -> None:
+    loads = {"a": one, "b": other}
+    weights = dict.fromkeys(loads, 1.0)
+    assert pick("latency", "", weights, loads.__getitem__, lambda: 0.0) == chosen
+
+
+def no_load(name: str) -> Load:
+    raise AssertionError("nobody is asked")
