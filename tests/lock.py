@@ -72,7 +72,7 @@ def write() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed"]
-        command += ["--quiet", "--report", str(report), f"{ROOT}[dev,release]"]
+        command += ["--quiet", "--report", str(report), f"{ROOT}[dev,mutants,release]"]
         subprocess.run(command, check=True)
         LOCK.write_text(text(json.loads(report.read_text())))
 
