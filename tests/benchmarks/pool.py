@@ -25,6 +25,7 @@ from django.conf import settings
 
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.testing import Cluster, Node
+from tests.benchmarks.statement import apart
 
 SIZE = 8
 OURS = "django_poolkit"
@@ -296,7 +297,7 @@ def main() -> None:
     parser.add_argument("--bound", type=float, default=12.0, help="patience after a kill, seconds")
     options = parser.parse_args()
     found: list[Row] = []
-    with Cluster() as cluster:
+    with Cluster() as cluster, apart(cluster.primary.pid):
         node = cluster.primary
         configure(node)
         if not options.json:
