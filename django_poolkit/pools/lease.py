@@ -135,7 +135,7 @@ class _Here(threading.local):
         self.thread = threading.current_thread()
 
 
-_here = _Here()
+here = _Here()
 
 
 class Lease:
@@ -193,7 +193,7 @@ class Lease:
         self.key = key
         """Identifies the lease in its pool's ledger."""
         self.stack = stack
-        self._thread = _here.thread
+        self._thread = here.thread
         self.owner = get_ident()
         """Identifies the thread that uses it."""
         self.since = 0.0
@@ -208,8 +208,6 @@ class Lease:
         """Open cursors, and those in `gone`. Counted for a keeper, by the owner alone."""
         self.turn = 0
         """Number of the present turn, or of the next one while it rests."""
-        self.turns: list[float] = []
-        """Seconds of each turn before the present one, of a lease that rested in between."""
         self.gone: list[None] = []
         """One entry for each cursor that another thread closed, as its garbage collector may."""
         self.released = False
@@ -246,6 +244,12 @@ class Lease:
     def seconds(self) -> float:
         """How long the lease has been held."""
         return monotonic() - self.since
+
+    def forget_statements(self) -> None:
+        """Forget what was noted of statements, none of which left anything behind."""
+        self.ran = self.foreign = self.wrote = self.committed = False
+        self.prepares = self.new_types = False
+        self.statement = None
 
     def mark_dirty(self, reason: str) -> None:
         """Have the connection reset when it is released, and held by a keeper until it closes."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from operator import attrgetter
 from time import monotonic
@@ -26,6 +26,9 @@ class Ledger:
     def __init__(self) -> None:
         self.new_key: Callable[[], int] = itertools.count(1).__next__
         """Returns a key for a lease. Needs no lock: the counter is atomic."""
+        self.turns: deque[float] = deque()
+        """Seconds of each turn that is over, of leases that rested after it. Owners add to it
+        without the lock: to append is atomic, and only who has the lock takes out."""
         # All guarded by the pool's lock. The leases are held weakly: one that its owner
         # dropped has to die to be noticed.
         self.live: dict[int, weakref.ref[Lease]] = {}
@@ -55,25 +58,16 @@ class Ledger:
             return False
         if self.reported:
             self.reported.discard(lease.key)
-        self.count_turns(lease)
         self.use.observe(now - lease.since)
         self.settled_at = max(self.settled_at, now)
         return True
 
-    def count_turns(self, lease: Lease) -> None:
-        """Enter the turns of a lease that are over: each was acquired, and used, by itself.
-
-        Its owner may add one meanwhile. Called under the lock.
-        """
-        turns = lease.turns
-        while turns:
-            self.use.observe(turns.pop())
-            self.acquired += 1
-
     def count_turns_locked(self) -> None:
-        """Enter those of all live leases."""
-        for lease in self.leases_locked():
-            self.count_turns(lease)
+        """Enter the turns that are over: each was acquired, and used, by itself."""
+        turns = self.turns
+        over = [turns.popleft() for _ in range(len(turns))]  # an owner may add one meanwhile
+        self.use.observe_all(over)
+        self.acquired += len(over)
 
     def revoke_locked(self, lease: Lease) -> None:
         """Undo `lend_locked`: what was lent turned out to be of no use. The lease goes on."""

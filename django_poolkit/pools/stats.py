@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -59,6 +59,13 @@ class Histogram:
         """Count one duration in seconds."""
         self._counts[bisect_left(BUCKETS, seconds)] += 1
         self._sum += seconds
+
+    def observe_all(self, durations: Sequence[float]) -> None:
+        """Count many durations, in seconds."""
+        counts, least = self._counts, BUCKETS[0]
+        for seconds in durations:
+            counts[0 if seconds <= least else bisect_left(BUCKETS, seconds)] += 1
+        self._sum += sum(durations)
 
     def snapshot(self) -> HistogramStats:
         """Return the counts so far as a value that changes no more."""

@@ -109,6 +109,7 @@ def fill(pool: ConnectionPool, count: int) -> list[int]:
 
 def idle_pids(pool: ConnectionPool) -> list[int]:
     """Return the server processes of the idle connections, longest idle first."""
+    pool.collect()
     return [connection.info.backend_pid for connection in pool._pool]
 
 

@@ -160,6 +160,7 @@ class Acquire(Queueing):
         finally:
             if not lease.released:
                 lease.release()
+            lease.in_block, lease.context = False, None  # it may serve this thread again
 
     connection = lease
 
@@ -203,7 +204,7 @@ class Acquire(Queueing):
             before, self._inside = self._inside, get_ident()
             try:
                 if (
-                    self._closed or self._pool or self._resting or self._orphans
+                    self._closed or self._pool or self._resting or self._at_hand or self._orphans
                     or len(self._ledger.live) < self._max_size or self._growth.attempts
                     or self._shares is not None or self.max_waiting
                     or self._paused_until or self._lost_until > started
@@ -214,7 +215,8 @@ class Acquire(Queueing):
                 if not (self._told_full and queue):
                     self._told_full = waiter.saturates = True
                 queue[waiter] = None
-                if self._resting:  # since a moment ago, by one who saw nobody in the queue
+                # Since a moment ago, by one who saw nobody in the queue.
+                if self._resting or self._at_hand:
                     self._collect_locked()
                 return waiter
             finally:

@@ -56,7 +56,7 @@ class Patience(Adoption):
         That is while somebody waits for another try, and for a while after the last one. Never
         blocks.
         """
-        if not self._refusing or self._pool or self._resting:
+        if not self._refusing or self._pool or self._resting or self._at_hand:
             return False
         return len(self._waiting) > 0 or monotonic() < self._respite_until
 

@@ -151,10 +151,13 @@ class ConnectionPool(Steering):
 
     def _read_options(self) -> None:
         config = self.config
+        self._generation, self._paused_until = 0, 0.0
+        self._weak_self = weakref.proxy(self)
         asks = config.reset_callback or config.verify_state or config.observe
         self._plain_home = not asks and config.reset != "always"
         per_statement = config.mode == "transaction" and config.reset == "dirty"
-        self._rests = per_statement and self._plain_home and not (config.shares or config.check)
+        self._lays_by = self._plain_home and not (config.shares or config.check)
+        self._rests = per_statement and self._lays_by
         stacks = self.config.stacks or ("all" if self.config.leak_after else "sampled")
         self._samples = stacks == "sampled"
         self._stack_due = math.inf if stacks == "none" else 0.0
@@ -289,7 +292,7 @@ class ConnectionPool(Steering):
         Runs while the child has one thread, so without the lock, which may be held for ever
         by a thread that only the parent has.
         """
-        inherited: list[Any] = list(self._pool)
+        inherited: list[Any] = [*self._pool, *self._at_hand.values()]
         leases = [lease for ref in list(self._ledger.live.values()) if (lease := ref())]
         leases += [lease for lease, _ in self._orphans]
         for lease in leases:
@@ -308,7 +311,6 @@ class ConnectionPool(Steering):
         self._adopting = False
         self._waiting = Lanes() if self._shares else Waiters()
         self._growth = Growth(workers=self.num_workers, cap=self.config.reconnect_cap)
-        self._inside = 0
         self._workers, self._sched_runner, self._pool_full_event = [], None, None
         self._prepare_shell()
         if not self.ended:

@@ -88,7 +88,7 @@ class Queueing(Patience):
         if len(self._ledger.live) >= self._max_size and not self._told_full:
             self._told_full = waiter.saturates = True
         self._waiting.append(waiter)
-        if self._resting:  # since a moment ago, by one who saw nobody in the queue
+        if self._resting or self._at_hand:  # since a moment ago, by one who saw nobody in the queue
             self._collect_locked()
 
     def _evict(self, lease: Lease, connection: PoolConnection, reason: str) -> None:

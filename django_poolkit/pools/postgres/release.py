@@ -131,8 +131,8 @@ class Release(Cleaning):
                     and live.pop(lease.key, None) is not None
                 )
                 if settled:
-                    if lease.turns:
-                        ledger.count_turns(lease)
+                    if ledger.turns:
+                        ledger.count_turns_locked()
                     ledger.use.observe(now - lease.since)
                     ledger.settled_at = now
                     lease.released, lease._connection = True, None

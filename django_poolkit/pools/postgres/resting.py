@@ -31,8 +31,8 @@ _IDLE: Final = int(TransactionStatus.IDLE)
 # Seconds between two leases that remember their stack, where not all of them do: to walk ten
 # frames costs what taking an idle connection costs, and who looks wants to see the usual.
 _STACK_INTERVAL: Final = 0.001
-# After so many turns a lease is settled: what it has noted of them is kept in a list.
-_TURNS: Final = 1000
+# So many turns are kept in a list, before a lease is settled and they are counted.
+TURNS: Final = 1000
 
 
 class Resting(Release):
@@ -61,7 +61,7 @@ class Resting(Release):
             or lease.holds or lease.foreign or lease.prepares or lease.new_types
             or lease.wrote or lease.committed or lease.overdue or lease.shared
             or lease.cursors or lease.listed
-            or len(lease.turns) >= _TURNS
+            or len(self._ledger.turns) >= TURNS
             or self.events.of_leases
             or attributes(connection) != connection._baseline.attributes
             or connection._notifies_backlog != _NONE
@@ -107,7 +107,7 @@ class Resting(Release):
             here = port.getcurrent()
             if type(here) is port.Greenlet:
                 lease.loop, lease.task, self._lends_to_tasks = here.loop, here.task, True
-            lease.turns.append(connection._used_at - lease.since)
+            self._ledger.turns.append(connection._used_at - lease.since)
             lease.since, lease.statement = now, None
             lease.stack = self._take_stack(depth, skip + 1) if now >= self._stack_due else ()
             return True

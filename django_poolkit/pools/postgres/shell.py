@@ -49,7 +49,7 @@ def critical(
         with self._lock:
             before, self._inside = self._inside, _thread.get_ident()
             try:
-                if self._resting and not before:
+                if (self._resting or self._at_hand) and not before:
                     self._collect_locked()
                 return method(self, *args)  # type: ignore[call-arg]
             finally:
@@ -110,9 +110,12 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
     """What is kept of psycopg_pool, fitted to a ledger of our own."""
 
     _ledger: Ledger
-    _inside = 0
+    _inside: int
+    """The thread inside the lock, 0 where there is none."""
     _resting: dict[int, Lease]
     """Leases between two turns, by their keys: idle, and at hand for their owners."""
+    _at_hand: dict[threading.Thread, PoolConnection]
+    """Connections of leases that are over, each for the thread that used it: idle as well."""
     _popped: dict[str, int]
 
     def _prepare_shell(self) -> None:
@@ -121,7 +124,9 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
         self._pid = os.getpid()
         self._outstanding = self._born = 0
         self._popped = {}
+        self._inside = 0
         self._resting = {}
+        self._at_hand = {}
 
     def _collect_locked(self) -> None:
         """Put what rests among the idle. In `State`."""

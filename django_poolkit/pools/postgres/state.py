@@ -69,10 +69,11 @@ class State(Shell):
     """Whether a task has ever acquired."""
     _adopting = False
     """Whether a worker has been told of orphans, and has not come to it."""
-    _generation = 0
+    # No defaults on the class: CPython is slow on an attribute that is both, and all ask for them.
+    _generation: int
     greeting: object
     """Another one when each connection is to be shown again to those who prepare new ones."""
-    _paused_until = 0.0
+    _paused_until: float
     _lag: tuple[float | None, int | None] = None, None
     """By how much its server is behind: seconds, and bytes of the log."""
     _told_full = False
@@ -119,6 +120,8 @@ class State(Shell):
                 found.append(self._resting.popitem()[1])
             except KeyError:  # its owner was faster
                 break
+        if self._at_hand:
+            self._take_in_locked()
         for lease in reversed(found):  # so that the one used last is the next to be used
             connection = self._roused(lease)
             if self._doubted_locked(connection):
@@ -128,6 +131,10 @@ class State(Shell):
             lease.released, lease._connection = True, None
             self._park(connection)
             self._give_locked(connection, monotonic())
+
+    def _take_in_locked(self) -> None:
+        """Put among the idle what threads have left at hand."""
+        raise NotImplementedError
 
     @staticmethod
     def _roused(lease: Lease) -> PoolConnection:
@@ -241,7 +248,7 @@ class State(Shell):
     @property
     def load(self) -> int:
         """Leases, and those who wait for one, at this moment. Takes no lock."""
-        return len(self._ledger.live) - len(self._resting) + len(self._waiting)
+        return len(self._ledger.live) - len(self._resting) - len(self._at_hand) + len(self._waiting)
 
     def note_lag(self, seconds: float | None, size: int | None) -> None:
         """Enter how far its server is behind, in seconds and in bytes; None for not known."""

@@ -114,7 +114,7 @@ class TaskAcquire(Acquire):
         if lease.loop is None:
             super()._find_living(lease, connection, started, timeout, patience)
             return
-        if connection is None and self._resting:
+        if connection is None and (self._resting or self._at_hand):
             # What rests is idle for all but its owner: to take it is no reason to wait.
             self.collect()
             connection = self._lend_idle_one(lease, started)

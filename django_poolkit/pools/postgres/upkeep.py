@@ -17,11 +17,11 @@ from django_poolkit.pools.credentials import Credentials
 from django_poolkit.pools.lease import Lease, acquired_at
 from django_poolkit.pools.ledger import describe
 from django_poolkit.pools.postgres import housekeeper, naming, probe, verify
+from django_poolkit.pools.postgres.at_hand import AtHand
 from django_poolkit.pools.postgres.connect import Connector, sqlstate, summarise
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.growth import Attempt
 from django_poolkit.pools.postgres.shell import Job, critical
-from django_poolkit.pools.postgres.task_release import TaskRelease
 
 logger = logging.getLogger("django_poolkit.pool")
 
@@ -36,7 +36,7 @@ def _parsed(conninfo: str) -> Mapping[str, Any]:
         raise psycopg.ProgrammingError("the connection string cannot be parsed") from None
 
 
-class Upkeep(TaskRelease):
+class Upkeep(AtHand):
     """Runs in worker threads. `ConnectionPool` is the whole."""
 
     _connector: Connector

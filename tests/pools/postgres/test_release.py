@@ -56,6 +56,7 @@ class TestRelease:
         lease = pool.acquire()
         connection = lease.connection
         lease.release()
+        pool.collect()
         assert list(pool._pool) == [connection]
         assert lease.released
         assert lease.connection is None
@@ -283,7 +284,8 @@ class TestDropped:
             def observe(self, seconds):
                 raise KeyboardInterrupt
 
-        # The lease has been struck out by then, by whichever way it is released.
+        lease.listed = True  # so that it does not stay at hand, but ends at once
+        # It has been struck out by then, by whichever way it is released.
         monkeypatch.setattr(pool._ledger, "use", Interrupted())
         with pytest.raises(KeyboardInterrupt):
             lease.release()
