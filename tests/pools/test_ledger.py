@@ -166,17 +166,16 @@ class Server:
 
 
 def test_turns_that_are_over_count_as_leases_of_their_own(ledger, lend):
-    resting, other = lend(10.0), lend(11.0)
-    resting.turns += [0.25, 0.5]
-    other.turns.append(2.0)
+    resting = lend(10.0)
+    lend(11.0)
+    ledger.turns += [0.25, 0.5, 2.0]
     ledger.count_turns_locked()
-    assert (resting.turns, other.turns) == ([], [])
+    assert not ledger.turns
     assert ledger.acquired == 2 + 3
     assert (ledger.use.snapshot().count, ledger.use.snapshot().sum) == (3, 2.75)
-    resting.turns.append(0.5)
     assert ledger.settle_locked(resting, 14.0)
-    assert ledger.acquired == 2 + 4
-    assert (ledger.use.snapshot().count, ledger.use.snapshot().sum) == (5, 2.75 + 0.5 + 4.0)
+    assert ledger.acquired == 2 + 3
+    assert (ledger.use.snapshot().count, ledger.use.snapshot().sum) == (4, 2.75 + 4.0)
 
 
 def test_a_lease_that_was_lent_in_vain_may_be_lent_again(ledger, lend):
