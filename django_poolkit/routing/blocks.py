@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 V = TypeVar("V")
 
 
@@ -76,8 +77,7 @@ class Block(Generic[V]):
 
             @functools.wraps(function)
             async def awaited(*args: Any, **kwargs: Any) -> Any:
-                with self:
-                    return await coroutine_function(*args, **kwargs)
+                return await self._awaited(functools.partial(coroutine_function, *args, **kwargs))
 
             return cast(Callable[P, R], awaited)
 
@@ -87,3 +87,8 @@ class Block(Generic[V]):
                 return function(*args, **kwargs)
 
         return called
+
+    async def _awaited(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Await a call in this block. For those whose beginning waits, to do so as a task."""
+        with self:
+            return await call()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
+from typing import TypeVar
 
 from django_poolkit.conf.routing import routing_config
 from django_poolkit.routing import choice, scopes
@@ -16,6 +17,8 @@ from django_poolkit.routing.settling import asettle, settle
 from django_poolkit.routing.token import merge, seal, unseal
 from django_poolkit.routing.topology import clusters
 from django_poolkit.routing.watching import on_one_database
+
+T = TypeVar("T")
 
 
 class JobBlock(ScopeBlock):
@@ -57,6 +60,10 @@ class JobBlock(ScopeBlock):
     ) -> None:
         super().__exit__(kind, error, trace)
 
+    async def _awaited(self, call: Callable[[], Awaitable[T]]) -> T:
+        async with self:
+            return await call()
+
     def _raised(self, here: Scope) -> bool:
         for name, floor in self._floors.items():
             here.raise_floor(name, floor)
@@ -73,8 +80,8 @@ def scope(token: str | None = None) -> JobBlock:
 
     `token` is what `carry()` has returned where the work was asked for: what had been written there
     is seen here. With it, `with` blocks the thread for `ROUTING["WAIT"]` seconds at most, and
-    `async with` the task; a token that is none, or is too old, counts as None. Without it this
-    never blocks.
+    `async with`, or a decorated coroutine function, the task; a token that is none, or is too old,
+    counts as None. Without it this never blocks.
     """
     return JobBlock(token)
 

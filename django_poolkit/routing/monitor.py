@@ -65,13 +65,14 @@ class Monitor:
         self._asker = Asker()
         self._hosts = Hosts()
         self._thread: threading.Thread | None = None
+        self._no_thread_until = 0.0
         self._stop = threading.Event()
         self._wake = threading.Event()
 
     def start(self) -> None:
         """Begin to look, unless this process does so already. Does not block."""
         with self._lock:
-            if self.started:
+            if self.started or monotonic() < self._no_thread_until:
                 return
             self.started = True
             self._stop = threading.Event()
@@ -81,6 +82,7 @@ class Monitor:
         try:
             thread.start()
         except RuntimeError as error:  # the system gives no thread, or the process ends
+            self._no_thread_until = monotonic() + CALM[1]  # each read would try, and say so
             self.started = False
             logger.warning("event=no_thread error=%s", error)
             return

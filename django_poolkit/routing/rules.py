@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS
 from django.db.models import Model
 
@@ -48,7 +49,9 @@ def verdict_on(model: type[Model], instance: Any = None) -> Verdict:
         _verdicts = _Verdicts(now)
     verdict = _verdicts.by_model.get(model)
     if verdict is None:
-        verdict = _verdicts.by_model[model] = _found(now, model)
+        verdict = _found(now, model)
+        if _lasts(model):
+            _verdicts.by_model[model] = verdict
     if instance is not None and not verdict.listed:
         alias = alias_of(instance)
         cluster = None if alias is None else cluster_of(alias)
@@ -75,8 +78,17 @@ def _within(cluster: Cluster, model: type[Model]) -> Verdict:
     verdict = known.get((cluster.name, model))
     if verdict is None:
         verdict = Verdict(cluster, False, read_from_primary(cluster, model))
-        known[cluster.name, model] = verdict
+        if _lasts(model):
+            known[cluster.name, model] = verdict
     return verdict
+
+
+def _lasts(model: type[Model]) -> bool:
+    """Return whether a model is one of the project's.
+
+    A migration makes models of its own, which keep all others of that state alive.
+    """
+    return model._meta.apps is apps
 
 
 def _found(known: Mapping[str, Cluster], model: type[Model]) -> Verdict:

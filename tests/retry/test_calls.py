@@ -174,7 +174,9 @@ def test_state_of_the_session_is_not_lost_unseen(pooled, proxy, mode):
 
 
 def test_other_failures_are_raised_at_once(pooled):
-    pool = pooled(mode="transaction", max_size=1, timeout=0.1)
+    pool = pooled(mode="transaction", max_size=1)
+    warm()
+    pool.timeout = 0.1  # from here on: a connect may well take longer
     calls = []
 
     def fail(text: str) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import contextvars
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from decimal import Decimal
@@ -16,6 +18,8 @@ from django.contrib.auth.models import Group, User
 from django.contrib.contenttypes.models import ContentType
 from django.contrib.sessions.base_session import AbstractBaseSession
 from django.db import InternalError, connections, router, transaction
+from django.db.migrations.state import ModelState, ProjectState
+from django.db.models import AutoField
 from django.utils import timezone
 
 from django_poolkit.backends.request import RequestScope, entered
@@ -133,6 +137,31 @@ def test_the_verdicts_are_those_of_the_present_settings(routed, settings):
     settings.POOLKIT = {"CLUSTERS": {"default": {"replicas": ["replica"], "on_primary": ["app"]}}}
     assert clusters() is not known
     assert rules.verdict_on(Item) == (clusters()["default"], False, True)
+
+
+def test_models_of_a_migration_go_with_its_state(routed, settings):
+    settings.POOLKIT = {
+        "CLUSTERS": {
+            "default": {"replicas": ["replica"]},
+            "other": {"primary": "other", "replicas": ["other_replica"]},
+        }
+    }
+    connections.settings["other"] = entry(routed.primary)
+    connections.settings["other_replica"] = entry(routed.replicas[1])
+    try:
+        state = ProjectState({("app", "old"): ModelState("app", "Old", [("id", AutoField())])})
+        model = state.apps.get_model("app", "Old")
+        instance = model(pk=1)
+        instance._state.db = "other_replica"
+        assert alias_of(model) == "replica"
+        assert alias_of(model, instance=instance) == "other_replica"
+        left = weakref.ref(model)
+        del state, model, instance
+        gc.collect()
+        assert left() is None
+    finally:
+        for alias in ("other", "other_replica"):
+            del connections.settings[alias]
 
 
 # -- Django's traps, with a replica that gets nothing new

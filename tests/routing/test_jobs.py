@@ -57,15 +57,20 @@ async def test_the_same_for_coroutines(paused):
 
 
 @looped
-async def test_a_coroutine_that_waits_holds_up_nobody_else(paused, settings):
+@pytest.mark.parametrize("form", ["block", "decorator"])
+async def test_a_coroutine_that_waits_holds_up_nobody_else(paused, settings, form):
     await sync_to_async(configure)(settings, WAIT=0.3)
     token = await sync_to_async(written)()
 
-    async def job() -> str:
+    async def block() -> str:
         async with scope(token):
             return await sync_to_async(alias_of)()
 
-    waits = asyncio.create_task(job())
+    @scope(token)
+    async def decorator() -> str:
+        return await sync_to_async(alias_of)()
+
+    waits = asyncio.create_task({"block": block, "decorator": decorator}[form]())
     turns = 0
     while not waits.done():
         await asyncio.sleep(0.001)

@@ -595,3 +595,29 @@ def test_poolcheck_warns_of_what_would_not_be_read(eye, watched, limits, capsys)
         assert (code, found["status"], found["reason"]) == (1, "warn", "lagging")
     finally:
         module.monitor.forget()
+
+
+def test_where_there_is_no_thread_it_is_told_and_tried_once_in_a_while(eye, monkeypatch, caplog):
+    now, tries, start_it = 1000.0, 0, threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        nonlocal tries
+        if thread.name != "poolkit-routing":
+            return start_it(thread)
+        tries += 1
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "monotonic", lambda: now)
+        patch.setattr(threading.Thread, "start", start)
+        eye.start()
+        now += module.CALM[1] - 0.1
+        eye.start()
+        assert (tries, caplog.text.count("event=no_thread")) == (1, 1)
+        now += 0.2
+        eye.start()
+        assert (tries, caplog.text.count("event=no_thread")) == (2, 2)
+    assert not eye.started
+    eye.after_fork()  # a child may have one at once
+    eye.start()
+    assert eye.looked.wait(10.0)

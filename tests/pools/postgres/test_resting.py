@@ -31,7 +31,10 @@ def make(params: dict[str, Any], app: str) -> Iterator[Callable[..., ConnectionP
 
     def make(**options: Any) -> ConnectionPool:
         kwargs = {**params, "application_name": app, **options.pop("kwargs", {})}
-        given = {"max_size": 2, "mode": "transaction", "reset": "dirty", **options}
+        # On a machine that is slow a turn may come later than the bypass window is long.
+        given = {
+            "max_size": 2, "mode": "transaction", "reset": "dirty", "bypass": 60.0, **options
+        }  # fmt: skip
         config = PoolConfig.from_options(given, path="pool")
         pools.append(ConnectionPool(kwargs=kwargs, config=config))
         return pools[-1]
