@@ -481,6 +481,25 @@ def test_an_interrupt_of_who_collects_leaves_the_others_at_hand(
     assert_adds_up(pool, primary, app)
 
 
+def test_a_lease_that_is_over_is_not_shown(make_pool, monkeypatch):
+    pool = make_pool(max_size=2, leak_after=60.0)
+    laid_by(pool)
+    seen: list[Any] = []
+
+    def look() -> None:
+        lease = pool._ledger.live[key]()
+        assert lease is not None
+        lease.since -= 100.0
+        seen.extend([pool.leases(), pool._overdue(60.0)])
+
+    (key,) = pool._ledger.live
+    Between(monkeypatch, at_hand, "monotonic", lambda: Call(look).result())
+    lease = pool.acquire()
+    assert seen == [[], []]
+    assert (lease.listed, lease.overdue) == (False, False)
+    lease.release()
+
+
 def test_what_stood_still_stood_still_since_its_release(make_pool):
     pool = make_pool(max_size=2)
     lease = pool.acquire()
