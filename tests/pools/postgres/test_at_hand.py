@@ -500,6 +500,18 @@ def test_a_lease_that_is_over_is_not_shown(make_pool, monkeypatch):
     lease.release()
 
 
+def test_an_interrupted_block_leaves_nothing_for_the_next(make_pool, monkeypatch):
+    pool = make_pool(max_size=1)
+    with pytest.raises(KeyboardInterrupt), pool.lease():
+        monkeypatch.setattr(pool, "collect", Interrupted)
+        pool._pool_full_event = threading.Event()
+    monkeypatch.undo()
+    pool._pool_full_event = None
+    lease = pool.acquire()
+    assert not lease.in_block
+    lease.release()
+
+
 def test_what_stood_still_stood_still_since_its_release(make_pool):
     pool = make_pool(max_size=2)
     lease = pool.acquire()
