@@ -29,6 +29,7 @@ from psycopg.pq import TransactionStatus
 from django_poolkit.pools.lease import STACK_DEPTH, Lease, here
 from django_poolkit.pools.postgres import port
 from django_poolkit.pools.postgres.connection import PoolConnection, attributes, no_lease
+from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.resting import TURNS
 from django_poolkit.pools.postgres.task_release import TaskRelease
 
@@ -59,13 +60,31 @@ def _of_nobody_else() -> int:
 _ALONE: Final = _of_nobody_else()
 
 
+class FormerPool:
+    """Stands for the pool of a lease that is over: leads there, and keeps nothing alive."""
+
+    __slots__ = ("_pool", "name")
+
+    def __init__(self, pool: AtHand) -> None:
+        self._pool = ref(pool)
+        self.name = pool.name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._found(), name)
+
+    def _found(self) -> AtHand:
+        if (pool := self._pool()) is None:
+            raise LeaseReleased(f"this lease of pool {self.name!r} has been released already")
+        return pool
+
+
 class AtHand(TaskRelease):
     """Leaves connections where their threads find them again. `ConnectionPool` is the whole."""
 
     _lays_by: bool
     """Whether the options ask for nothing between two leases."""
-    _weak_self: Any
-    """Leads here without keeping it alive: the pool that a lease at hand belongs to."""
+    _former: Any
+    """The pool that a lease at hand belongs to."""
 
     # Both are one function each: a call of another one would cost a fiftieth of it all.
 
@@ -155,7 +174,7 @@ class AtHand(TaskRelease):
             else:
                 super().release(lease)
             return
-        lease.released, lease._connection, lease.pool = True, None, self._weak_self
+        lease.released, lease._connection, lease.pool = True, None, self._former
         connection._parked, connection._pool, connection._owned_lease = True, None, lease
         connection._used_at = connection._idle_since = now
         self._at_hand[lease._thread] = connection

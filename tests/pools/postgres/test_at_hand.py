@@ -521,3 +521,17 @@ def test_what_stood_still_stood_still_since_its_release(make_pool):
     pool._ledger.settled_at = 0.0
     assert 100.0 <= pool.stats().standstill < 200.0
     lease.release()
+
+
+def test_a_lease_that_has_outlived_its_pool_says_so(params):
+    pool = ConnectionPool(kwargs=params, name="gone")
+    lease: Any = pool.acquire()
+    lease.release()
+    assert lease.pool.config is pool.config  # as before
+    pool.close()
+    del pool
+    gc.collect()
+    assert repr(lease) == "<Lease of 'gone', released>"
+    for end in (lease.release, lease.discard):
+        with pytest.raises(LeaseReleased, match="pool 'gone' has been released already"):
+            end()
