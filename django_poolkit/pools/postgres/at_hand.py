@@ -116,13 +116,14 @@ class AtHand(TaskRelease):
                 and not poller.poll(0)
             ):
                 stack = self._take_stack(depth, skip + 1) if now >= self._stack_due else ()
-                self._ledger.turns.append(connection._used_at - lease.since)
+                turn = connection._used_at - lease.since
                 known: Any = connection._lease_ref
                 if getrefcount(lease) != _ALONE:
                     lease = Lease(self, lease.key, stack)
                     known = ref(lease)
                 elif lease.ran:
                     lease.forget_statements()
+                self._ledger.turns.append(turn)
                 self._ledger.live[lease.key] = known
                 # Nothing is called from here on, so that no interrupt can come between.
                 lease.released, lease.since, lease.stack, lease.pool = False, now, stack, self
