@@ -91,7 +91,9 @@ class Ledger:
         overdue = []
         for key, reference in list(self.live.items()):
             lease = reference()
-            if lease is not None and now - lease.since > after and key not in self.reported:
+            if lease is None or lease._connection is None:  # it is over, and about to begin anew
+                continue
+            if now - lease.since > after and key not in self.reported:
                 self.reported.add(key)
                 lease.overdue = True
                 self.overdue += 1
@@ -113,8 +115,9 @@ class Ledger:
         return len(dead)
 
     def leases_locked(self) -> list[Lease]:
-        """Return the live leases, oldest first."""
-        live = [lease for reference in self.live.values() if (lease := reference()) is not None]
+        """Return the live leases, oldest first; not one that is over, and about to begin anew."""
+        known = [lease for reference in self.live.values() if (lease := reference()) is not None]
+        live = [lease for lease in known if lease._connection is not None]
         return sorted(live, key=_since)  # of a lease that rested, the present turn's begin
 
 

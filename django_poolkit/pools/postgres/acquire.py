@@ -158,9 +158,11 @@ class Acquire(Queueing):
             with lease.connection as connection:
                 yield connection
         finally:
-            if not lease.released:
-                lease.release()
-            lease.in_block, lease.context = False, None  # it may serve this thread again
+            try:
+                if not lease.released:
+                    lease.release()
+            finally:  # also where an interrupt hits the release: it may serve this thread again
+                lease.in_block, lease.context = False, None
 
     connection = lease
 

@@ -29,6 +29,7 @@ from psycopg.pq import TransactionStatus
 from django_poolkit.pools.lease import STACK_DEPTH, Lease, here
 from django_poolkit.pools.postgres import port
 from django_poolkit.pools.postgres.connection import PoolConnection, attributes, no_lease
+from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.resting import TURNS
 from django_poolkit.pools.postgres.task_release import TaskRelease
 
@@ -59,13 +60,31 @@ def _of_nobody_else() -> int:
 _ALONE: Final = _of_nobody_else()
 
 
+class FormerPool:
+    """Stands for the pool of a lease that is over: leads there, and keeps nothing alive."""
+
+    __slots__ = ("_pool", "name")
+
+    def __init__(self, pool: AtHand) -> None:
+        self._pool = ref(pool)
+        self.name = pool.name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._found(), name)
+
+    def _found(self) -> AtHand:
+        if (pool := self._pool()) is None:
+            raise LeaseReleased(f"this lease of pool {self.name!r} has been released already")
+        return pool
+
+
 class AtHand(TaskRelease):
     """Leaves connections where their threads find them again. `ConnectionPool` is the whole."""
 
     _lays_by: bool
     """Whether the options ask for nothing between two leases."""
-    _weak_self: Any
-    """Leads here without keeping it alive: the pool that a lease at hand belongs to."""
+    _former: Any
+    """The pool that a lease at hand belongs to."""
 
     # Both are one function each: a call of another one would cost a fiftieth of it all.
 
@@ -97,13 +116,14 @@ class AtHand(TaskRelease):
                 and not poller.poll(0)
             ):
                 stack = self._take_stack(depth, skip + 1) if now >= self._stack_due else ()
-                self._ledger.turns.append(connection._used_at - lease.since)
+                turn = connection._used_at - lease.since
                 known: Any = connection._lease_ref
                 if getrefcount(lease) != _ALONE:
                     lease = Lease(self, lease.key, stack)
                     known = ref(lease)
                 elif lease.ran:
                     lease.forget_statements()
+                self._ledger.turns.append(turn)
                 self._ledger.live[lease.key] = known
                 # Nothing is called from here on, so that no interrupt can come between.
                 lease.released, lease.since, lease.stack, lease.pool = False, now, stack, self
@@ -111,15 +131,19 @@ class AtHand(TaskRelease):
                 connection._lease_ref, lease._connection = known, connection
                 return lease
         except BaseException:
-            at_hand[thread] = connection
+            self._leave_to_all(connection)
             raise
-        at_hand[thread] = connection
-        self.collect()
+        self._leave_to_all(connection)
         return super().acquire(timeout, depth=depth, skip=skip + 1, patience=patience)
+
+    def _leave_to_all(self, connection: PoolConnection) -> None:
+        # Not under its thread, where a finalizer may have left another one meanwhile.
+        self._at_hand[connection] = connection
+        self.collect()
 
     def release(self, lease: Lease) -> None:
         """Give a connection back. Blocks and raises as `Release.release()`."""
-        connection, me = lease._connection, get_ident()
+        connection, me, now = lease._connection, get_ident(), monotonic()
         # A closer look than `_home()` takes: who comes back finds the lease as it left it.
         if (
             lease.alias is not None
@@ -128,26 +152,30 @@ class AtHand(TaskRelease):
             or self._waiting.queue
             or not isinstance(connection, PoolConnection)
             or lease.owner != me or self._inside == me
-            or lease.released or lease.dirty is not None or lease.holds
+            or connection.pgconn.transaction_status != _IDLE
+            or (lease.ran and connection._baseline.reported_change(connection))
+            or attributes(connection) != connection._baseline.attributes
+            or len(self._ledger.turns) >= TURNS
+            # Nothing is called from here to the last step: no interrupt can come between, nor a
+            # finalizer that leaves another one at hand, nor a thread that ends the same lease.
+            or lease.released or lease.lost or lease.dirty is not None or lease.holds
             or lease.keeper is not None or lease.loop is not None or lease.pinned is not None
             or lease.patience is not None or lease.listed or lease.overdue
             or (lease.foreign and self.config.reset == "request")
             or connection._pipeline or connection._num_transactions or connection._tpc
-            or connection.pgconn.transaction_status != _IDLE
-            or (lease.ran and connection._baseline.reported_change(connection))
-            or attributes(connection) != connection._baseline.attributes
             or connection._notifies_backlog is None or connection._notifies_backlog
-            or lease._thread in self._at_hand
-            or len(self._ledger.turns) >= TURNS
             or self.events.of_leases
+            or lease._thread in self._at_hand
         ):  # fmt: skip
             if self._at_hand and lease._thread in self._at_hand:
                 self.collect()  # what was used last is to be the next to be used
-            super().release(lease)
+            if lease.owner != me and lease.alias is None:
+                # Which claims it: its owner may be about to leave it at hand, without the lock.
+                self._release_by_the_long_way(lease)
+            else:
+                super().release(lease)
             return
-        now = monotonic()
-        # Nothing is called from here to the last step, so that no interrupt can come between.
-        lease.released, lease._connection, lease.pool = True, None, self._weak_self
+        lease.released, lease._connection, lease.pool = True, None, self._former
         connection._parked, connection._pool, connection._owned_lease = True, None, lease
         connection._used_at = connection._idle_since = now
         self._at_hand[lease._thread] = connection
@@ -165,23 +193,30 @@ class AtHand(TaskRelease):
                 self._adopt_orphans()
 
     def _take_in_locked(self) -> None:
-        ledger, found = self._ledger, []
-        while self._at_hand:
+        ledger, at_hand = self._ledger, self._at_hand
+        # In the order they were left, so that the one used last is the next to be used. One by
+        # one: an interrupt leaves the others where they are.
+        for key in list(at_hand):
             try:
-                found.append(self._at_hand.popitem()[1])
+                connection = at_hand[key]
+                del at_hand[key]
             except KeyError:  # its thread was faster
-                break
-        for connection in reversed(found):  # so that the one used last is the next to be used
+                continue
             old: Lease = connection._owned_lease  # type: ignore[assignment]
-            now = monotonic()
-            old.since += now - connection._used_at  # which has been no use of it
+            try:
+                now = monotonic()
+                if not (doubted := self._doubted_locked(connection)):
+                    ledger.settle_locked(old, connection._used_at)
+            except BaseException:
+                at_hand[connection] = connection  # to settle it again changes nothing
+                raise
             connection._owned_lease, connection._lease_ref = None, no_lease
-            if self._doubted_locked(connection):
+            if doubted:
                 # Closed outside of the lock, as by a lease that is none's. It is not laid by again.
                 lease = Lease(self, old.key, ())
-                lease._connection, lease.since, lease.listed = connection, old.since, True
+                lease._connection, lease.listed = connection, True
+                lease.since = old.since + now - connection._used_at  # which has been no use of it
                 connection._lease_ref = ledger.live[lease.key] = ref(lease)
                 self._orphans.append((lease, "release"))
                 continue
-            ledger.settle_locked(old, now)
             self._give_locked(connection, now)

@@ -22,7 +22,7 @@ from django_poolkit.pools.events import Events
 from django_poolkit.pools.lease import Lease
 from django_poolkit.pools.ledger import Ledger, describe
 from django_poolkit.pools.observe import Recorder
-from django_poolkit.pools.postgres import contract, fork, housekeeper
+from django_poolkit.pools.postgres import at_hand, contract, fork, housekeeper
 from django_poolkit.pools.postgres.connect import Connector, SessionDefaults
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import PoolClosed, PoolTimeout
@@ -131,7 +131,7 @@ class ConnectionPool(Steering):
         self.fence = self._connector.fence = Fence()
         names: dict[str, Any] = {"name": self.name, "fence": self.fence, "pooler": config.pooler}
         self.prober, self.positions = Prober(beside, **names), PositionReader(beside, **names)
-        self.aliases = (self.name,)
+        self.aliases, self._former = (self.name,), at_hand.FormerPool(self)
         fork.register(self)
         if open:
             self.open()
@@ -152,7 +152,6 @@ class ConnectionPool(Steering):
     def _read_options(self) -> None:
         config = self.config
         self._generation, self._paused_until = 0, 0.0
-        self._weak_self = weakref.proxy(self)
         asks = config.reset_callback or config.verify_state or config.observe
         self._plain_home = not asks and config.reset != "always"
         per_statement = config.mode == "transaction" and config.reset == "dirty"

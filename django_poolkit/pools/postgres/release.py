@@ -76,6 +76,7 @@ class Release(Cleaning):
         # What a reset clears away reaches nobody.
         verifies = self.config.verify_state and not full
         if idle and self.config.reset_callback is None and not verifies:
+            self._claim(lease)
             connection._baseline.restore(connection)
             self._settle(lease, connection, None)
             return
@@ -123,7 +124,7 @@ class Release(Cleaning):
                 now = monotonic()
                 live = ledger.live
                 settled = (
-                    not (self._closed or ledger.reported)
+                    not (self._closed or ledger.reported or lease.released)
                     and connection._generation == self._generation
                     and connection._expire_at > now
                     and len(self._pool) + len(live) + len(self._growth.attempts) <= self._max_size
@@ -146,6 +147,8 @@ class Release(Cleaning):
             finally:
                 self._inside = before
         if not settled:
+            if lease.released:  # by a signal's handler, in the middle of this
+                raise LeaseReleased(f"this lease of pool {self.name!r} has been released already")
             self._settle(lease, connection, None)
         elif self.events.of_leases:
             self.events.tell("lease_released", pool=self.name, seconds=lease.seconds())

@@ -114,8 +114,9 @@ class Shell(psycopg_pool.ConnectionPool[PoolConnection]):
     """The thread inside the lock, 0 where there is none."""
     _resting: dict[int, Lease]
     """Leases between two turns, by their keys: idle, and at hand for their owners."""
-    _at_hand: dict[threading.Thread, PoolConnection]
-    """Connections of leases that are over, each for the thread that used it: idle as well."""
+    _at_hand: dict[object, PoolConnection]
+    """Connections of leases that are over, each for the thread that used it: idle as well. Those
+    under another key are for nobody, and about to be collected."""
     _popped: dict[str, int]
 
     def _prepare_shell(self) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from django_poolkit.pools.errors import PoolWarning
-from django_poolkit.pools.postgres import ConnectionPool, at_hand
+from django_poolkit.pools.postgres import ConnectionPool, at_hand, release, reset
 from django_poolkit.pools.postgres.errors import LeaseReleased, PoolTimeout
 from django_poolkit.testing.waiting import wait_until
-from tests.pools.support import Call, assert_adds_up, fill, idle_pids
+from tests.pools.support import Call, assert_adds_up, fill, idle_pids, queue_up
 
 KWARGS = {"autocommit": True}
 
@@ -156,10 +156,10 @@ def test_who_waits_comes_before_its_thread(make_pool):
 
 def test_what_a_thread_left_that_has_died_is_anybodys(make_pool):
     pool = make_pool(max_size=1)
-    pid = Call(lambda: laid_by(pool).info.backend_pid).result()
+    session = Call(lambda: laid_by(pool).info.backend_pid).result()
     assert pool.stats().idle == 1
     with pool.acquire(0) as connection:
-        assert connection.info.backend_pid == pid
+        assert connection.info.backend_pid == session
 
 
 def test_what_another_thread_acquired_is_not_left_for_it(make_pool):
@@ -256,8 +256,8 @@ def test_a_dropped_pool_goes_at_once(params):
 def test_the_child_of_a_fork_keeps_its_hands_off(make_pool, primary, app):
     pool = make_pool(kwargs={"application_name": app, **KWARGS})
     connection = laid_by(pool)
-    pid = os.fork()
-    if not pid:
+    child = os.fork()
+    if not child:
         code = 1
         try:
             with pool.lease() as other:
@@ -265,7 +265,7 @@ def test_the_child_of_a_fork_keeps_its_hands_off(make_pool, primary, app):
             code = 0 if fresh and not connection.closed else 2
         finally:
             os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     with pool.lease() as again:
         assert again is connection
         assert again.execute("SELECT 1").fetchone() == (1,)
@@ -314,3 +314,224 @@ def test_no_lease_is_lost_or_had_twice_whoever_comes_between(make_pool, primary,
     assert stats.acquired == stats.use.count == sum(counts)
     assert set(stats.closed) <= {"recycled", "resized"}
     assert_adds_up(pool, primary, app)
+
+
+class Between:
+    """Runs `act` once, where a function of a module is called: between two steps of the pool."""
+
+    ran = False
+
+    def __init__(self, monkeypatch, module, name, act):
+        real = getattr(module, name)
+
+        def between(*args):
+            if not self.ran:
+                self.ran = True
+                act()
+            return real(*args)
+
+        monkeypatch.setattr(module, name, between)
+
+
+class Interrupted:
+    """Raises KeyboardInterrupt instead of each call."""
+
+    def __init__(self, *args):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", ["attributes", "monotonic"])
+def test_one_that_a_finalizer_leaves_in_the_middle_of_a_release_is_not_lost(
+    make_pool, monkeypatch, primary, app, step
+):
+    pool = make_pool(max_size=2, kwargs={"application_name": app})
+    first, second = pool.acquire(), pool.acquire()
+    between = Between(monkeypatch, at_hand, step, first.release)
+    second.release()
+    assert between.ran
+    assert pool.stats().idle == 2
+    assert_adds_up(pool, primary, app)
+
+
+def test_one_that_a_finalizer_leaves_in_the_middle_of_an_acquire_is_not_lost(
+    make_pool, monkeypatch, primary, app
+):
+    pool = make_pool(max_size=3, kwargs={"application_name": app})
+    other, connection = pool.acquire(), laid_by(pool)
+    connection._used_at -= pool.config.bypass + 1  # so that it is not taken as it is
+    between = Between(monkeypatch, at_hand, "monotonic", other.release)
+    lease = pool.acquire()
+    assert between.ran
+    assert (pool.stats().used, pool.stats().idle) == (1, 1)
+    lease.release()
+    assert_adds_up(pool, primary, app)
+
+
+@pytest.mark.parametrize("step", ["Lease", "ref", "getrefcount", "monotonic"])
+def test_an_interrupt_of_an_acquire_leaves_it_to_all(make_pool, monkeypatch, primary, app, step):
+    pool = make_pool(max_size=1, kwargs={"application_name": app})
+    lease = pool.acquire()  # which is referred to, so that another one is made
+    lease.release()
+    monkeypatch.setattr(at_hand, step, Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.acquire()
+    monkeypatch.undo()
+    stats = pool.stats()
+    assert (stats.used, stats.idle, stats.leaks) == (0, 1, 0)
+    assert_adds_up(pool, primary, app)
+
+
+def test_who_queues_while_an_acquire_is_interrupted_is_served(make_pool, monkeypatch):
+    pool = make_pool(max_size=1)
+    laid_by(pool)
+    calls, waited = [], pool._ledger.waited
+    Between(monkeypatch, at_hand, "monotonic", lambda: calls.append(queue_up(pool, pool.acquire)))
+    monkeypatch.setattr(at_hand, "getrefcount", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.acquire()
+    assert pool._ledger.waited == waited + 1  # by the one who was interrupted, and by no later look
+    calls[0].result().release()
+
+
+def test_of_two_threads_that_release_one_lease_one_is_refused(make_pool, monkeypatch, primary, app):
+    pool = make_pool(max_size=2, kwargs={"application_name": app})
+    lease = pool.acquire()
+    other = Between(monkeypatch, at_hand, "attributes", lambda: Call(lease.release).result())
+    with pytest.raises(LeaseReleased):
+        lease.release()  # the other thread was faster
+    assert other.ran
+    assert_adds_up(pool, primary, app)
+
+
+def test_of_two_threads_the_owner_may_be_the_faster_one(make_pool, monkeypatch, primary, app):
+    pool = make_pool(max_size=2, kwargs={"application_name": app})
+    lease = pool.acquire()
+    reached, faster = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        reached.set()
+        assert faster.wait(10.0)
+
+    # Wherever it passes on its way to the lock.
+    Between(monkeypatch, release, "attributes", wait)
+    Between(monkeypatch, reset, "hopeless", wait)
+    other = Call(lease.release)
+    assert reached.wait(10.0)
+    lease.release()
+    assert pool._at_hand
+    faster.set()
+    with pytest.raises(LeaseReleased):
+        other.result()
+    assert_adds_up(pool, primary, app)
+
+
+def test_a_handler_that_releases_the_same_lease_is_the_one_that_does(
+    make_pool, monkeypatch, primary, app
+):
+    pool = make_pool(max_size=2, kwargs={"application_name": app})
+    lease = pool.acquire()
+
+    def handle() -> None:
+        lease.listed = False
+        lease.release()
+        assert pool._at_hand
+
+    Between(monkeypatch, release, "attributes", handle)
+    lease.listed = True  # so that it goes the way that ends at once
+    with pytest.raises(LeaseReleased):
+        lease.release()
+    assert_adds_up(pool, primary, app)
+
+
+def test_one_that_was_dropped_and_taken_back_by_its_thread_serves_it_no_more(
+    make_pool, monkeypatch
+):
+    pool = make_pool()
+    pool.acquire()
+    monkeypatch.setattr(pool, "_count_leaks", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.adopt_orphans()
+    monkeypatch.undo()
+    with pool.acquire() as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_an_interrupt_of_who_collects_leaves_the_others_at_hand(
+    make_pool, monkeypatch, primary, app
+):
+    pool = make_pool(max_size=3, kwargs={"application_name": app})
+    all_leased, over = threading.Barrier(3), threading.Event()
+
+    def keep_at_hand() -> None:
+        with pool.acquire():
+            all_leased.wait(10.0)
+        assert over.wait(10.0)
+
+    threads = [Call(keep_at_hand) for _ in range(3)]
+    wait_until(lambda: len(pool._at_hand) == 3)
+    monkeypatch.setattr(pool, "_doubted_locked", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.stats()
+    monkeypatch.undo()
+    over.set()
+    for thread in threads:
+        thread.result()
+    stats = pool.stats()
+    assert (stats.used, stats.idle, stats.leaks) == (0, 3, 0)
+    assert_adds_up(pool, primary, app)
+
+
+def test_a_lease_that_is_over_is_not_shown(make_pool, monkeypatch):
+    pool = make_pool(max_size=2, leak_after=60.0)
+    laid_by(pool)
+    seen: list[Any] = []
+
+    def look() -> None:
+        lease = pool._ledger.live[key]()
+        assert lease is not None
+        lease.since -= 100.0
+        seen.extend([pool.leases(), pool._overdue(60.0)])
+
+    (key,) = pool._ledger.live
+    Between(monkeypatch, at_hand, "monotonic", lambda: Call(look).result())
+    lease = pool.acquire()
+    assert seen == [[], []]
+    assert (lease.listed, lease.overdue) == (False, False)
+    lease.release()
+
+
+def test_an_interrupted_block_leaves_nothing_for_the_next(make_pool, monkeypatch):
+    pool = make_pool(max_size=1)
+    with pytest.raises(KeyboardInterrupt), pool.lease():
+        monkeypatch.setattr(pool, "collect", Interrupted)
+        pool._pool_full_event = threading.Event()
+    monkeypatch.undo()
+    pool._pool_full_event = None
+    lease = pool.acquire()
+    assert not lease.in_block
+    lease.release()
+
+
+def test_what_stood_still_stood_still_since_its_release(make_pool):
+    pool = make_pool(max_size=2)
+    lease = pool.acquire()
+    connection = laid_by(pool)
+    connection._used_at -= 100.0
+    lease.since -= 300.0
+    pool._ledger.settled_at = 0.0
+    assert 100.0 <= pool.stats().standstill < 200.0
+    lease.release()
+
+
+def test_a_lease_that_has_outlived_its_pool_says_so(params):
+    pool = ConnectionPool(kwargs=params, name="gone")
+    lease: Any = pool.acquire()
+    lease.release()
+    assert lease.pool.config is pool.config  # as before
+    pool.close()
+    del pool
+    gc.collect()
+    assert repr(lease) == "<Lease of 'gone', released>"
+    for end in (lease.release, lease.discard):
+        with pytest.raises(LeaseReleased, match="pool 'gone' has been released already"):
+            end()
