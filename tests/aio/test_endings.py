@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
+from weakref import ref
 
 import pytest
 from django.db import transaction
@@ -15,6 +17,7 @@ from psycopg.pq import TransactionStatus
 
 from django_poolkit.aio import aatomic, apinned, bridged, needed
 from django_poolkit.aio.iteration import bridged_generator
+from django_poolkit.aio.turns import Node, node_of
 from django_poolkit.pools.postgres import ConnectionPool, port, task_wait
 from django_poolkit.testing.faults import TCPProxy
 from tests.aio.support import Orphan, Pooled, Run, acreate, apid, aslow, count
@@ -347,3 +350,23 @@ def test_a_closed_iteration_gives_up_its_connection(
         await until(lambda: "active" not in server.backends.values())
 
     run_on_each(main)
+
+
+def test_blocks_that_end_in_another_order_are_not_kept_by_those_that_follow() -> None:
+    # As where a task that goes on and on leaves generators that are suspended within a block.
+    ended = []
+    for _ in range(3):
+        suspended, around = Node("default", None), Node("default", None)
+        around.publish()
+        suspended.publish()
+        around.withdraw()
+        assert node_of("default") is suspended
+        contextvars.Context().run(suspended.withdraw)  # by a finalizer
+        assert node_of("default") is None
+        ended += [ref(around), ref(suspended)]
+    del around, suspended
+    assert [each() is None for each in ended] == [True] * 4 + [False] * 2  # until the next
+    last = Node("default", None)
+    last.publish()
+    last.withdraw()
+    assert [each() for each in ended] == [None] * 6
