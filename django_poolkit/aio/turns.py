@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any, Final
@@ -194,6 +194,12 @@ def node_of(alias: str) -> Node | None:
     return node
 
 
-def innermost(alias: str) -> Node | None:
-    """Return the node that was published last in this context for an alias."""
-    return _here.get().get(alias)
+def innermost(alias: str, among: Container[Node]) -> Node | None:
+    """Return which of some nodes was published last in this context for an alias.
+
+    Not simply the last of all: that may be of a generator that is suspended within its block.
+    """
+    node = _here.get().get(alias)
+    while node is not None and node not in among:
+        node = node._before
+    return node

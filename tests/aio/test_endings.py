@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 from weakref import ref
 
@@ -17,7 +17,7 @@ from psycopg.pq import TransactionStatus
 
 from django_poolkit.aio import aatomic, apinned, bridged, needed
 from django_poolkit.aio.iteration import bridged_generator
-from django_poolkit.aio.turns import Node, node_of
+from django_poolkit.aio.turns import Node, TurnDeadlock, node_of
 from django_poolkit.pools.postgres import ConnectionPool, port, task_wait
 from django_poolkit.testing.faults import TCPProxy
 from tests.aio.support import Orphan, Pooled, Run, acreate, apid, aslow, count
@@ -370,3 +370,42 @@ def test_blocks_that_end_in_another_order_are_not_kept_by_those_that_follow() ->
     last.publish()
     last.withdraw()
     assert [each() for each in ended] == [None] * 6
+
+
+def test_who_leaves_a_suspended_generator_ends_the_block_of_nobody_else(
+    pooled: Pooled, server: Server, run_on_each: Run
+) -> None:
+    # One object, as a decorator is, that two tasks are in; the innermost block that the first one
+    # sees is that of its generator, which a finalizer will close.
+    pooled(max_size=2)
+
+    async def rows() -> AsyncIterator[int]:
+        async with aatomic():
+            yield await bridged(count)()
+
+    async def main() -> None:
+        inside, first_has_ended = asyncio.Event(), asyncio.Event()
+
+        async def first() -> None:
+            await acreate("first")
+            await inside.wait()
+            async for _ in rows():
+                break
+
+        async def second() -> None:
+            await acreate("second")
+            inside.set()
+            await first_has_ended.wait()
+            raise ValueError
+
+        block = aatomic()
+        one = asyncio.create_task(block(first)())
+        two = asyncio.create_task(block(second)())
+        # Its generator goes on in the middle of its transaction, which is therefore lost.
+        assert isinstance(await ended(one), TurnDeadlock)
+        assert server.names == []
+        first_has_ended.set()
+        assert isinstance(await ended(two), ValueError)
+        assert server.names == []
+
+    run_on_each(main)
