@@ -65,8 +65,9 @@ class Table(Generic[P]):
     def __init__(self, close: Callable[[P, float], None], events: Events | None = None) -> None:
         self._close = close
         """Closes one for good, within so many seconds."""
-        # Guards the three below. Nothing is opened or closed inside it.
-        self._lock = threading.Lock()
+        # Guards the three below. Nothing is opened or closed inside it. Reentrant: a finalizer may
+        # ask for a pool at any line.
+        self._lock = threading.RLock()
         self._pools: dict[Hashable, P] = {}
         self._places: dict[Hashable, Hashable] = {}
         self._latched = False
@@ -102,11 +103,12 @@ class Table(Generic[P]):
             if pool is None or pool.ended:  # somebody closed the pool itself
                 self._pools.pop(key, None)
                 self._places.pop(key, None)  # what cannot be made again is nowhere
-                pool = self._pools[key] = make(self._free_name(name or alias))
-                pool.aliases = (alias, *also)
-                pool.events = self.events
+                made = make(self._free_name(name or alias))
+                made.aliases = (alias, *also)
+                made.events = self.events
+                pool = self._pools.setdefault(key, made)  # a finalizer may have been quicker
                 self._places[key] = place
-            elif alias not in pool.aliases:
+            if alias not in pool.aliases:
                 others = (name for name in also if name not in pool.aliases)
                 pool.aliases = (*pool.aliases, alias, *others)
             return pool
@@ -157,7 +159,7 @@ class Table(Generic[P]):
         return f"<{type(self).__name__} {[pool.name for pool in self]}>"
 
     def _free_name(self, wanted: str) -> str:
-        taken = {pool.name for pool in self._pools.values()}
+        taken = {pool.name for pool in list(self._pools.values())}
         name, count = wanted, 1
         while name in taken:
             count += 1
@@ -165,7 +167,7 @@ class Table(Generic[P]):
         return name
 
     def _renew_lock(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.events.after_fork()
 
 

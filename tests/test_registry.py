@@ -16,6 +16,7 @@ from django.db import connection, connections
 from django_poolkit import PoolClosed, connection_pools
 from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.registry import PoolTable, content_key
+from tests.pools.support import Call
 
 pytestmark = pytest.mark.core
 
@@ -49,6 +50,22 @@ def make(params: dict[str, Any]) -> Callable[[str], ConnectionPool]:
 )
 def test_equal_content_is_one_key(one: Any, other: Any, same: bool) -> None:
     assert (content_key(one) == content_key(other)) is same
+
+
+@pytest.mark.parametrize("wanted", ["other", "key"])
+def test_a_finalizer_may_ask_for_a_pool_as_one_is_made(
+    table: PoolTable, make: Any, wanted: str
+) -> None:
+    found: list[ConnectionPool] = []
+
+    def interrupted(name: str) -> ConnectionPool:
+        found.append(table.get(wanted, make, alias="beside", place="here"))
+        return make(name)  # type: ignore[no-any-return]
+
+    pool = Call(table.get, "key", interrupted, alias="default", place="here").result(10.0)
+    assert table.get(wanted, make, alias="beside", place="here") is found[0]
+    assert table.get("key", make, alias="default", place="here") is pool
+    assert len(table) == len({pool, *found}) == (2 if wanted == "other" else 1)
 
 
 def test_one_key_one_pool_with_every_alias_that_asked(table: PoolTable, make: Any) -> None:

@@ -60,8 +60,8 @@ class Block(ABC):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        node = innermost(self.using)
-        if node not in self._entered:  # left in another context than it was entered in
+        node = innermost(self.using, self._entered)
+        if node is None:  # left in another context than it was entered in
             node = next(reversed(self._entered))
         entry = self._entered.pop(node)
         if isinstance(exc, GeneratorExit):

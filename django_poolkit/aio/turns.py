@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any, Final
@@ -157,7 +157,7 @@ class Node:
     def publish(self) -> None:
         """Have this context, and tasks that are started in it, use the wrapper."""
         nodes = _here.get()
-        self._before = nodes.get(self.alias)
+        self._before = _going_on(nodes.get(self.alias))
         _here.set({**nodes, self.alias: self})
 
     def withdraw(self) -> None:
@@ -167,9 +167,19 @@ class Node:
         # A finalizer may run in another context than the one it was published in.
         if nodes.get(self.alias) is self:
             del nodes[self.alias]
-            if self._before is not None:
-                nodes[self.alias] = self._before
+            if (before := _going_on(self._before)) is not None:
+                nodes[self.alias] = before
             _here.set(nodes)
+
+
+def _going_on(node: Node | None) -> Node | None:
+    """Return the node, or the nearest before it, that has not been withdrawn.
+
+    One that has been, by a finalizer in another context, is not to be kept by all that follow.
+    """
+    while node is not None and node._over:
+        node = node._before
+    return node
 
 
 _NONE: Final[Mapping[str, Node]] = {}
@@ -184,6 +194,12 @@ def node_of(alias: str) -> Node | None:
     return node
 
 
-def innermost(alias: str) -> Node | None:
-    """Return the node that was published last in this context for an alias."""
-    return _here.get().get(alias)
+def innermost(alias: str, among: Container[Node]) -> Node | None:
+    """Return which of some nodes was published last in this context for an alias.
+
+    Not simply the last of all: that may be of a generator that is suspended within its block.
+    """
+    node = _here.get().get(alias)
+    while node is not None and node not in among:
+        node = node._before
+    return node

@@ -14,7 +14,7 @@ from django_poolkit.conf.health import health_config
 from django_poolkit.conf.http import http_config
 from django_poolkit.health import judging
 from django_poolkit.health.report import Reason, Result
-from django_poolkit.http.background import background
+from django_poolkit.http.background import NoThread, background
 from django_poolkit.http.sessions import client_sessions
 from django_poolkit.pools.errors import PoolClosed
 from django_poolkit.pools.stats import PoolStats
@@ -75,7 +75,7 @@ class HttpCheck:
             return "timeout"
         except PoolClosed:
             return "closed"
-        except ImproperlyConfigured as error:  # no aiohttp, too
+        except (ImproperlyConfigured, NoThread) as error:  # no aiohttp, too
             return self._say("config_error", type(error).__name__)
         except Exception as error:
             from django_poolkit.http.errors import RequestRefused

@@ -21,6 +21,10 @@ NAME: Final = "poolkit-http"
 """Of the thread."""
 
 
+class NoThread(RuntimeError):
+    """gevent has made threads greenlets, and an event loop needs a real one."""
+
+
 class Background:
     """Runs coroutines for threads. Its own thread starts with the first, and anew after a fork."""
 
@@ -38,12 +42,12 @@ class Background:
 
         Blocks the calling thread until then; what is raised there cancels the coroutine. Must
         not be called in the thread of a running loop. Raises PoolClosed if the loop is stopped
-        meanwhile, and RuntimeError where gevent has made threads greenlets.
+        meanwhile, and NoThread where gevent has made threads greenlets.
         """
         if is_patched("threading"):
             # The loop would run in the thread of all greenlets, in each of which Django would take
             # itself to be called by a coroutine, and refuse to query.
-            raise RuntimeError(
+            raise NoThread(
                 "client_sessions[…].sync needs a thread of its own for its event loop, and gevent "
                 "has made threads greenlets: use a blocking HTTP client, or another kind of worker"
             )

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from django_poolkit.conf.lifespan import lifespan_config
-from django_poolkit.http.background import background
+from django_poolkit.http.background import NoThread, background
 from django_poolkit.lifespan import course
 from django_poolkit.lifespan.base import Resource, ResourceError
 from django_poolkit.lifespan.span import Span
@@ -38,7 +38,14 @@ def get(resource: Resource[T]) -> T:
     """
     span, loop = course.current(), _running_loop()
     if span is None and loop is None:
-        return background.run(lambda: aget(resource))
+        try:
+            return background.run(lambda: aget(resource))
+        except NoThread:
+            raise ResourceError(
+                f"resource {resource.name!r} cannot be opened: outside of coroutines it needs a "
+                "thread of its own for its event loop, and gevent has made threads greenlets: use "
+                "another kind of worker"
+            ) from None
     if span is None:
         span = _spans.get(loop) if loop is not None else None
         if span is None or span.keeper(resource.name) is None:

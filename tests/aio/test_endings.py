@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
+from weakref import ref
 
 import pytest
 from django.db import transaction
@@ -15,6 +17,7 @@ from psycopg.pq import TransactionStatus
 
 from django_poolkit.aio import aatomic, apinned, bridged, needed
 from django_poolkit.aio.iteration import bridged_generator
+from django_poolkit.aio.turns import Node, TurnDeadlock, node_of
 from django_poolkit.pools.postgres import ConnectionPool, port, task_wait
 from django_poolkit.testing.faults import TCPProxy
 from tests.aio.support import Orphan, Pooled, Run, acreate, apid, aslow, count
@@ -345,5 +348,64 @@ def test_a_closed_iteration_gives_up_its_connection(
         await until(lambda: rows.stats().used == 0)
         assert await bridged(count)() == 10
         await until(lambda: "active" not in server.backends.values())
+
+    run_on_each(main)
+
+
+def test_blocks_that_end_in_another_order_are_not_kept_by_those_that_follow() -> None:
+    # As where a task that goes on and on leaves generators that are suspended within a block.
+    ended = []
+    for _ in range(3):
+        suspended, around = Node("default", None), Node("default", None)
+        around.publish()
+        suspended.publish()
+        around.withdraw()
+        assert node_of("default") is suspended
+        contextvars.Context().run(suspended.withdraw)  # by a finalizer
+        assert node_of("default") is None
+        ended += [ref(around), ref(suspended)]
+    del around, suspended
+    assert [each() is None for each in ended] == [True] * 4 + [False] * 2  # until the next
+    last = Node("default", None)
+    last.publish()
+    last.withdraw()
+    assert [each() for each in ended] == [None] * 6
+
+
+def test_who_leaves_a_suspended_generator_ends_the_block_of_nobody_else(
+    pooled: Pooled, server: Server, run_on_each: Run
+) -> None:
+    # One object, as a decorator is, that two tasks are in; the innermost block that the first one
+    # sees is that of its generator, which a finalizer will close.
+    pooled(max_size=2)
+
+    async def rows() -> AsyncIterator[int]:
+        async with aatomic():
+            yield await bridged(count)()
+
+    async def main() -> None:
+        inside, first_has_ended = asyncio.Event(), asyncio.Event()
+
+        async def first() -> None:
+            await acreate("first")
+            await inside.wait()
+            async for _ in rows():
+                break
+
+        async def second() -> None:
+            await acreate("second")
+            inside.set()
+            await first_has_ended.wait()
+            raise ValueError
+
+        block = aatomic()
+        one = asyncio.create_task(block(first)())
+        two = asyncio.create_task(block(second)())
+        # Its generator goes on in the middle of its transaction, which is therefore lost.
+        assert isinstance(await ended(one), TurnDeadlock)
+        assert server.names == []
+        first_has_ended.set()
+        assert isinstance(await ended(two), ValueError)
+        assert server.names == []
 
     run_on_each(main)

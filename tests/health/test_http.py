@@ -13,6 +13,7 @@ from django.test import override_settings
 from django_poolkit import client_sessions, registry
 from django_poolkit.health.http import HttpCheck
 from django_poolkit.health.report import Figures, Result
+from django_poolkit.http import background as background_module
 from django_poolkit.http.background import background
 from django_poolkit.testing.faults import silent_server
 from tests.http.support import until
@@ -71,6 +72,16 @@ def test_an_upstream_is_asked_where_the_settings_name_a_url(make, upstream):
     make(HEALTH_URL="/echo?up", base_url=upstream.url(""))
     assert verdict(CHECK.look(0.8)) == ("pass", None)
     assert [(seen.method, seen.path) for seen in upstream.seen] == [("GET", "/echo")]
+
+
+def test_where_gevent_has_taken_the_threads_the_upstream_is_not_blamed(
+    make, upstream, monkeypatch, caplog
+):
+    monkeypatch.setattr(background_module, "is_patched", lambda module: True)
+    make(HEALTH_URL=upstream.url())
+    assert verdict(CHECK.look(0.8)) == ("fail", "config_error")
+    assert "event=probe_failed reason=config_error error=NoThread" in caplog.text
+    assert upstream.seen == []
 
 
 def test_an_upstream_that_answers_badly_is_told(make, upstream, caplog):

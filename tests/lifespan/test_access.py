@@ -20,6 +20,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 
 from django_poolkit import lifespan
 from django_poolkit.asgi import Poolkit
+from django_poolkit.http import background as background_module
 from django_poolkit.http.background import background
 from django_poolkit.lifespan import ResourceError, access, course
 from django_poolkit.lifespan import span as span_module
@@ -355,3 +356,12 @@ def test_a_program_closes_what_it_opened_as_it_ends(use: str) -> None:
     assert done.stdout.split() == ["open", "close"], done.stderr
     assert done.returncode == 0
     assert "pending" not in done.stderr
+
+
+def test_where_gevent_has_taken_the_threads_the_error_is_of_the_resource(
+    thing: lifespan.Declared[Thing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background_module, "is_patched", lambda module: True)
+    with pytest.raises(ResourceError, match=r"'thing' cannot be opened.*gevent") as caught:
+        thing.get()
+    assert "client_sessions" not in str(caught.value)

@@ -180,7 +180,7 @@ class Acquire(Growing):
             if saturates:
                 pool.events.tell("pool_saturated", pool=pool.name, waiters=waiters)
             if paused:
-                loop.call_later(max(0.0, pool.paused_until - monotonic()), pool.end_pause)
+                pool.end_pause_on(loop)
             self.start_connects(starts)
             await waiter.future
         except BaseException:

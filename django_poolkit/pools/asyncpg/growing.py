@@ -12,6 +12,7 @@ import asyncpg
 from django_poolkit.pools.asyncpg.connect import summarise
 from django_poolkit.pools.asyncpg.physical import Physical
 from django_poolkit.pools.asyncpg.state import Attempt, State
+from django_poolkit.pools.asyncpg.steering import EARLY
 from django_poolkit.pools.chance import chance
 
 logger = logging.getLogger("django_poolkit.pool")
@@ -103,7 +104,7 @@ class Growing(State):
             pause = self.pause()
         logger.warning("pool=%s event=connect_failed error=%s", self.pool.name, text)
         # Somewhat later than the pause, so that many processes do not come all at once.
-        self.loop.call_later(pause * chance.uniform(1.0, 1.25), self.grow)
+        self.loop.call_later(pause * chance.uniform(1.0, 1.25) + EARLY, self.grow)
 
     # -- coming home
 

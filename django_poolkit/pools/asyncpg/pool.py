@@ -169,6 +169,8 @@ class AsyncpgPool(Life):
                 raise line.closed_error()
             self.lines[loop] = line
         await line.open()
+        if self.paused_until:  # by those who knew of no loop, or of others
+            self.end_pause_on(line.loop)
         return line
 
     async def open(self) -> None:

@@ -16,6 +16,8 @@ logger = logging.getLogger("django_poolkit.pool")
 
 # A pause that nobody ends is an outage of one's own making.
 PAUSE: Final = 60.0
+EARLY: Final = 0.002
+"""Seconds by which a timer may come too early: uvloop counts in whole milliseconds, and rounds."""
 
 
 class Steering:
@@ -51,7 +53,7 @@ class Steering:
             self.paused_until = monotonic() + seconds
         self.recycle()
         for line in self._lines():
-            line.soon(line.loop.call_later, seconds, self.end_pause)
+            line.soon(self.end_pause_on, line.loop)
 
     def open_paused(self, seconds: float) -> None:
         """Begin as one that has been paused for `seconds`: for those told that it is to open."""
@@ -68,8 +70,12 @@ class Steering:
 
     def end_pause(self) -> None:
         """Resume if the time of the pause is over; a later pause may have prolonged it."""
-        if 0 < self.paused_until <= monotonic():
+        if 0 < self.paused_until <= monotonic() + EARLY:
             self.resume()
+
+    def end_pause_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have a loop end the pause, in time. Called there."""
+        loop.call_later(max(0.0, self.paused_until - monotonic()), self.end_pause)
 
     def recycle(self) -> None:
         """Replace all connections: idle ones now, leased ones as they come home.

@@ -10,10 +10,12 @@ from typing import Any
 import asyncpg
 import pytest
 
+from django_poolkit.pools.asyncpg import upkeep
 from django_poolkit.pools.asyncpg.errors import PoolTimeout
+from django_poolkit.pools.chance import chance
 from django_poolkit.testing import Node
 from django_poolkit.testing.faults import TCPProxy
-from tests.pools.asyncpg.support import MakePool, Run, assert_quiet, fill, pid, until
+from tests.pools.asyncpg.support import MakePool, Run, assert_quiet, fill, pid, queue_up, until
 
 
 def test_killed_idle_sessions_are_no_callers_trouble(
@@ -150,3 +152,22 @@ def test_settings_that_a_pooler_drops_are_set_by_statement(
         assert pool.stats().resets == 2
 
     run(main())
+
+
+def test_a_server_is_tried_on_where_timers_come_too_early(
+    make: MakePool, run_on_each: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chance, "uniform", lambda low, high: low)
+    # Rounds, which would try again as well, are far apart.
+    monkeypatch.setattr(upkeep, "interval", lambda config: 60.0)
+
+    async def main() -> None:
+        with TCPProxy("127.0.0.1", 1) as proxy:
+            proxy.refuse()
+            pool = make({"host": "127.0.0.1", "port": proxy.port}, RECONNECT_CAP=0.0103)
+            waiting = await queue_up(pool)
+            await until(lambda: pool.stats().connect_errors >= 40)
+            waiting.cancel()
+            await pool.close()
+
+    run_on_each(main())

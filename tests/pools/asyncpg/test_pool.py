@@ -494,6 +494,47 @@ def test_a_pause_ends_by_itself(make: MakePool, run: Run) -> None:
     run(main())
 
 
+def test_a_pause_ends_by_itself_also_where_timers_come_too_early(
+    make: MakePool, run_on_each: Run
+) -> None:
+    # uvloop counts in milliseconds: of timers for fractions of one, some come before their time.
+    async def main() -> None:
+        pool = make(min_size=0)
+        for number in range(20):
+            pool.pause(0.0051 + number * 0.00027)
+            async with asyncio.timeout(PATIENCE):
+                await (await pool.acquire(timeout=PATIENCE * 3)).release()
+
+    run_on_each(main())
+
+
+@pytest.mark.parametrize("when", ["before", "during", "elsewhere"])
+def test_where_a_pool_is_first_used_after_a_pause_the_short_way_is_free(
+    make: MakePool, run: Run, when: str
+) -> None:
+    async def use() -> None:
+        await pid(pool)
+
+    async def main() -> None:
+        if when == "during":
+            await pool.open()
+        await until(lambda: pool.stats().state == "open")
+        assert await pid(pool)
+        await until(lambda: pool.paused_until == 0.0)
+        line = await pool.line()
+        lease = line.at_once()
+        assert lease is not None
+        await lease.release()
+
+    pool = make()
+    if when == "elsewhere":  # on a loop that is closed before it is over
+        run(use())
+        pool.pause(0.2)
+    else:
+        pool.open_paused(0.2)
+    run(main())
+
+
 def test_a_lease_is_killed_with_what_it_runs(make: MakePool, run: Run, primary: Node,
                                              service: str) -> None:  # fmt: skip
     async def main() -> None:
