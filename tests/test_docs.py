@@ -40,7 +40,7 @@ PAGES = docs.pages()
 LANGUAGES = {"python", "console", "bash", "text", "toml", "sql", "ini", "html", "setup"}
 # Commands of others, which are taken as they are.
 FOREIGN = {"pip", "curl", "psql", "pytest", "mkdir", "cd", "git", "kill"}
-FOREIGN |= {"gunicorn", "uvicorn", "granian", "hypercorn", "daphne", "uwsgi", "celery"}
+FOREIGN |= {"gunicorn", "uvicorn", "granian", "hypercorn", "daphne", "uwsgi", "celery", "mutmut"}
 
 
 NEWCOMERS = ("README.md", "docs/tutorial/first-site.md", "docs/how-to/move-from-djangos-pool.md")
