@@ -14,14 +14,18 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / ".poolkit" / "coverage"
 
+_INTERRUPTS = "tests/scenarios/test_interrupts.py"
 _LOCK = "tests/pools/bridge/test_lock.py"
-# A tracer is loaded, recurses and forks beside the code, which these tests would take for it.
+# A tracer is loaded, recurses and forks beside the code, which these tests would take for it; and
+# an interrupt may come while it has a lock, which nobody has any more then.
 CHANGED_BY_IT = (
     "tests/conf/test_async_orm.py::test_a_project_that_does_not_turn_it_on_loads_none_of_it",
     "tests/conf/test_async_orm.py::test_a_start_without_greenlet_says_what_to_install",
     "tests/pools/bridge/test_driver.py::test_the_pools_load_no_bridge",
     f"{_LOCK}::test_connections_that_were_there_before_the_bridge_are_fitted",
     "tests/control/test_protocol.py::test_what_is_no_request_is_refused[too deep]",
+    f"{_INTERRUPTS}::test_no_slot_is_lost_whatever_moment_an_interrupt_comes",
+    f"{_INTERRUPTS}::test_an_interrupted_first_acquire_does_not_end_the_growth_of_a_pool",
 )
 
 

@@ -37,6 +37,8 @@ def tell() -> None:
     """Call all that is to be called in a forked child, if this is one and nobody has."""
     if os.getpid() == _process:
         return
+    # Before anything is logged: a thread that only the parent has may be doing so, for ever.
+    getattr(logging, "_after_at_fork_child_reinit_locks", _told)()
     # Else the threads of the parent would be taken to live.
     getattr(threading, "_after_fork", _told)()
     for function in _functions:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import io
+import logging
 import os
+import signal
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +42,35 @@ def test_a_server_that_forks_behind_pythons_back_calls_all_once(called, monkeypa
     ]  # fmt: skip
     server.post_fork_hook()
     assert called[4:] == ["theirs"]
+
+
+def test_a_thread_that_logs_as_the_process_is_forked_holds_up_no_child(called):
+    server: Any = SimpleNamespace()
+    handler = logging.StreamHandler(io.StringIO())
+    forks.watch(server)
+    logging.getLogger("django_poolkit").addHandler(handler)
+    held, ended = threading.Event(), threading.Event()
+
+    def log() -> None:
+        with handler.lock:  # type: ignore[union-attr]
+            held.set()
+            ended.wait()
+
+    thread = threading.Thread(target=log)
+    thread.start()
+    held.wait()
+    try:
+        child = ctypes.PyDLL(None).fork()  # in C, as uWSGI does
+        if not child:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(10)
+            server.post_fork_hook()
+            os._exit("untold_fork" not in handler.stream.getvalue())
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        ended.set()
+        thread.join()
+        logging.getLogger("django_poolkit").removeHandler(handler)
 
 
 def test_a_child_that_has_been_told_is_not_told_again(called):

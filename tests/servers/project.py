@@ -53,8 +53,18 @@ application = get_wsgi_application()
     # Who is served by this one queries as it is loaded, and keeps the connection.
     "{package}/opened.py": """\
 from {package}.wsgi import application
+import logging, threading
 from django.db import connection
+told = threading.Event()
+class Told(logging.Handler):
+    def emit(self, record):
+        if "event=open" in record.getMessage():
+            told.set()
+# Behind the one that writes. A thread that has a stream's lock as uWSGI forks has it for ever.
+logging.getLogger().addHandler(last := Told())
 connection.cursor().execute("SELECT 1")
+assert told.wait(30)
+logging.getLogger().removeHandler(last)
 """,
     "{package}/asgi.py": """\
 import os

@@ -76,6 +76,7 @@ def test_no_worker_draws_what_another_draws(project: Project) -> None:
         def both_have() -> bool:
             replies = [site.client.start("/draw/") for _ in range(8)]
             for reply in (each.result(PATIENCE) for each in replies):
+                assert reply.status == 200, reply
                 drawn.setdefault(reply.pid, set()).update(json.loads(reply.body)["drawn"])
             return len(drawn) == 2
 
