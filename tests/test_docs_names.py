@@ -78,6 +78,7 @@ INTERNAL = {
     "Fenced",  # a connect that is tried again
     "GoesElsewhere",  # an alias of several hosts goes to the next
     "NamesMissing",  # a system check says it
+    "NoThread",  # a RuntimeError, which says what gevent asks for
     "Unparsed",  # a text counts as one that leaves something behind
 }  # fmt: skip
 
