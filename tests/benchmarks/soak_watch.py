@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Final
 
 from example_project.vitals import vitals
@@ -75,10 +75,15 @@ def miscounted(stats: Any) -> str | None:
 
 
 def growth(moments: list[Moment]) -> tuple[list[Row], list[str]]:
-    """Compare the last quiet moment with the first; return the counts, and what has grown."""
+    """Compare the last quiet moment with the first ones; return the counts, and what has grown.
+
+    With the most of their first half: a thread, or a loop, that is only started when it is first
+    needed may be so after the first of all. What grows goes on growing in the second half.
+    """
     if not moments:
         return [], ["there was no quiet moment"]
-    early, late = moments[0], moments[-1]
+    begun, late = moments[: max(1, len(moments) // 2)], moments[-1]
+    early = Moment(*(max(figures) for figures in zip(*map(astuple, begun), strict=True)))
     allowed = early.allowed()
     counts: list[Row] = []
     grown = []

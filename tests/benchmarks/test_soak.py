@@ -71,6 +71,14 @@ def test_what_has_grown_is_named() -> None:
     assert growth([])[1] == ["there was no quiet moment"]
 
 
+def test_what_begins_after_the_first_moment_is_no_growth_but_what_goes_on_is() -> None:
+    first = Moment(threads=9, files=10, objects=50_000, mib=60.0)
+    begun = replace(first, threads=22)
+    assert growth([first, begun, begun, begun])[1] == []
+    growing = [replace(first, threads=9 + 5 * n) for n in range(6)]
+    assert growth(growing)[1] == ["threads: from 19.0 to 34.0"]
+
+
 def test_what_one_has_left_for_another_is_found() -> None:
     for clean in (None, (None,), ("",)):
         _unmarked(clean)
