@@ -28,12 +28,16 @@ class Offline:
         """What was asked of the monitor: `start`, or `nudge`."""
 
     def be(self, *replicas: str, **more: Any) -> Cluster:
-        """Set which replicas the cluster has, and what else is said of it; return it."""
+        """Set which replicas the cluster has, and what else is said of it; return it.
+
+        `other` is what is said of the other one.
+        """
+        other = {"replicas": ["other_replica"], "models": ["shop"], **more.pop("other", {})}
         self._settings.POOLKIT = {
             **self._settings.POOLKIT,
             "CLUSTERS": {
                 "default": {"replicas": more.pop("weights", list(replicas)), **more},
-                "other": {"replicas": ["other_replica"], "models": ["shop"]},
+                "other": other,
             },
         }
         # Only now: a change of settings has all of these forgotten.
@@ -49,7 +53,7 @@ def offline_cluster(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr(monitor, "nudge", lambda: looks.append("nudge"))
     monkeypatch.setattr(monitor, "started", False)
     nowhere = {**connections.settings["default"], "HOST": "192.0.2.9"}
-    for alias in ("replica", "second", "third", "other", "other_replica"):
+    for alias in ("replica", "second", "third", "other", "other_replica", "other_second"):
         monkeypatch.setitem(connections.settings, alias, nowhere)
     hosted = {**nowhere, "OPTIONS": {**nowhere["OPTIONS"], "hosts": HOSTS}}
     monkeypatch.setitem(connections.settings, "hosted", hosted)

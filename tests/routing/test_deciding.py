@@ -16,6 +16,7 @@ from django_poolkit.backends.request import RequestScope, entered
 from django_poolkit.routing import (
     NoReplica,
     ReadWriteRouter,
+    admission,
     choice,
     figures,
     scope,
@@ -34,7 +35,7 @@ from django_poolkit.testing.routing import record_routing
 from example_project.shop.models import Order
 from tests.app.models import Item
 from tests.routing.conftest import alias_of
-from tests.routing.offline import Offline, at, evict, settled
+from tests.routing.offline import Offline, at, circuit, evict, on_trial, settled
 
 pytestmark = pytest.mark.core
 router = ReadWriteRouter()
@@ -150,6 +151,17 @@ def test_an_instance_that_a_rule_has_read_on_the_primary_says_nothing(offline: O
     assert choice.for_read(cluster, False, object()) == ("replica", "read")
 
 
+def test_what_has_been_read_on_the_primary_by_a_rule_is_that_clusters_rule(
+    offline: Offline,
+) -> None:
+    offline.be("replica", other={"on_primary": []})
+    other = clusters()["other"]
+    user = User(pk=1)
+    user._state.db = "other"
+    # `default` has a rule for users, and `other` has none: it was read there on purpose.
+    assert choice.for_read(other, False, user) == ("other", "instance")
+
+
 # -- transactions
 
 
@@ -234,6 +246,36 @@ def test_who_asks_for_a_replica_gets_an_old_one_before_the_primary(offline: Offl
         with use_replica():
             assert choice.for_read(cluster, False)[1] == "use_replica"
         assert here.fallen == set()
+        assert choice.for_read(cluster, False) == ("default", "all_down")
+
+
+def test_a_scope_that_asks_for_a_replica_reads_one(offline: Offline) -> None:
+    cluster = offline.be("replica", "second", "third")
+    for _ in range(9):
+        with scope():
+            first = choice.for_read(cluster, False)[0]
+            with use_replica():
+                found = {choice.for_read(cluster, False) for _ in range(9)}
+            assert found == {(first, "use_replica")}
+
+
+def test_a_scope_takes_part_in_a_trial_or_does_not(offline: Offline) -> None:
+    cluster = offline.be("replica", "second")
+    for _ in range(20):
+        admission.publish({"replica": on_trial(), "second": circuit("refuses")})
+        for draw, expected in ((0.05, ("replica", "read")), (0.95, ("default", "all_down"))):
+            here = Scope()
+            here.draw = draw
+            with at(here):
+                assert choice.for_read(cluster, False) == expected
+
+
+def test_a_replica_that_is_well_and_behind_takes_nobodys_place(offline: Offline) -> None:
+    cluster = offline.be("replica", "second")
+    here = Scope()
+    here.settled = {"default": settled(second=None)}
+    evict("second")
+    with at(here):
         assert choice.for_read(cluster, False) == ("default", "all_down")
 
 

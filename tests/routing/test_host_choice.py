@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,7 @@ from django_poolkit.routing import (
     use_replica,
 )
 from django_poolkit.routing.scopes import Scope
-from django_poolkit.routing.topology import cluster_of
+from django_poolkit.routing.topology import cluster_of, clusters
 from tests.routing.offline import Offline, at, evict, on_trial, settled
 
 pytestmark = pytest.mark.core
@@ -264,18 +265,31 @@ def test_loads_are_those_of_the_hosts(offline: Offline) -> None:
     assert 160 <= found["r2"] <= 240
 
 
+@pytest.mark.parametrize("by", ["visitor", "round_robin"])
+@pytest.mark.parametrize("scoped", [True, False])
 def test_hosts_take_turns_for_each_alias_by_itself(
-    offline: Offline, monkeypatch: pytest.MonkeyPatch
+    offline: Offline, monkeypatch: pytest.MonkeyPatch, by: str, scoped: bool
 ) -> None:
-    settings = connections.settings
-    monkeypatch.setitem(settings, "second", settings["hosted"])
-    offline.be("hosted", "second", choice="round_robin")
+    monkeypatch.setitem(connections.settings, "second", connections.settings["hosted"])
+    offline.be("hosted", "second", choice=by)
+    evict("hosted/r3", "second/r3")
     found: Counter[Any] = Counter()
-    for _ in range(30):
-        with at(visit()):
+    for _ in range(20):
+        with at(visit()) if scoped else nullcontext():
             for name in ("hosted", "second"):
                 found[name, choice.host_for(name, ALL)] += 1
+    assert len(found) == 4
     assert set(found.values()) == {10}
+
+
+@pytest.mark.parametrize("by", ["visitor", "round_robin"])
+def test_who_reads_often_takes_no_more_turns_than_one(offline: Offline, by: str) -> None:
+    offline.be("hosted", choice=by)
+    found: Counter[Any] = Counter()
+    for _ in range(20):
+        here = visit()
+        found[{host(here, {"r1": 1.0, "r2": 1.0}) for _ in range(2)}.pop()] += 1
+    assert found == {"r1": 10, "r2": 10}
 
 
 def test_another_thread_may_have_chosen_before(
@@ -293,6 +307,25 @@ def test_another_thread_may_have_chosen_before(
         assert host(here) == expected
         assert here.hosts == {"hosted": expected}
         assert here.strays == {("hosted", expected)}
+
+
+def test_two_threads_of_a_scope_that_choose_at_once_read_one_host(offline: Offline) -> None:
+    offline.be("hosted", choice="round_robin")
+    here = visit()
+    others: list[str] = []
+
+    class Hosts(dict[str, str]):
+        """Where another thread asks as soon as one has entered what it has chosen."""
+
+        def setdefault(self, key: str, default: Any = None) -> Any:
+            found = super().setdefault(key, default)
+            if not others:
+                others.append("")
+                others[0] = host(here) or ""
+            return found
+
+    here.hosts = Hosts()
+    assert [host(here)] == others
 
 
 # -- hosts that are in use already
@@ -377,6 +410,19 @@ def test_a_cluster_called_like_an_alias_does_not_take_its_turns(offline: Offline
         with at(visit()):
             found[choice.host_for("default", {"r1": 1.0, "r2": 1.0})] += 1
     assert found == {"replica": 10, "second": 10, "r1": 10, "r2": 10}
+
+
+@pytest.mark.parametrize("by", ["visitor", "round_robin"])
+def test_each_cluster_begins_somewhere_of_its_own(offline: Offline, by: str) -> None:
+    # Else many processes that begin at once would all begin with the same replica of the second.
+    first: Counter[str] = Counter()
+    for _ in range(30):
+        replicas = ["other_replica", "other_second"]
+        offline.be("replica", "second", choice=by, other={"replicas": replicas, "choice": by})
+        alias(visit())
+        other = clusters()["other"]
+        first[choice.one_of(other, visit(), other.replicas)] += 1
+    assert set(first) == {"other_replica", "other_second"}
 
 
 def test_outside_of_a_scope_each_question_is_a_draw_by_weight(offline: Offline) -> None:
