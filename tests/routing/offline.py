@@ -10,7 +10,7 @@ import pytest
 from django.db import connections, router
 
 from django_poolkit.backends.rota import rota
-from django_poolkit.routing import ReadWriteRouter, admission, loads, scopes
+from django_poolkit.routing import ReadWriteRouter, admission, loads, members, scopes
 from django_poolkit.routing.breaker import Circuit, Reason
 from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.scopes import Scope, Settled
@@ -52,20 +52,23 @@ def offline_cluster(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr(monitor, "start", lambda: looks.append("start"))
     monkeypatch.setattr(monitor, "nudge", lambda: looks.append("nudge"))
     monkeypatch.setattr(monitor, "started", False)
+    # What a test before this one has left open is put back as it was.
+    monkeypatch.delattr(connections._connections, "default", raising=False)  # type: ignore[attr-defined]
     nowhere = {**connections.settings["default"], "HOST": "192.0.2.9"}
+    # To ask for a pool makes a wrapper, which would stay.
+    monkeypatch.setattr(members, "pools_of", lambda alias: {})
     for alias in ("replica", "second", "third", "other", "other_replica", "other_second"):
         monkeypatch.setitem(connections.settings, alias, nowhere)
     hosted = {**nowhere, "OPTIONS": {**nowhere["OPTIONS"], "hosts": HOSTS}}
     monkeypatch.setitem(connections.settings, "hosted", hosted)
     _forget()
     yield Offline(settings, looks)
+    # A class of a model that is imported late makes that of `default`, of its real settings.
+    assert {each.alias for each in connections.all(initialized_only=True)} <= {"default"}
     _forget()
 
 
 def _forget() -> None:
-    for alias in ("default", "replica"):
-        if hasattr(connections._connections, alias):  # type: ignore[attr-defined]
-            del connections[alias]
     scopes._pins.set({})
     admission.publish({})
     loads.forget()

@@ -195,12 +195,15 @@ def test_the_block_of_a_test_is_no_transaction_and_one_within_it_is(offline: Off
         ({"autocommit": True, "connection": object(), "_opened": True}, False),
     ],
 )
-def test_a_transaction_by_hand_is_one(offline: Offline, state: Any, expected: bool) -> None:
+def test_a_transaction_by_hand_is_one(
+    offline: Offline, monkeypatch: pytest.MonkeyPatch, state: Any, expected: bool
+) -> None:
     offline.be("replica")
     # Some have no `_opened`: engines of others.
     wrapper = SimpleNamespace(in_atomic_block=False, atomic_blocks=[], alias="default", **state)
-    setattr(connections._connections, "default", wrapper)  # type: ignore[attr-defined]  # noqa: B010
-    assert choice.in_transaction("default") is expected
+    with monkeypatch.context() as patch:
+        patch.setattr(connections._connections, "default", wrapper, raising=False)  # type: ignore[attr-defined]
+        assert choice.in_transaction("default") is expected
 
 
 def test_the_transaction_of_a_view_that_only_reads_may_be_no_reason(

@@ -27,7 +27,6 @@ from django_poolkit.routing.scopes import Scope
 from django_poolkit.routing.topology import cluster_of, clusters
 from tests.routing.offline import Offline, at, evict, on_trial, settled
 
-pytestmark = pytest.mark.core
 ALL = {"r1": 1.0, "r2": 1.0, "r3": 1.0}
 VISITORS = [f"visitor {n}".encode() for n in range(60)]
 
