@@ -23,6 +23,7 @@ from django_poolkit.routing import ReadWriteRouter, joining, scopes, writes
 from django_poolkit.routing.monitor import monitor
 from django_poolkit.testing import Cluster, Node
 from tests.app.models import Item
+from tests.routing.offline import Offline, offline_cluster
 
 OURS = "django_poolkit.backends.postgresql"
 
@@ -165,6 +166,12 @@ def paused(routed: Cluster) -> Cluster:
         routed.primary.wait_caught_up(node)
         node.pause_replay()
     return routed
+
+
+@pytest.fixture
+def offline(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Offline]:
+    """A cluster that is only settings, for what is decided without a server."""
+    yield from offline_cluster(settings, monkeypatch)
 
 
 def looped(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
