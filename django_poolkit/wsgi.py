@@ -28,7 +28,7 @@ Headers = list[tuple[str, str]]
 
 STATUS_LINE: Final = f"{exhaustion.STATUS} {exhaustion.REASON}"
 
-_END: Final[Any] = object()  # stands for the piece that is behind the last one
+_END: Final[Any] = object()  # stands for the piece behind the last one
 
 
 def get_wsgi_application() -> PoolkitWSGI:
@@ -56,7 +56,7 @@ class PoolkitWSGI:
         if isinstance(outer, RequestScope) and not outer.over:
             return self.app(environ, start_response)
         path = environ.get("PATH_INFO", "/")
-        if not path.isascii():  # else Django makes the same of it, by three calls
+        if not path.isascii():  # else Django returns it as it is, after three calls
             path = get_path_info(environ)
         if (behind := front.path_behind(path)) is not None:
             return _health(front.asked_by(environ, behind), start_response)
@@ -185,41 +185,39 @@ class _Body:
         self._iterator: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
         exchange = self._exchange
-        if not exchange.replaced:
+        while not exchange.replaced:
             try:
                 piece = self._next()
             except Exception as error:
-                if not exchange.replace(error):
-                    request_end.finish(exchange.scope)
-                    raise
+                if exchange.replace(error):
+                    break
+                request_end.finish(exchange.scope)
+                raise
             except BaseException:
                 request_end.finish(exchange.scope)
                 raise
-            else:
-                # An application may call start_response() as late as here.
-                if not exchange.replaced:
-                    if piece is _END:
-                        raise StopIteration
-                    if piece:
-                        exchange.begun = True
-                    return piece
+            if piece is _END:
+                break
+            if piece:
+                exchange.begun = True
+            yield piece
         body, exchange.body = exchange.body, b""
-        if not body:
-            raise StopIteration
-        return body
+        if body:
+            yield body
 
     def _next(self) -> bytes:
-        token = request.enter(self._exchange.scope)
+        """Return the application's next piece, `_END` where there is none to send."""
+        exchange = self._exchange
+        token = request.enter(exchange.scope)
         try:
             if self._iterator is None:
                 self._iterator = iter(self._result)
-            return next(self._iterator, _END)
+            piece = next(self._iterator, _END)
         finally:
             request.leave(token)
+        # An application may call start_response() as late as here.
+        return _END if exchange.replaced else piece
 
     def close(self) -> None:
         """End the request: close the application's response, then end what leases there are."""
