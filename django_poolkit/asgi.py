@@ -121,6 +121,8 @@ def _request_scope(scope: Scope, method: str) -> RequestScope:
 class _Exchange:
     """One request and what its answer has come to."""
 
+    __slots__ = ("_send", "replaced", "request_scope", "scope", "started")
+
     def __init__(self, request_scope: RequestScope, scope: Scope, send: Send) -> None:
         self.request_scope = request_scope
         self.scope: Scope = {**scope, KEY: request_scope}
@@ -150,7 +152,7 @@ class _Exchange:
             if message["status"] == 500 and scope.exhausted is not None:
                 await self._answer(scope.exhausted)
                 return
-            if exhaustion.revoked(scope, message["status"]):
+            if scope.answered and exhaustion.revoked(scope, message["status"]):
                 kept = [pair for pair in message["headers"] if pair[0].lower() != b"retry-after"]
                 message = {**message, "headers": kept}
             self.started = True

@@ -102,7 +102,7 @@ def _listen() -> None:
         events.unsubscribe(_send)
         return
     leases = any(SIGNALS[name].receivers for name in OF_EACH_LEASE)
-    events.subscribe(_send, leases=leases)
+    events.subscribe(_send, leases=leases, waits=False)
     if not leases:
         events.unsubscribe(_send, leases_only=True)
 

@@ -28,6 +28,8 @@ Headers = list[tuple[str, str]]
 
 STATUS_LINE: Final = f"{exhaustion.STATUS} {exhaustion.REASON}"
 
+_END: Final[Any] = object()  # stands for the piece behind the last one
+
 
 def get_wsgi_application() -> PoolkitWSGI:
     """Return Django's WSGI application in a `PoolkitWSGI`. Sets Django up, as Django's does."""
@@ -53,10 +55,15 @@ class PoolkitWSGI:
         outer = environ.get(KEY)
         if isinstance(outer, RequestScope) and not outer.over:
             return self.app(environ, start_response)
-        path = get_path_info(environ)
-        if (asked := front.from_environ(environ, path)) is not None:
-            return _health(asked, start_response)
-        _end_previous()
+        path = environ.get("PATH_INFO", "/")
+        if not path.isascii():  # else Django returns it as it is, after three calls
+            path = get_path_info(environ)
+        if (behind := front.path_behind(path)) is not None:
+            return _health(front.asked_by(environ, behind), start_response)
+        previous = _local.scope()
+        if previous is not None and previous.leases and request.current() is not previous:
+            # Its server dropped the last request of this thread: a thread serves one.
+            request_end.finish(previous)
         scope = environ[KEY] = RequestScope(
             owned=True, method=environ.get("REQUEST_METHOD", ""), path=path
         )
@@ -85,6 +92,10 @@ def _health(asked: Asked, start_response: StartResponse) -> Iterable[bytes]:
 class _Exchange:
     """One request and what its answer has come to."""
 
+    __slots__ = (
+        "_start_response", "_write", "begun", "body", "environ", "replaced", "scope", "started",
+    )  # fmt: skip
+
     def __init__(
         self, scope: RequestScope, environ: WSGIEnvironment, start_response: StartResponse
     ) -> None:
@@ -98,15 +109,18 @@ class _Exchange:
         self.body = b""
         """The body to send instead of the application's."""
         self._start_response = start_response
+        self._write: Callable[[bytes], object]
 
     def call(self, app: WSGIApplication) -> Iterable[bytes]:
-        with request.entered(self.scope):
-            try:
-                return app(self.environ, self.start_response)
-            except Exception as error:
-                if not self.replace(error):
-                    raise
-                return ()
+        token = request.enter(self.scope)
+        try:
+            return app(self.environ, self.start_response)
+        except Exception as error:
+            if not self.replace(error):
+                raise
+            return ()
+        finally:
+            request.leave(token)
 
     def start_response(
         self, status: str, headers: Headers, exc_info: Any = None, /
@@ -115,16 +129,17 @@ class _Exchange:
         if scope.exhausted is not None and status.startswith("500") and not self.begun:
             self._answer(scope.exhausted, exc_info)
             return lambda data: None
-        if exhaustion.revoked(scope, int(status[:3])):
+        if scope.answered and exhaustion.revoked(scope, int(status[:3])):
             headers = [(key, value) for key, value in headers if key.lower() != "retry-after"]
         self.started = True
-        write = self._start_response(status, headers, exc_info)
+        self._write = self._start_response(status, headers, exc_info)
+        return self.write
 
-        def begin(data: bytes) -> object:
-            self.begun = self.begun or bool(data)
-            return write(data)
-
-        return begin
+    def write(self, data: bytes) -> object:
+        """Send a piece of the body past what the application returns. PEP 3333's `write()`."""
+        if data:
+            self.begun = True
+        return self._write(data)
 
     def replace(self, error: Exception) -> bool:
         """Answer an error that comes from an exhausted pool; return whether that was possible."""
@@ -162,54 +177,61 @@ class _Exchange:
 class _Body:
     """The response as the server gets it. Its end is the end of the request."""
 
+    __slots__ = ("_exchange", "_iterator", "_result")
+
     def __init__(self, exchange: _Exchange, result: Iterable[bytes]) -> None:
         self._exchange = exchange
         self._result = result
         self._iterator: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
         exchange = self._exchange
-        if not exchange.replaced:
+        while not exchange.replaced:
             try:
-                return self._next()
-            except StopIteration:
-                raise
+                piece = self._next()
             except Exception as error:
-                if not exchange.replace(error):
-                    request_end.finish(exchange.scope)
-                    raise
+                if exchange.replace(error):
+                    break
+                request_end.finish(exchange.scope)
+                raise
             except BaseException:
                 request_end.finish(exchange.scope)
                 raise
+            if piece is _END:
+                break
+            if piece:
+                exchange.begun = True
+            yield piece
         body, exchange.body = exchange.body, b""
-        if not body:
-            raise StopIteration
-        return body
+        if body:
+            yield body
 
     def _next(self) -> bytes:
+        """Return the application's next piece, `_END` where there is none to send."""
         exchange = self._exchange
-        with request.entered(exchange.scope):
+        token = request.enter(exchange.scope)
+        try:
             if self._iterator is None:
                 self._iterator = iter(self._result)
-            piece = next(self._iterator)
-        if exchange.replaced:
-            # An application may call start_response() as late as here.
-            piece, exchange.body = exchange.body, b""
-        exchange.begun = exchange.begun or bool(piece)
-        return piece
+            piece = next(self._iterator, _END)
+        finally:
+            request.leave(token)
+        # An application may call start_response() as late as here.
+        return _END if exchange.replaced else piece
 
     def close(self) -> None:
         """End the request: close the application's response, then end what leases there are."""
+        scope = self._exchange.scope
         try:
             close = getattr(self._result, "close", None)
             if close is not None:
-                with request.entered(self._exchange.scope):
+                token = request.enter(scope)
+                try:
                     close()
+                finally:
+                    request.leave(token)
         finally:
-            request_end.finish(self._exchange.scope)
+            request_end.finish(scope)
 
     def __del__(self) -> None:
         # A server that never calls close(). A finalizer runs at any point of any thread, so it
@@ -221,12 +243,12 @@ class _Body:
                 request_end.watch(scope)
 
 
-_local = threading.local()
+class _Local(threading.local):
+    """What a thread serves."""
+
+    def __init__(self) -> None:
+        self.scope: Callable[[], RequestScope | None] = lambda: None
+        """Leads to the last request, as long as there is anything of it."""
 
 
-def _end_previous() -> None:
-    """End the last request of this thread, if its server dropped it: a thread serves one."""
-    previous: Callable[[], RequestScope | None] = getattr(_local, "scope", lambda: None)
-    scope = previous()
-    if scope is not None and scope.leases and request.current() is not scope:
-        request_end.finish(scope)
+_local = _Local()

@@ -75,6 +75,7 @@ def test_nobody_is_told_where_nobody_listens(pool):
     signals.pin.connect(receive)
     assert signals._send in events._observers
     assert not events.of_leases
+    assert signals._send not in events.of_waits
     signals.lease_acquired.connect(receive)
     assert signals._send in events.of_leases
     signals.lease_acquired.disconnect(receive)

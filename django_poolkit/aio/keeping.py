@@ -82,7 +82,7 @@ class Kept:
         state["_on_net"], state["_last"] = own["_on_net"], own["_last"]
         own["_opened"], own["run_on_commit"] = False, []
         if (scope := request.current()) is not None:
-            scope.wrappers.discard(wrapper)  # what comes is not that request's doing
+            scope.forget_use(wrapper)  # what comes is not that request's doing
         kept.append(self)
         return True
 

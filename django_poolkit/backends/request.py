@@ -7,9 +7,8 @@ A context variable carries it into the threads and tasks that Django runs a requ
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Collection, Mapping
+from contextvars import ContextVar, Token
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
@@ -55,8 +54,8 @@ class RequestScope:
     """
 
     __slots__ = (
-        "__weakref__", "answered", "asgi", "committed", "direct", "exhausted", "hosts", "leases",
-        "method", "over", "owned", "path", "route", "routing", "server", "viewed", "wrappers",
+        "__weakref__", "_wrappers", "answered", "asgi", "committed", "direct", "exhausted", "hosts",
+        "leases", "method", "over", "owned", "path", "route", "routing", "server", "viewed",
     )  # fmt: skip
 
     def __init__(self, *, owned: bool = False, method: str = "", path: str = "") -> None:
@@ -83,8 +82,9 @@ class RequestScope:
         """Whether it has had a connection past the ORM: nobody knows what that has committed."""
         self.hosts: dict[str, str] = {}
         """The host chosen for each alias that has several, where the backend chose it."""
-        self.wrappers: WeakSet[LeasingMixin] = WeakSet()
-        """The database wrappers that were used in it."""
+        # One set, made with the first of them: that costs as much as all else here, and many a
+        # request asks no database. In a dict, since threads can fill it without a lock.
+        self._wrappers: dict[None, WeakSet[LeasingMixin]] = {}
         self.routing: dict[str, Any] = {}
         """What the router keeps account of. A dict, since threads can fill it without a lock."""
         self.viewed: tuple[str | None, str | None] | None = None
@@ -97,6 +97,22 @@ class RequestScope:
         if self.owned:
             thread = threading.current_thread()
             self.leases[lease] = Held(wrapper, thread, late=self.over)
+
+    @property
+    def wrappers(self) -> Collection[LeasingMixin]:
+        """The database wrappers that were used in it."""
+        return self._wrappers.get(None, ())
+
+    def note_use(self, wrapper: LeasingMixin) -> None:
+        """Enter a database wrapper that is used in it."""
+        if (wrappers := self._wrappers.get(None)) is None:
+            wrappers = self._wrappers.setdefault(None, WeakSet())
+        wrappers.add(wrapper)
+
+    def forget_use(self, wrapper: LeasingMixin) -> None:
+        """Strike out a database wrapper: what it does from now on is not done in it."""
+        if (wrappers := self._wrappers.get(None)) is not None:
+            wrappers.discard(wrapper)
 
     def claim(self, lease: Lease) -> bool:
         """Strike out a lease; return whether it is the caller, and nobody else, who ends it."""
@@ -175,13 +191,32 @@ current: Final = _current.get
 """Return the scope of the request being served, None outside of one."""
 
 
-@contextmanager
-def entered(scope: RequestScope) -> Iterator[RequestScope]:
+# Each request passes these several times: they are Python's own, and what follows is a class,
+# since a generator costs a dozen calls each time.
+enter: Final = _current.set
+"""Make a scope the current one; return what `leave()` wants. For a function to enter and leave
+itself, so in one context: what may end in another, as a coroutine may, takes `entered`."""
+
+leave: Final = _current.reset
+"""Make the scope the current one that was it before `enter()`. Raises ValueError in another
+context."""
+
+
+class entered:  # noqa: N801 - used as a verb
     """Make `scope` the current one for the length of a `with` block."""
-    token = _current.set(scope)
-    try:
-        yield scope
-    finally:
+
+    __slots__ = ("_scope", "_token")
+
+    def __init__(self, scope: RequestScope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> RequestScope:
+        self._token: Token[RequestScope | None] = _current.set(self._scope)
+        return self._scope
+
+    def __exit__(self, *_: object) -> None:
         # A coroutine that its finalizer closes ends in another context than it began in.
-        with suppress(ValueError):
-            _current.reset(token)
+        try:  # noqa: SIM105 - which would be three calls more
+            _current.reset(self._token)
+        except ValueError:
+            pass

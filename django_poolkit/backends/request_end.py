@@ -40,9 +40,10 @@ def finish(scope: RequestScope) -> None:
     trip of a rollback or reset each; the others when their threads are done with them.
     """
     scope.over = True
-    _end_where_possible(scope)
     if scope.leases:
-        watch(scope)
+        _end_where_possible(scope)
+        if scope.leases:
+            watch(scope)
 
 
 def let_go(scope: RequestScope) -> None:

@@ -20,7 +20,7 @@ def join(pool: Measured) -> None:
     if not config.enabled:
         return
     server.ensure_started(config, answers.HANDLERS, answers.STEERING, ticks=(answers.sample,))
-    registry.pools.events.subscribe(answers.lately.observe)
+    registry.pools.events.subscribe(answers.lately.observe, waits=False)
     atexit.unregister(_leave)
     atexit.register(_leave)  # or finalizers would tell a module that is gone already
     # So that what it does before the first tick is of the last minute, too.

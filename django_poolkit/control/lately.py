@@ -81,10 +81,11 @@ class Lately:
 
     def observe(self, event: str, facts: Mapping[str, Any]) -> None:
         """Keep an event of a pool, if somebody on call would want to know it."""
-        reason = facts.get("reason") or facts.get("kind")
-        if event not in _EVENTS or reason in _USUAL_ENDS:
+        if event not in _EVENTS:
             return
-        self.note(str(facts["pool"]), event, reason, facts.get("where"))
+        reason = facts.get("reason") or facts.get("kind")
+        if reason not in _USUAL_ENDS:
+            self.note(str(facts["pool"]), event, reason, facts.get("where"))
 
     def note(self, pool: str, event: str, reason: Any = None, where: str | None = None) -> None:
         """Keep that something happened to a pool."""

@@ -82,9 +82,10 @@ def _broken(group: str, error: Exception) -> Report:
 
 def path_behind(path: str) -> str | None:
     """Return what stands behind the prefix in a path, None where it is not below it."""
-    prefix = config().path
-    if prefix is None:
+    # Each request of the site is asked, and nearly all are told by this alone.
+    if not path.startswith(_beginnings()):
         return None
+    prefix = config().path or ""
     if path.startswith(prefix):
         return path[len(prefix) :]
     return "" if path == prefix[:-1] else None
@@ -99,9 +100,17 @@ def config() -> HealthConfig:
     return health_config()
 
 
+@functools.cache
+def _beginnings() -> tuple[str, ...]:
+    """Return what all paths of ours begin with: the prefix without its slash, if there is one."""
+    prefix = config().path
+    return () if prefix is None else (prefix[:-1],)
+
+
 def _forget(*, setting: str, **_: Any) -> None:
     if setting == "POOLKIT":
         config.cache_clear()
+        _beginnings.cache_clear()
 
 
 setting_changed.connect(_forget, dispatch_uid="django_poolkit.health.front")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from opentelemetry import metrics, trace
+from opentelemetry import context, metrics, trace
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 
 from django_poolkit import __version__
@@ -108,7 +108,7 @@ class Instruments:
                 explicit_bucket_boundaries_advisory=BUCKETS,
             )
             self._histograms[event] = (fact, histogram)
-        events.subscribe(self._record, leases=True)
+        events.subscribe(self._record, leases=True, waits=False)
 
     def _record(self, event: str, facts: Mapping[str, Any]) -> None:
         if event in self._histograms:
@@ -131,8 +131,9 @@ class Instruments:
 
 def note_wait(event: str, facts: Mapping[str, Any]) -> None:
     """Put a wait for a connection on the span under way, if one is recorded."""
-    if event == "lease_waited":
-        span = trace.get_current_span()
+    # Where nothing is traced the context is empty, which is told for less than what its span is.
+    if event == "lease_waited" and (here := context.get_current()):
+        span = trace.get_current_span(here)
         if span.is_recording():
             attributes = {_POOL: facts["pool"], f"{_PREFIX}.wait_time": facts["seconds"]}
             span.add_event(f"{_PREFIX}.wait", attributes)

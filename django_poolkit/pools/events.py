@@ -26,33 +26,44 @@ class Events:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the changes of the three; they are read without
+        self._lock = threading.Lock()  # guards the changes of the four; they are read without
         self._observers: tuple[Observer, ...] = ()
         self.of_leases: tuple[Observer, ...] = ()
         """Who is told of each lease, too. Empty, it spares the pool to say anything."""
+        self.of_waits: tuple[Observer, ...] = ()
+        """Who is told of each lease that was waited for: where a pool is short, that is most."""
         self.before_open: tuple[Callable[[Any], None], ...] = ()
         """Called with a pool by the thread that opens it, also anew in a forked child, before
         it gives anything out. May be called twice. Set by the process's table."""
         self._telling = threading.local()
 
-    def subscribe(self, observer: Observer, *, leases: bool = False) -> None:
-        """Have `observer` told of every event; of each single lease only with `leases`."""
+    def subscribe(self, observer: Observer, *, leases: bool = False, waits: bool = True) -> None:
+        """Have `observer` told of every event; of each single lease only with `leases`.
+
+        Without `waits` it is not told of those that were waited for, and costs nothing there.
+        """
         with self._lock:
             if observer not in self._observers:
                 self._observers += (observer,)
             if leases and observer not in self.of_leases:
                 self.of_leases += (observer,)
+            if waits and observer not in self.of_waits:
+                self.of_waits += (observer,)
 
     def unsubscribe(self, observer: Observer, *, leases_only: bool = False) -> None:
         """Have it told no more, or of single leases no more. Unknown ones are ignored."""
         with self._lock:
             self.of_leases = tuple(other for other in self.of_leases if other != observer)
             if not leases_only:
+                self.of_waits = tuple(other for other in self.of_waits if other != observer)
                 self._observers = tuple(other for other in self._observers if other != observer)
 
     def tell(self, event: str, **facts: Any) -> None:
         """Tell the observers. Never raises what they raise."""
-        observers = self.of_leases if event in OF_EACH_LEASE else self._observers
+        if event == "lease_waited":
+            observers = self.of_waits
+        else:
+            observers = self.of_leases if event in OF_EACH_LEASE else self._observers
         if not observers or getattr(self._telling, "now", False):
             return
         self._telling.now = True

@@ -50,6 +50,13 @@ def test_the_socket_is_there_before_the_first_connection(place):
     assert place.stat().st_mode & 0o777 == 0o700
 
 
+def test_who_waits_tells_nobody_that_does_not_care(place):
+    select()
+    events = registry.pools.events
+    assert answers.lately.observe in events._observers
+    assert answers.lately.observe not in events.of_waits
+
+
 def test_what_a_pool_does_first_is_of_the_last_minute(place):
     select()
     connection.close()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from opentelemetry import metrics
+from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.semconv._incubating.metrics import db_metrics
 
-from django_poolkit.metrics.otel import Instruments, Telemetry
+from django_poolkit.metrics.otel import Instruments, Telemetry, note_wait
 from django_poolkit.metrics.readings import Readings
 from django_poolkit.pools.events import Events
 from django_poolkit.pools.postgres import ConnectionPool
@@ -149,6 +149,23 @@ def test_a_wait_is_on_the_span_of_who_waited(make_pool: MakePool) -> None:
     assert isinstance(seconds, float)
     assert 0.05 < seconds < 60
     provider.shutdown()
+
+
+def test_a_wait_that_nobody_traces_asks_for_no_span(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    get_current_span = trace.get_current_span
+
+    def ask(context: Any) -> trace.Span:
+        asked.append(context)
+        return get_current_span(context)
+
+    monkeypatch.setattr(trace, "get_current_span", ask)
+    wait = {"pool": "default", "seconds": 0.1}
+    note_wait("lease_waited", wait)
+    assert not asked
+    with trace.use_span(trace.NonRecordingSpan(trace.INVALID_SPAN_CONTEXT)):
+        note_wait("lease_waited", wait)
+    assert len(asked) == 1
 
 
 def test_a_provider_that_is_set_before_the_first_query_gets_the_figures(

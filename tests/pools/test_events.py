@@ -56,6 +56,23 @@ def test_of_each_lease_it_is_told_where_it_asked_for_that(events, heard, note):
     ]
 
 
+def test_who_asks_for_no_waits_is_told_of_none(events, heard, note):
+    events.subscribe(note, waits=False)
+    assert not events.of_waits
+    events.tell("lease_waited", pool="a")
+    events.tell("pin", pool="a")
+    events.subscribe(note)
+    events.unsubscribe(note, leases_only=True)
+    events.tell("lease_waited", pool="b")
+    events.unsubscribe(note)
+    assert not events.of_waits
+    events.tell("lease_waited", pool="c")
+    assert [(event, facts["pool"]) for event, facts in heard] == [
+        ("pin", "a"),
+        ("lease_waited", "b"),
+    ]
+
+
 def test_an_error_of_one_is_logged_and_the_others_are_told(events, heard, note, caplog):
     def broken(event, facts):
         raise ValueError("broken")

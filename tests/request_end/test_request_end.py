@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 from django.db import connection as default_connection
@@ -59,6 +61,51 @@ def take() -> Any:
     """Take a lease, by way of the ORM."""
     Item.objects.count()
     return connection._lease
+
+
+def test_what_ends_in_another_context_than_it_began_in_is_no_error() -> None:
+    """As a coroutine that its finalizer closes."""
+    block, before = request.entered(RequestScope()), request.current()
+    assert isinstance(contextvars.Context().run(block.__enter__), RequestScope)
+    block.__exit__(None, None, None)
+    assert request.current() is before
+
+
+def test_an_error_passes_out_of_its_scope() -> None:
+    with pytest.raises(RuntimeError, match="boom"), request.entered(RequestScope()) as entered:
+        assert request.current() is entered
+        raise RuntimeError("boom")
+    assert request.current() is None
+
+
+def test_threads_that_are_first_at_once_enter_into_one_set(
+    scope: RequestScope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrapper:
+        def may_have_committed(self) -> bool:
+            return False
+
+    wrappers: list[Any] = [Wrapper() for _ in range(8)]
+    together = threading.Barrier(len(wrappers))
+
+    class Together(WeakSet[Any]):
+        """Made by all of them, before one of them has entered it."""
+
+        def __init__(self) -> None:
+            together.wait(10.0)
+            super().__init__()
+
+    monkeypatch.setattr(request, "WeakSet", Together)
+    scope.forget_use(wrappers[0])
+    assert len(scope.wrappers) == 0
+    with ThreadPoolExecutor(len(wrappers)) as executor:
+        list(executor.map(scope.note_use, wrappers))
+    assert set(scope.wrappers) == set(wrappers)
+    scope.forget_use(wrappers[0])
+    assert not scope.may_have_committed()
+    del wrappers[1:]
+    gc.collect()
+    assert len(scope.wrappers) == 0
 
 
 def test_a_lease_that_was_given_back_by_itself_is_nobodys(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import gc
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from typing import Any
 from wsgiref.util import FileWrapper
 
 import pytest
+from django.core.handlers.wsgi import get_path_info
 from django.db import connection
 
 from django_poolkit.backends import request
@@ -273,6 +276,50 @@ def test_an_application_that_answers_500_late(full: ConnectionPool) -> None:
     assert closed
 
 
+def test_an_application_that_answers_500_late_and_has_nothing_to_say(full: ConnectionPool) -> None:
+    class Silent:
+        def __init__(self, environ: Any, start_response: Any) -> None:
+            self.start_response = start_response
+
+        def __iter__(self) -> Iterator[bytes]:
+            with contextlib.suppress(TimeoutError):
+                Item.objects.count()
+            self.start_response("500 Oh", [])
+            yield from ()
+
+    answered = WsgiServer(PoolkitWSGI(Silent)).get("/")
+    assert answered.status == 503
+    assert answered.body.startswith(b"Service Unavailable")
+    assert int(answered.headers["content-length"]) == len(answered.body)
+
+
+def test_what_is_written_past_the_body_has_begun_the_response(full: ConnectionPool) -> None:
+    """PEP 3333's `write()`: the headers are on their way, so nothing can be replaced."""
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        write = start_response("200 OK", [])
+        write(b"")
+        if environ["PATH_INFO"] == "/begun/":
+            write(b"begun")
+        Item.objects.count()
+        return []
+
+    written: list[bytes] = []
+    told: list[str] = []
+
+    def start_response(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], Any]:
+        told.append(status)
+        return written.append
+
+    with pytest.raises(TimeoutError):
+        PoolkitWSGI(app)(environ("/begun/"), start_response)
+    assert (told, written) == (["200 OK"], [b"", b"begun"])
+    result: Any = PoolkitWSGI(app)(environ("/"), start_response)
+    assert told[1:] == ["200 OK", "503 Service Unavailable"]
+    assert b"".join(result).startswith(b"Service Unavailable")
+    result.close()
+
+
 def test_a_file_is_left_to_the_server(server: WsgiServer, pool: ConnectionPool) -> None:
     result: Any = server.app(environ("/file/", **{"wsgi.file_wrapper": FileWrapper}), no_start)
     assert isinstance(result, FileWrapper)
@@ -315,6 +362,46 @@ def test_a_request_within_a_request_is_its_own(pool: ConnectionPool) -> None:
     assert list(result) == [b"done"]
     result.close()
     assert pool.stats().used == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"), [("/", "/"), ("/a b/", "/a b/"), ("/caf\xc3\xa9/", "/café/"), ("", "")]
+)
+def test_the_path_is_what_django_reads(sent: str, read: str) -> None:
+    asked = environ(sent)
+    assert get_path_info(asked) == read
+    PoolkitWSGI(lambda environ, start_response: [])(asked, no_start)
+    assert asked[KEY].path == read
+
+
+def test_a_request_without_a_query_costs_few_calls() -> None:
+    """Each request of a site pays for what happens in the wrapper."""
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b"one"]
+
+    def serve() -> None:
+        result: Any = wrapped(environ("/"), no_start)
+        assert list(result) == [b"one"]
+        result.close()
+
+    wrapped = PoolkitWSGI(app)
+    called: list[str] = []
+
+    def note(frame: Any, event: str, arg: Any) -> None:
+        module = frame.f_globals["__name__"]
+        if event == "call" and module.startswith(("django_poolkit.", "contextlib", "_weakref")):
+            called.append(f"{module}.{frame.f_code.co_name}")
+
+    serve()  # what is found out with the first
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        serve()
+    finally:
+        sys.setprofile(before)
+    assert len(called) <= 15, called
 
 
 def test_the_application_of_a_project() -> None:

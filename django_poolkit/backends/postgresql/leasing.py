@@ -131,7 +131,7 @@ class LeasingMixin(ShortWayMixin):
             self._enter(scope, lease)
 
     def _enter(self, scope: RequestScope, lease: Lease) -> None:
-        scope.wrappers.add(self)
+        scope.note_use(self)
         # One shared between threads is ended by whoever shares it, one in the bridge by its call.
         if not (self._bridged or self.allow_thread_sharing):
             self._scope = scope
@@ -295,7 +295,7 @@ class LeasingMixin(ShortWayMixin):
     def _cross(self, lease: Lease, here: RequestScope | None) -> None:
         """Use a lease that another request took, or one of a request that is over."""
         if here is not None:
-            here.wrappers.add(self)
+            here.note_use(self)
         scope = self._scope
         if scope is None or not scope.over:
             return

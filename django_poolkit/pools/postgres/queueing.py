@@ -47,8 +47,8 @@ class Queueing(Patience):
         """Return what a waiter was handed. Raises what it was refused with."""
         if waiter.error is not None:
             raise waiter.error
-        seconds = monotonic() - waiter.since
-        self.events.tell("lease_waited", pool=self.name, seconds=seconds)
+        if self.events.of_waits:
+            self.events.tell("lease_waited", pool=self.name, seconds=monotonic() - waiter.since)
         return waiter.connection  # type: ignore[no-any-return]
 
     @critical
