@@ -284,6 +284,7 @@ def test_a_second_one_at_the_same_place_says_so_and_ends(home):
 
     assert second.returncode == 1, f"{time.monotonic() - started}: {output}"
     assert "another process runs the cluster" in output
+    assert "Does the example run in another shell? Ctrl-C there ends it." in output
 
 
 def test_without_pgbouncer_it_says_so_before_anything_starts(home, monkeypatch):
