@@ -198,7 +198,7 @@ def test_a_second_start_reuses_what_is_there_and_serves(home):
         assert url is not None
         with urllib.request.urlopen(url[0], timeout=30) as response:
             assert b"The example shop" in response.read()
-        admitted = re.search(r"(\S+admin/poolkit/) .* as staff, with (\S+)", text)
+        admitted = re.search(r"(\S+admin/poolkit/) .* as staff, password (\S+)", text)
         assert admitted is not None
         with urllib.request.urlopen(admitted[1], timeout=30) as response:
             assert b'name="password"' in response.read()
