@@ -229,16 +229,16 @@ def verdicts(before: Found, after: Found | None) -> Iterator[Verdict]:
         answer.advised is not None and answer.advised > size,
     )
     yield Verdict(
-        f"with {size}, {measured.queued:.0%} of the acquires had to queue, and"
-        f" {predicted.queued:.0%} were predicted to",
+        f"with {size}, {measured.queued:.0%} of the acquires had to queue, within 30 points of the"
+        f" {predicted.queued:.0%} that were predicted to",
         measured.queued > 0.1 and abs(measured.queued - predicted.queued) < 0.3,
     )
     if after is None:
         return
     then, better = after.answer.measured, _predicted(before, after)
     yield Verdict(
-        f"with {after.answer.size}, {then.queued:.1%} had to, less than half of that, and"
-        f" {better.queued:.1%} were predicted to",
+        f"with {after.answer.size}, {then.queued:.1%} had to: less than half of that, and no more"
+        f" than 20 points above the {better.queued:.1%} that were predicted to",
         then.queued < measured.queued / 2 and then.queued < better.queued + 0.2,
     )
     yield Verdict(

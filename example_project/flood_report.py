@@ -77,7 +77,7 @@ def legend(outcomes: Sequence[Outcome]) -> str:
     for outcome in outcomes:
         kinds = outcome.report["failures"]
         if kinds:
-            said = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+            said = ", ".join(f"{count:,} with {kind}" for kind, count in kinds.items())
             lines.append(f"Failed with {outcome.wave.title}: {said}.\n")
     return "".join(lines)
 

@@ -84,7 +84,7 @@ def legend(results: Mapping[str, Measures], load: Load) -> str:
         lines.append(_LENT)
     for run in _made(results, load):
         if failures := results[run.key].failures:
-            kinds = ", ".join(f"{count:,} {kind}" for kind, count in failures.most_common())
+            kinds = ", ".join(f"{count:,} with {kind}" for kind, count in failures.most_common())
             lines.append(f"Failed with {run.engine.title}: {kinds}.")
     return "".join(f"{line}\n" for line in lines)
 
@@ -115,7 +115,7 @@ def line(measures: Measures) -> str:
     """Return the state of a run in one line, for where no table can be redrawn."""
     return (
         f"  {measures.seconds:5.1f} s  {measures.requests:6,} requests"
-        f"  {measures.throughput:5,.0f}/s"
+        f"  {measures.throughput:5,.0f} well/s"
         f"  p50 {milliseconds(measures.percentile(0.5)):>8}"
         f"  p99 {milliseconds(measures.percentile(0.99)):>8}"
         f"  in flight {measures.in_flight:3}  connections {measures.connections:3}"

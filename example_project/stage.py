@@ -143,7 +143,13 @@ class Stage:
     def _start_cluster(self) -> Cluster:
         print("Starting PostgreSQL: a primary and a streaming replica ...", flush=True)
         cluster = Cluster(replicas=1, directory=self._home / "cluster", reuse=True)
-        self._stack.enter_context(cluster)
+        try:
+            self._stack.enter_context(cluster)
+        except ClusterError as error:
+            if not places.saved_environment():
+                raise
+            hint = "Does the example run in another shell? Ctrl-C there ends it."
+            raise ClusterError(f"{error}\n{hint}") from error
         for node in cluster.nodes:
             print(f"  {node.name} on {node.host}:{node.port}")
         print(f"  their data stays in {cluster.directory}")
@@ -193,6 +199,7 @@ class Stage:
     def _run(
         self, run: Run, listener: socket.socket, more: Mapping[str, str] | None = None
     ) -> None:
+        print(f"  {run.engine.title} ...", flush=True)  # a site takes seconds to begin
         load, supplier = run.load, self._suppliers[run.load.supplier_seconds]
         variables = {**self._environment, **run.engine.variables, "SHOP_UPSTREAM_URL": supplier}
         variables |= more or {}
@@ -274,7 +281,6 @@ class Stage:
                 live.update(view(), refresh=True)
 
     async def _show_lines(self, run: Run, load: asyncio.Task[None], measures: Measures) -> None:
-        print(f"  {run.engine.title}", flush=True)
         while not load.done():
             await asyncio.wait([load], timeout=4.0)
             print(report.line(measures), flush=True)
@@ -305,17 +311,18 @@ class Stage:
 
     def _serve(self, listener: socket.socket) -> None:
         url, primary = url_of(listener), self._cluster.primary
+        jar, order = ".poolkit/jar", '{"customer": 1, "items": {"p00001": 2}}'
         password = self._admit_staff()
         with site(listener, self._shape, self._environment, self._home / "site.log") as child:
             print(
                 f"\nThe shop is open. Try:\n"
-                f"  {url}                          what there is to see\n"
-                f"  curl {url}products/p00001/quote/          asks the supplier\n"
-                f'  curl -c jar -d \'{{"customer": 1, "items": {{"p00001": 2}}}}\' {url}orders/\n'
-                f"  curl -i -b jar -c jar {url}customers/1/orders/   X-Read-From says where\n"
-                f"  curl -i {url}health/ready                 may it be sent requests?\n"
-                f"  curl {url}health/db                       are its databases well?\n"
-                f"  {url}admin/poolkit/            all pools, live: as {STAFF}, with {password}\n"
+                f"  {url}   what there is to see\n"
+                f"  curl {url}products/p00001/quote/   # asks the supplier\n"
+                f"  curl -c {jar} -d '{order}' {url}orders/   # places an order\n"
+                f"  curl -i -b {jar} -c {jar} {url}customers/1/orders/   # X-Read-From says where\n"
+                f"  curl -i {url}health/ready   # may it be sent requests?\n"
+                f"  curl {url}health/db   # are its databases well?\n"
+                f"  {url}admin/poolkit/   all pools, live: log in as {STAFF}, password {password}\n"
                 "and in another shell:\n"
                 "  python3 -m example_project manage poolstatus --watch\n"
                 "  python3 -m example_project manage poolcheck\n"

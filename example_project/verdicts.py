@@ -85,8 +85,9 @@ def _within_bounds(runs: Sequence[Measures], shape: Shape) -> Verdict:
 def _of_the_outage(engine: Engine, measures: Measures) -> Iterator[Verdict]:
     failed = measures.failures.total()
     yield Verdict(
-        f"{engine.title}: killing all {measures.killed} backends failed {failed} requests, no"
-        f" more than one a backend, and the last {measures.faultless:,} were answered well",
+        f"{engine.title}: killing all {measures.killed} backends failed {failed} of"
+        f" {measures.requests:,} requests, no more than one a backend, and the last"
+        f" {measures.faultless:,} were answered well",
         0 < measures.killed >= failed and measures.recovered,
     )
     yield Verdict(

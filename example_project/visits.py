@@ -88,6 +88,7 @@ def measure(url: str, replica: Node, visitors: int, seconds: float) -> list[Visi
     asyncio.run(_visit(url, replica, visitors, WARM_UP, warm_up, seed=2))
     found = [Visits("kept", "cookies kept", True), Visits("thrown", "cookies thrown away", False)]
     for number, visits in enumerate(found):
+        print(f"  {visits.title} ...", flush=True)
         asyncio.run(_visit(url, replica, visitors, seconds, visits, seed=number))
     return found
 

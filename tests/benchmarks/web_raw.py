@@ -12,7 +12,6 @@ import threading
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.urls import path
 from web_site import (  # type: ignore[import-not-found]
     DATABASE,
     MORE,
@@ -20,10 +19,8 @@ from web_site import (  # type: ignore[import-not-found]
     QUERIES,
     ROWS,
     UPDATES,
-    aplaintext,
     key,
-    plaintext,
-    process,
+    pages_of,
 )
 
 SIZE = 8
@@ -150,16 +147,4 @@ async def aupdates(request: HttpRequest) -> JsonResponse:
     return JsonResponse([shown(row) for row in written], safe=False)
 
 
-urlpatterns: list[Any] = [
-    path("", process),
-    path("sync/plaintext/", plaintext),
-    path("sync/db/", db),
-    path("sync/queries/", queries),
-    path("sync/fortunes/", fortunes),
-    path("sync/updates/", updates),
-    path("async/plaintext/", aplaintext),
-    path("async/db/", adb),
-    path("async/queries/", aqueries),
-    path("async/fortunes/", afortunes),
-    path("async/updates/", aupdates),
-]
+urlpatterns = pages_of(globals())

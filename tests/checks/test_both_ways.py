@@ -5,7 +5,6 @@ Those that a row of `test_production.CASES` tries both ways are tried there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,8 +20,6 @@ from django_poolkit.checks import hidden_search
 from django_poolkit.health import declared
 from django_poolkit.pools.errors import PoolWarning
 from django_poolkit.routing import ReadWriteRouter
-from django_poolkit.testing import Node
-from tests.checks.sites import Site
 from tests.checks.stories import MIDDLEWARE, UNGUARDED, Both, Stage, Stories, Story
 from tests.checks.test_dashboard import ADMIN, ALL, OURS, urls
 from tests.checks.test_production import ASGI, CASES, PROMETHEUS, install
@@ -282,15 +279,6 @@ def a_pooler_that_is_not_there(stage: Stage) -> Both:
 
 
 # -- that none is left out
-
-
-@pytest.fixture
-def stage(
-    site: Site, monkeypatch: pytest.MonkeyPatch, primary: Node, django_db_blocker: Any
-) -> Iterator[Stage]:
-    """What a story is told on, with the server of the run."""
-    with django_db_blocker.unblock():
-        yield Stage(site, monkeypatch, primary)
 
 
 @pytest.mark.parametrize("story", [*dict.fromkeys(Stories.of.values())], ids=lambda s: s.__name__)

@@ -198,7 +198,7 @@ def test_a_second_start_reuses_what_is_there_and_serves(home):
         assert url is not None
         with urllib.request.urlopen(url[0], timeout=30) as response:
             assert b"The example shop" in response.read()
-        admitted = re.search(r"(\S+admin/poolkit/) .* as staff, with (\S+)", text)
+        admitted = re.search(r"(\S+admin/poolkit/) .* as staff, password (\S+)", text)
         assert admitted is not None
         with urllib.request.urlopen(admitted[1], timeout=30) as response:
             assert b'name="password"' in response.read()
@@ -284,6 +284,7 @@ def test_a_second_one_at_the_same_place_says_so_and_ends(home):
 
     assert second.returncode == 1, f"{time.monotonic() - started}: {output}"
     assert "another process runs the cluster" in output
+    assert "Does the example run in another shell? Ctrl-C there ends it." in output
 
 
 def test_without_pgbouncer_it_says_so_before_anything_starts(home, monkeypatch):

@@ -94,7 +94,7 @@ def test_the_table_shows_the_waves_side_by_side():
     assert row_of(text, "threads, peak") == ["13", "517"]
     assert row_of(text, "memory") == ["300 MiB", "300 MiB"]
     assert row_of(text, "CPU of the site") == ["2.00 ms", "4.10 ms"]
-    assert legend([outcome(), django]) == "Failed with Django's own async ORM: 7 500.\n"
+    assert legend([outcome(), django]) == "Failed with Django's own async ORM: 7 with 500.\n"
 
 
 def test_a_line_says_how_it_goes():

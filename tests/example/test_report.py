@@ -91,14 +91,14 @@ def test_the_legend_names_each_kind_of_failure():
     failed = measured(failures=Counter(PoolTimeout=2, AdminShutdown=1))
     text = legend(results(EVERYDAY, measured(), measured(), failed), EVERYDAY)
 
-    assert text == "Failed with Django's own pool: 2 PoolTimeout, 1 AdminShutdown.\n"
+    assert text == "Failed with Django's own pool: 2 with PoolTimeout, 1 with AdminShutdown.\n"
     assert "terminated" in legend({}, OUTAGE)
 
 
 def test_a_run_can_be_followed_by_lines():
     text = line(measured(failures=Counter({"503": 3, "AdminShutdown": 2})))
 
-    assert "1,005 requests" in text
+    assert "1,005 requests    100 well/s" in text
     assert "timeouts 3  errors 2" in text
 
 

@@ -24,10 +24,15 @@ def role(primary: Node) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def lends(primary: Node, role: str) -> Iterator[Callable[..., PgBouncer]]:
-    """Return a function that starts a PgBouncer with some settings; one for all that ask alike."""
+def installed() -> None:
+    """Skip what asks for it where there is no PgBouncer."""
     if find_pgbouncer() is None:
         pytest.skip("needs PgBouncer, as Debian has it")
+
+
+@pytest.fixture(scope="session")
+def lends(installed: None, primary: Node, role: str) -> Iterator[Callable[..., PgBouncer]]:
+    """Return a function that starts a PgBouncer with some settings; one for all that ask alike."""
     started: dict[object, PgBouncer] = {}
 
     def start(**settings: Any) -> PgBouncer:

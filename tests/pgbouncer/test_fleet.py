@@ -5,14 +5,12 @@ from __future__ import annotations
 import pytest
 
 from django_poolkit.testing import Node
-from django_poolkit.testing.pgbouncer import find_pgbouncer
 from tests.benchmarks.scale_fleet import SMALL, tried
 
 
+@pytest.mark.usefixtures("installed")
 def test_the_plan_for_too_many_processes_is_what_comes_true(primary: Node) -> None:
     """Without a pooler some starve as simulated; with one, set as advised, nobody does."""
-    if find_pgbouncer() is None:
-        pytest.skip("needs PgBouncer, as Debian has it")
     plan = SMALL.plan()
     assert plan.word == "pooler"
     assert plan.pooler is not None

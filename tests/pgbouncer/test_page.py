@@ -10,7 +10,7 @@ from django.db.utils import ConnectionHandler
 
 from django_poolkit import registry
 from django_poolkit.testing import Node
-from django_poolkit.testing.pgbouncer import PgBouncer, find_pgbouncer
+from django_poolkit.testing.pgbouncer import PgBouncer
 from tests.docs_support import DOCS, blocks
 
 PAGE = DOCS / "how-to" / "deploy-behind-pgbouncer.md"
@@ -30,10 +30,8 @@ def shop(primary: Node) -> Iterator[str]:
     primary.execute("DROP DATABASE shop WITH (FORCE)")
 
 
-@pytest.mark.usefixtures("transactional_db")
+@pytest.mark.usefixtures("installed", "transactional_db")
 def test_the_page_works_as_it_stands(primary: Node, shop: str) -> None:
-    if find_pgbouncer() is None:
-        pytest.skip("needs PgBouncer, as Debian has it")
     settings: dict[str, Any] = {}
     exec(block("python", "DATABASES"), settings)
     with PgBouncer(primary, text=block("ini", "[databases]")) as bouncer:
