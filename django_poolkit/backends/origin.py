@@ -11,6 +11,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
+from django.db.backends.utils import CursorWrapper
+
 from django_poolkit.pools.observe import line_of
 
 # Put a set_config() that ends with the transaction before other people's statements.
@@ -75,6 +77,20 @@ def outsider(trusted: tuple[str, ...] = ()) -> Callable[[FrameType], bool]:
     return outside
 
 
+# From there down to `foreign()` there are psycopg, a cursor of ours, and who takes note.
+_CURSOR: Final = CursorWrapper._execute.__code__  # type: ignore[attr-defined]
+_BELOW_CURSOR: Final = 8
+
+
+def _by_django() -> FrameType | None:
+    # Nobody else's frame fits in between, so half of the way need not be walked.
+    try:
+        frame = sys._getframe(_BELOW_CURSOR)
+    except ValueError:
+        return None
+    return frame if frame.f_code is _CURSOR else None
+
+
 def foreign_statement(trusted: tuple[str, ...] = ()) -> Callable[[], bool]:
     """Return a function that tells, called as a statement begins, if it is not the ORM's.
 
@@ -90,7 +106,7 @@ def foreign_statement(trusted: tuple[str, ...] = ()) -> Callable[[], bool]:
         return name in _QUOTING or not (name.startswith(own) or name in trusted)
 
     def foreign() -> bool:
-        frame: FrameType | None = sys._getframe(2)
+        frame: FrameType | None = _by_django() or sys._getframe(2)
         for _ in range(_DEPTH):
             if frame is None:
                 break

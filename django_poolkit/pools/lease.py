@@ -34,6 +34,8 @@ class Home(Protocol):
     name: str
     statements: Any
     greeting: object
+    fenced: int
+    """Connections of an earlier generation are from a server that may have been replaced."""
 
     def release(self, lease: Lease) -> None: ...
     def rest(self, lease: Lease) -> bool: ...

@@ -12,6 +12,7 @@ from django.db import connection as default_connection
 from django.db import migrations, transaction
 from django.db.models import Count
 
+from django_poolkit.backends import origin
 from django_poolkit.backends.origin import foreign_statement
 from tests.app.models import Item
 
@@ -75,6 +76,24 @@ def test_the_orm_is_not_foreign(lease: Any, act: Callable[[], Any]) -> None:
     act()
     assert lease.ran
     assert not lease.foreign
+
+
+def test_half_of_the_way_up_from_a_plain_statement_is_not_walked(
+    lease: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
+    by_django = origin._by_django
+
+    def noted() -> Any:  # one frame further in
+        monkeypatch.setattr(origin, "_BELOW_CURSOR", by_django_depth + 1)
+        found.append(by_django())
+        return found[-1]
+
+    by_django_depth = origin._BELOW_CURSOR
+    monkeypatch.setattr(origin, "_by_django", noted)
+    Item.objects.count()
+
+    assert [frame.f_code.co_qualname for frame in found] == ["CursorWrapper._execute"]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ class Home:
     name = "home"
     statements = None
     greeting: object = None
+    fenced = 0
 
     def adrift(self, lease):
         raise NotImplementedError

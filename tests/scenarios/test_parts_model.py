@@ -32,6 +32,7 @@ class FakePool:
     name = "model"
     statements: Any = None
     greeting: object = None
+    fenced = 0
 
     def __init__(self) -> None:
         self.lost_keys: list[int] = []

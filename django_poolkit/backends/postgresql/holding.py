@@ -83,7 +83,9 @@ class HoldingMixin(GreetingMixin):
             return True
         if self._raw is not None:
             return False
-        pool = self.pool
+        # On the way to a connection it is known, and asked for more than once.
+        known = self._known if self._handed is None else None
+        pool = known if isinstance(known, ConnectionPool) else self.pool
         return pool is not None and pool.config.mode == "transaction"
 
     @property

@@ -281,12 +281,12 @@ class LeasingMixin(ShortWayMixin):
             self.close()  # for wrapper classes in between, that keep accounts of a connection
         elif (here := request.current()) is not (scope := self._scope) or (scope and scope.over):
             self._cross(lease, here)
-        if self._lease is not None and not self._opened:
-            self._leave(self._lease)
+        if (lease := self._lease) is not None and (self._host is not None or lease.pool.fenced):
+            self._leave(lease)
 
     def _leave(self, lease: Lease) -> None:
         """Give back a lease of session mode from a server that will not do any more."""
-        if self.in_atomic_block or not self.autocommit or self._by_hand:
+        if self._opened or self.in_atomic_block or not self.autocommit or self._by_hand:
             return
         host, keeps = self._host, ports.keeps_host
         if replaced.is_old(lease) or (host and keeps and not keeps(self.alias, host)):

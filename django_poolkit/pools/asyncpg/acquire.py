@@ -21,7 +21,7 @@ from django_poolkit.pools.purpose import tell_lent, tell_refused
 logger = logging.getLogger("django_poolkit.pool")
 
 # Seconds between two leases that remember their stack, where not all of them do.
-_STACK_INTERVAL: Final = 0.001
+_STACK_INTERVAL: Final = 0.005
 _REFUSALS: Final[dict[type[BaseException], str]] = {
     PoolTimeout: "timeout",
     PoolPaused: "paused",

@@ -185,13 +185,13 @@ class Acquire(Queueing):
                 self._say_saturated(waiter)
             if starts:
                 self._start(starts)
-            while not waiter.settled and (left := self._ends(started, allowed) - monotonic()) > 0:
-                waiter.wait(min(left, _ORPHAN_ROUND))
-                if not waiter.settled:
-                    self._adopt_orphans(patient=False)
-                    self._start(self.look_after_waiters())
-                    if lease.patience is not None:
-                        self._look_whether_in_vain(waiter)
+            while (left := self._ends(started, allowed) - monotonic()) > 0:
+                if waiter.wait(min(left, _ORPHAN_ROUND)):
+                    break
+                self._adopt_orphans(patient=False)
+                self._start(self.look_after_waiters())
+                if lease.patience is not None:
+                    self._look_whether_in_vain(waiter)
         finally:
             if not waiter.settled:  # the time is up, or an interrupt came
                 self._leave_queue(waiter, started, allowed)

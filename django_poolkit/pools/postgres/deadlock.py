@@ -28,6 +28,9 @@ def look_locked(pool: State, lease: Lease) -> None:
     # Everyone who queues passes here, while all others want the lock.
     if len(pool._ledger.live) < pool._max_size or pool._orphans:
         return
+    first = next(iter(pool._ledger.live.values()))()
+    if first is not None and first.alias is None and not first.in_block:
+        return  # acquired by hand: whoever can reach it may give it back
     held = held_locked(pool, lease)
     if not held:
         return

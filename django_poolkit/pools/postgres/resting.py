@@ -30,7 +30,7 @@ _NONE: Final[deque[Any]] = deque()
 _IDLE: Final = int(TransactionStatus.IDLE)
 # Seconds between two leases that remember their stack, where not all of them do: to walk ten
 # frames costs what taking an idle connection costs, and who looks wants to see the usual.
-_STACK_INTERVAL: Final = 0.001
+_STACK_INTERVAL: Final = 0.005
 # So many turns are kept in a list, before a lease is settled and they are counted.
 TURNS: Final = 1000
 

@@ -95,18 +95,25 @@ class State(Shell):
 
     def _give_locked(self, connection: PoolConnection, now: float) -> None:
         """Hand the connection to the first waiter; where there is none, it becomes idle."""
-        while (
-            self._waiting.queue
-            and not (self._paused_until and self._paused())
-            and (waiter := self._pop_locked())
-        ):
-            # Lent first: the waiter may run the moment it has been set.
-            self._lend_locked(waiter.lease, connection, now)
+        ledger, waiting, shares = self._ledger, self._waiting, self._shares
+        waiter: Waiter | None
+        while waiting.queue and not (self._paused_until and self._paused()):
+            if shares is None:
+                waiter = waiting.popleft()
+            elif (waiter := shares.pop(self._lanes, ledger, self._max_size)) is None:
+                break
+            # Lent first: the waiter may run the moment it has been set. As `_lend_locked()`,
+            # spelled out: under load each release passes here, and all others want the lock.
+            lease = waiter.lease
+            connection._parked, connection._pool = False, self
+            lease._connection, lease.since = connection, now
+            connection._lease_ref = ledger.live[lease.key] = ref(lease)
+            ledger.acquired += 1
             if waiter.set(connection):
-                self._ledger.waited += 1
-                self._ledger.wait.observe(now - waiter.since)
+                ledger.waited += 1
+                ledger.wait.observe(now - waiter.since)
                 return
-            self._ledger.revoke_locked(waiter.lease)
+            ledger.revoke_locked(lease)
             self._park(connection)
         self._pool.append(connection)
         if self._pool_full_event is not None and len(self._pool) >= self._min_size:
@@ -151,12 +158,6 @@ class State(Shell):
             or connection._expire_at <= monotonic()
             or self._size_locked() > self._max_size
         )
-
-    def _pop_locked(self) -> Waiter | None:
-        """Take out of the queue whoever is to have the next connection."""
-        if self._shares is None:
-            return self._waiting.popleft()
-        return self._shares.pop(self._lanes, self._ledger, self._max_size)
 
     def _wanting_locked(self) -> int:
         """Return how many of the queue could use a connection: not those of a share used up."""

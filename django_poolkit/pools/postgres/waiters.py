@@ -74,10 +74,13 @@ class ThreadWaiter(Waiter):
         self._gate.release()
         return True
 
-    def wait(self, timeout: float) -> None:
-        """Sleep until it is settled, or `timeout` seconds at most."""
-        if self._gate.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX))):
-            self._gate.release()
+    def wait(self, timeout: float) -> bool:
+        """Sleep until it is settled, or `timeout` seconds at most; return whether it is settled."""
+        gate = self._gate
+        if gate.acquire(True, max(0.0, min(timeout, threading.TIMEOUT_MAX))):
+            gate.release()  # so that who waits again is not kept
+            return True
+        return False
 
 
 class Waiters:
