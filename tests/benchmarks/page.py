@@ -62,7 +62,9 @@ def lines(run: Mapping[str, Any]) -> Iterator[str]:
     """Provide the page, line by line."""
     yield "# Performance"
     yield ""
-    yield "Written by `python3 -m tests.benchmarks --page` from one run, and not edited by hand."
+    runs = run.get("runs", 1)
+    source = "one run" if runs == 1 else f"{runs} runs on one machine"
+    yield f"Written by `python3 -m tests.benchmarks --page` from {source}, and not edited by hand."
     yield "[Benchmarks](../reference/benchmarks.md) says what each program does, its `--help` how"
     yield "to read its table."
     yield ""
@@ -96,7 +98,7 @@ def lines(run: Mapping[str, Any]) -> Iterator[str]:
 def _reach(run: Mapping[str, Any]) -> Iterator[str]:
     yield "## What was to be reached"
     yield ""
-    yield "Ratios are ours to the named one, of this run. Two figures less than a twentieth apart"
+    yield "Ratios are ours to the named one, of one run. Two figures less than a twentieth apart"
     yield "are level. Where it says no, [the reason](#what-falls-short-and-why) stands below."
     yield ""
     yield "| | measured | reached |"
@@ -110,6 +112,9 @@ def _machine(run: Mapping[str, Any]) -> Iterator[str]:
     about = run["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
     begun, ended = run["load"]
+    load = f"{begun} as it began, {ended} as it ended"
+    if "runs" in run:
+        load = f"{begun} at the least as one began or ended, {ended} at the most"
     yield "## On what"
     yield ""
     yield "| | |"
@@ -119,7 +124,7 @@ def _machine(run: Mapping[str, Any]) -> Iterator[str]:
     yield f"| memory | {about['memory_gib']} GiB |"
     yield f"| system | {_plain(about['system'])} |"
     yield f"| versions | {about['python']}, PostgreSQL {about['postgresql']}, {packages} |"
-    yield f"| other work | load average {begun} as it began, {ended} as it ended |"
+    yield f"| other work | load average {load} |"
     yield ""
     yield "Server, clients and contestants share these cores."
     yield ""

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from tests.benchmarks import machine, page, reach
 from tests.benchmarks.figures import Table, text
+from tests.benchmarks.joined import joined
 from tests.benchmarks.parts import BY_NAME, PARTS, Part
 
 ROOT: Final = Path(__file__).parents[2]
@@ -58,6 +59,7 @@ examples:
   python3 -m tests.benchmarks --only pool peers         these alone
   python3 -m tests.benchmarks --long --page             for figures that are to be quoted
   python3 -m tests.benchmarks --from run.json --page    the page of an earlier run
+  python3 -m tests.benchmarks --from a.json b.json --page    of two, on the same machine
 """
 
 
@@ -80,8 +82,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, help="to write to (.poolkit/benchmarks)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="for the JSON (in the folder)")
     parser.add_argument(
-        "--from", type=Path, metavar="FILE", dest="source", help="run nothing: read this JSON"
-    )
+        "--from", type=Path, nargs="+", metavar="FILE", dest="sources",
+        help="run nothing: read this JSON; of several, each part from the first that has it",
+    )  # fmt: skip
     parser.add_argument(
         "--page", type=Path, nargs="?", const=PAGE, metavar="FILE",
         help="write the page of documentation (docs/explanation/performance.md)",
@@ -93,11 +96,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     reader = parser()
     options = reader.parse_args(arguments)
-    if options.source and (options.only or options.long or options.minutes):
+    if options.sources and (options.only or options.long or options.minutes):
         reader.error("--from runs nothing: leave out --only, --long and --minutes")
     if options.minutes is not None and options.minutes <= 0:
         reader.error("--minutes has to be above 0")
-    if options.source and not options.source.is_file():
+    if options.sources and not all(source.is_file() for source in options.sources):
         reader.error("--from: there is no such file")
     options.folder = options.folder or FOLDER
     return options
@@ -225,8 +228,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print(listed())
         return 0
-    if options.source:
-        run = json.loads(options.source.read_text())
+    if options.sources:
+        try:
+            run = joined([json.loads(source.read_text()) for source in options.sources])
+        except ValueError as error:
+            print(f"--from: {error}", file=sys.stderr)
+            return 2
     else:
         chosen = [part for part in PARTS if not options.only or part.name in options.only]
         run = run_all(

@@ -177,6 +177,33 @@ def test_the_page_of_a_run_has_all_of_it(sample: dict[str, Any], tmp_path: Path)
     assert re.findall(r"!\[", said)
 
 
+def test_runs_of_one_machine_are_joined_and_each_part_is_of_one_of_them(
+    sample: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peers, soak = sample["parts"]
+    first = {**sample, "parts": [peers], "left_out": ["held", "soak"], "load": [0.2, 1.0]}
+    second = {**sample, "day": "2026-11-23", "load": [0.1, 3.0], "left_out": [],
+              "parts": [{**peers, "command": "another"}, {**soak, "status": 0}]}  # fmt: skip
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, run in zip(files, (first, second), strict=True):
+        file.write_text(json.dumps(run))
+    written = tmp_path / "performance.md"
+    assert program.main(["--from", *map(str, files), "--page", str(written)]) == 0
+
+    said = written.read_text()
+    assert "from 2 runs on one machine" in said
+    assert "| day | 2026-11-22 and 2026-11-23, short form, 20 minutes |" in said
+    assert "load average 0.1 at the least as one began or ended, 3.0 at the most" in said
+    assert f"`{peers['command']}`" in said
+    assert "(`another`)" not in said
+    assert "## Soak" in said
+    assert "## Held too long\n\nTwo queries around a call of 0.1 s" in said  # in none of them
+
+    files[1].write_text(json.dumps({**second, "machine": {**second["machine"], "cores": 64}}))
+    assert program.main(["--from", *map(str, files)]) == 2
+    assert "of different machines" in capsys.readouterr().err
+
+
 def test_a_table_of_many_contestants_stands_upright() -> None:
     wide = Table("t", "s", "", [Figure("one", who, 1.0) for who in ("a", "b", "c")], drawn=False)
     assert [*page._table(wide)] == [
