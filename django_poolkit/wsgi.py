@@ -185,39 +185,34 @@ class _Body:
         self._iterator: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        exchange = self._exchange
-        while not exchange.replaced:
-            try:
-                piece = self._next()
-            except Exception as error:
-                if exchange.replace(error):
-                    break
-                request_end.finish(exchange.scope)
-                raise
-            except BaseException:
-                request_end.finish(exchange.scope)
-                raise
-            if piece is _END:
-                break
-            if piece:
-                exchange.begun = True
-            yield piece
-        body, exchange.body = exchange.body, b""
-        if body:
-            yield body
+        # No generator: middleware may keep no more than this, and close it, begun or at its end.
+        return self
 
-    def _next(self) -> bytes:
-        """Return the application's next piece, `_END` where there is none to send."""
-        exchange = self._exchange
-        token = request.enter(exchange.scope)
+    def __next__(self) -> bytes:
+        exchange, piece = self._exchange, _END
         try:
-            if self._iterator is None:
-                self._iterator = iter(self._result)
-            piece = next(self._iterator, _END)
-        finally:
-            request.leave(token)
-        # An application may call start_response() as late as here.
-        return _END if exchange.replaced else piece
+            if not exchange.replaced:
+                token = request.enter(exchange.scope)
+                try:
+                    if self._iterator is None:
+                        self._iterator = iter(self._result)
+                    piece = next(self._iterator, _END)
+                finally:
+                    request.leave(token)
+        except Exception as error:
+            if not exchange.replace(error):
+                request_end.finish(exchange.scope)
+                raise
+        except BaseException:
+            request_end.finish(exchange.scope)
+            raise
+        if exchange.replaced:  # an application may call start_response() as late as here
+            piece, exchange.body = exchange.body or _END, b""
+        if piece is _END:
+            raise StopIteration
+        if piece:
+            exchange.begun = True
+        return piece  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """End the request: close the application's response, then end what leases there are."""

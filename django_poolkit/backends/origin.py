@@ -77,18 +77,24 @@ def outsider(trusted: tuple[str, ...] = ()) -> Callable[[FrameType], bool]:
     return outside
 
 
-# From there down to `foreign()` there are psycopg, a cursor of ours, and who takes note.
+# Where Django's cursor calls psycopg's: from there down to `foreign()` there are psycopg, a cursor
+# of ours, and who takes note.
 _CURSOR: Final = CursorWrapper._execute.__code__  # type: ignore[attr-defined]
+_PSYCOPG: Final = "psycopg.cursor"
 _BELOW_CURSOR: Final = 8
 
 
 def _by_django() -> FrameType | None:
-    # Nobody else's frame fits in between, so half of the way need not be walked.
+    # Nobody else's frame fits in between, so half of the way need not be walked. Of a cursor of the
+    # project's that takes a shorter way, as a COPY's, it would be the frame called by Django's.
     try:
-        frame = sys._getframe(_BELOW_CURSOR)
+        called = sys._getframe(_BELOW_CURSOR - 1)
     except ValueError:
         return None
-    return frame if frame.f_code is _CURSOR else None
+    frame = called.f_back
+    if frame is None or frame.f_code is not _CURSOR:
+        return None
+    return frame if called.f_globals.get("__name__") == _PSYCOPG else None
 
 
 def foreign_statement(trusted: tuple[str, ...] = ()) -> Callable[[], bool]:

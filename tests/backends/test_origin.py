@@ -96,6 +96,31 @@ def test_half_of_the_way_up_from_a_plain_statement_is_not_walked(
     assert [frame.f_code.co_qualname for frame in found] == ["CursorWrapper._execute"]
 
 
+def test_a_cursor_of_the_project_that_takes_a_shorter_way_is_foreign(
+    lease: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A COPY passes fewer frames: with the project's there are as many as below a statement."""
+    told: list[bool] = []
+
+    class Copying:
+        def __init__(self, cursor: Any) -> None:
+            self._cursor = cursor
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._cursor, name)
+
+        def execute(self, statement: str, params: Any = None) -> Any:
+            with self._cursor.copy("COPY (SELECT 1) TO STDOUT") as copy:
+                list(copy)
+            told.append(lease.foreign)
+            return self._cursor.execute(statement, params)
+
+    create = connection.create_cursor
+    monkeypatch.setattr(connection, "create_cursor", lambda name=None: Copying(create(name)))
+    Item.objects.count()
+    assert told == [True]
+
+
 @pytest.mark.parametrize(
     "act",
     [raw_cursor, run_sql, schema, lambda: list(Item.objects.raw("SELECT * FROM app_item"))],

@@ -128,6 +128,29 @@ def test_a_stream_that_is_abandoned(server: WsgiServer, pool: ConnectionPool) ->
     assert pool.stats().used == 0
 
 
+@pytest.mark.parametrize("pieces", [0, 1, 2])
+def test_what_closes_the_iterator_closes_the_response(pool: ConnectionPool, pieces: int) -> None:
+    """As middleware does that keeps no more than `iter()` of what it was given."""
+    closed: list[bool] = []
+
+    class Response(list[bytes]):
+        def close(self) -> None:
+            closed.append(request.current() is scope)
+
+    def app(environ: Any, start_response: Any) -> Response:
+        Item.objects.count()
+        start_response("200 OK", [])
+        return Response([b"one"])
+
+    asked = environ("/")
+    iterator: Any = iter(PoolkitWSGI(app)(asked, no_start))
+    scope = asked[KEY]
+    assert [piece for piece, _ in zip(iterator, range(pieces), strict=False)] == [b"one"][:pieces]
+    iterator.close()
+    assert closed == [True]
+    assert pool.stats().used == 0
+
+
 # -- servers that do not call close()
 
 

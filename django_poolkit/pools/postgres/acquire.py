@@ -186,7 +186,8 @@ class Acquire(Queueing):
             if starts:
                 self._start(starts)
             while (left := self._ends(started, allowed) - monotonic()) > 0:
-                if waiter.wait(min(left, _ORPHAN_ROUND)):
+                # Settled, and asleep still: an interrupt hit who was about to wake it.
+                if waiter.wait(min(left, _ORPHAN_ROUND)) or waiter.settled:
                     break
                 self._adopt_orphans(patient=False)
                 self._start(self.look_after_waiters())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres.errors import PoolTimeout
+from django_poolkit.pools.postgres.errors import PoolClosed, PoolTimeout
 from django_poolkit.pools.postgres.waiters import ThreadWaiter, Waiters
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import PATIENCE, Call, assert_adds_up, pid, queue_up
@@ -125,6 +125,29 @@ def test_who_has_gone_is_passed_over(make_pool):
     assert pid(lease) == expected
     lease.release()
     assert gone.connection is None
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_who_is_settled_and_not_woken_looks_for_itself(make_pool, monkeypatch, closes):
+    """An interrupt hits who was about to wake it: it does not sleep until its time is up."""
+    pool = make_pool(max_size=1)
+    held = pool.acquire()
+    call = queue_up(pool, pool.acquire, 6 * PATIENCE)
+
+    def interrupted(waiter):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ThreadWaiter, "_wake", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.close() if closes else held.release()
+    if closes:
+        with pytest.raises(PoolClosed):
+            call.result()
+        held.release()
+    else:
+        call.result().release()
+    assert pool.stats().used == 0
 
 
 @pytest.mark.core
