@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from contextvars import ContextVar, Token
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from django.urls import get_urlconf, resolve
 
@@ -84,7 +84,7 @@ class RequestScope:
         """The host chosen for each alias that has several, where the backend chose it."""
         # One set, made with the first of them: that costs as much as all else here, and many a
         # request asks no database. In a dict, since threads can fill it without a lock.
-        self._wrappers: dict[None, WeakSet[LeasingMixin]] = {}
+        self._wrappers: dict[None, WeakValueDictionary[int, LeasingMixin]] = {}
         self.routing: dict[str, Any] = {}
         """What the router keeps account of. A dict, since threads can fill it without a lock."""
         self.viewed: tuple[str | None, str | None] | None = None
@@ -101,18 +101,21 @@ class RequestScope:
     @property
     def wrappers(self) -> Collection[LeasingMixin]:
         """The database wrappers that were used in it."""
-        return self._wrappers.get(None, ())
+        used = self._wrappers.get(None)
+        # The references are copied at one go: a thread may enter another wrapper meanwhile.
+        references = () if used is None else used.valuerefs()
+        return [wrapper for each in references if (wrapper := each()) is not None]
 
     def note_use(self, wrapper: LeasingMixin) -> None:
         """Enter a database wrapper that is used in it."""
-        if (wrappers := self._wrappers.get(None)) is None:
-            wrappers = self._wrappers.setdefault(None, WeakSet())
-        wrappers.add(wrapper)
+        if (used := self._wrappers.get(None)) is None:
+            used = self._wrappers.setdefault(None, WeakValueDictionary())
+        used[id(wrapper)] = wrapper
 
     def forget_use(self, wrapper: LeasingMixin) -> None:
         """Strike out a database wrapper: what it does from now on is not done in it."""
-        if (wrappers := self._wrappers.get(None)) is not None:
-            wrappers.discard(wrapper)
+        if (used := self._wrappers.get(None)) is not None:
+            used.pop(id(wrapper), None)
 
     def claim(self, lease: Lease) -> bool:
         """Strike out a lease; return whether it is the caller, and nobody else, who ends it."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 import pytest
 from django.db import connection as default_connection
@@ -78,6 +78,23 @@ def test_an_error_passes_out_of_its_scope() -> None:
     assert request.current() is None
 
 
+def test_a_wrapper_may_be_entered_while_it_is_asked_what_was_committed() -> None:
+    scope = RequestScope()
+
+    class Asked:
+        entered: Any = None
+
+        def may_have_committed(self) -> bool:
+            self.entered = Asked()  # as a thread of gather() may do meanwhile
+            scope.note_use(self.entered)
+            return False
+
+    asked: Any = Asked()
+    scope.note_use(asked)
+    assert not scope.may_have_committed()
+    assert set(scope.wrappers) == {asked, asked.entered}
+
+
 def test_threads_that_are_first_at_once_enter_into_one_set(
     scope: RequestScope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,14 +105,14 @@ def test_threads_that_are_first_at_once_enter_into_one_set(
     wrappers: list[Any] = [Wrapper() for _ in range(8)]
     together = threading.Barrier(len(wrappers))
 
-    class Together(WeakSet[Any]):
+    class Together(WeakValueDictionary[Any, Any]):
         """Made by all of them, before one of them has entered it."""
 
         def __init__(self) -> None:
             together.wait(10.0)
             super().__init__()
 
-    monkeypatch.setattr(request, "WeakSet", Together)
+    monkeypatch.setattr(request, "WeakValueDictionary", Together)
     scope.forget_use(wrappers[0])
     assert len(scope.wrappers) == 0
     with ThreadPoolExecutor(len(wrappers)) as executor:
