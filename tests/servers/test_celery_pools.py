@@ -7,6 +7,8 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +45,8 @@ class Worker:
         self.project = project
         words = ("celery", "-A", project.package, "worker", *options, "--loglevel", "INFO")
         self._logs = len(list(project.home.glob("logs/*")))
+        # So that it can be asked where it hangs.
+        environment = {"PYTHONFAULTHANDLER": "1", **environment}
         self.child: Child = project.serve(*words, **environment)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -67,7 +71,17 @@ class Worker:
             every = re.findall(pattern, self.said())
             return every if len(every) >= times else []
 
-        return wait_until(found, PATIENCE, lambda: self.said()[-3000:])
+        return wait_until(found, PATIENCE, self._hangs_where)
+
+    def _hangs_where(self) -> str:
+        """Return the end of what it has said, and the stacks of its processes, which end of it."""
+        parent = self.child.pid
+        with suppress(OSError):  # not on Linux, or it has just ended
+            for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+                os.kill(int(pid), signal.SIGABRT)
+        with suppress(TimeoutError):
+            wait_until(lambda: "Fatal Python error: Aborted" in self.said(), 5.0)
+        return self.said()[-6000:]
 
     def revoke(self, task: str) -> None:
         """Have a task terminated that it has begun."""
@@ -99,9 +113,9 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module")
-def worker(node: Node, deploy: Deploy, kind: str) -> Iterator[Worker]:
-    """A worker of that kind. Told to stop in the end, it leaves nothing behind."""
+@contextmanager
+def working(node: Node, deploy: Deploy, kind: str) -> Iterator[Worker]:
+    """Have a worker of that kind. Told to stop in the end, it leaves nothing behind."""
     project = deploy(node, {"max_size": CONCURRENCY[kind]})
     options = ("--pool", kind, "--concurrency", str(CONCURRENCY[kind]))
     worker = Worker(project, *options)
@@ -113,6 +127,13 @@ def worker(node: Node, deploy: Deploy, kind: str) -> Iterator[Worker]:
     assert not list(project.directory.glob("*.sock"))
     wait_until(lambda: not sessions(node, project), PATIENCE)
     assert "small_pool" not in worker.said()
+
+
+@pytest.fixture(scope="module")
+def worker(node: Node, deploy: Deploy, kind: str) -> Iterator[Worker]:
+    """A worker that the tests share."""
+    with working(node, deploy, kind) as worker:
+        yield worker
 
 
 def test_celerys_fixup_costs_no_connection(worker: Worker, kind: str) -> None:
@@ -128,8 +149,14 @@ def test_celerys_fixup_costs_no_connection(worker: Worker, kind: str) -> None:
 
 
 def test_a_lease_ends_with_its_task_whatever_becomes_of_that(
-    worker: Worker, node: Node, kind: str
+    node: Node, deploy: Deploy, kind: str
 ) -> None:
+    # One of its own, since its processes are killed.
+    with working(node, deploy, kind) as worker:
+        _whatever_becomes_of_tasks(worker, node, kind)
+
+
+def _whatever_becomes_of_tasks(worker: Worker, node: Node, kind: str) -> None:
     worker.send("fail")
     worker.send("again")
     worker.send("leave")
