@@ -82,8 +82,8 @@ class RequestScope:
         """Whether it has had a connection past the ORM: nobody knows what that has committed."""
         self.hosts: dict[str, str] = {}
         """The host chosen for each alias that has several, where the backend chose it."""
-        # One set, made with the first of them: that costs as much as all else here, and many a
-        # request asks no database. In a dict, since threads can fill it without a lock.
+        # All that were used, by their ids. Made with the first: that costs as much as all else
+        # here, and many a request asks no database. In a dict, which needs no lock to be filled.
         self._wrappers: dict[None, WeakValueDictionary[int, LeasingMixin]] = {}
         self.routing: dict[str, Any] = {}
         """What the router keeps account of. A dict, since threads can fill it without a lock."""
