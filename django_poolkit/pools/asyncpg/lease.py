@@ -39,6 +39,11 @@ class AsyncpgLease(Lease):
     """What is known of the connection beside asyncpg's own."""
 
     @property
+    def may_run(self) -> bool:
+        """Whether the server may be at work on one of its statements."""
+        return bool(self.running or self.later or self.cut)
+
+    @property
     def connection(self) -> LeasedConnection:
         """The connection. Raises LeaseReleased at each use once the lease has been released."""
         return self._connection  # type: ignore[no-any-return]

@@ -14,6 +14,12 @@ PROBE: Final = "SELECT"
 """The shortest statement that asyncpg 0.32 bears: it fails on the answer to an empty one."""
 
 
+# Seconds until the server is asked again to stop a statement; doubled from there on.
+ASK_AGAIN: Final = 0.05
+CUT_TIMEOUT: Final = 2.0
+"""Seconds that a server has to stop what runs on a connection that is being closed."""
+
+
 class Physical:
     """One connection. Its fields are guarded by the lock of the pool."""
 
@@ -77,11 +83,23 @@ class Physical:
                 with suppress(AttributeError):
                     each._closed = True
 
-    async def cancel_running(self, timeout: float) -> None:
-        """Ask the server to stop what runs on it. Waits for `timeout` seconds at most."""
+    async def close(self, timeout: float) -> None:
+        """Close it, and have the server stop what runs on it. Waits `timeout` seconds at most."""
         connection: Any = self.connection
-        sent = asyncio.get_running_loop().create_future()
-        connection._cancel_current_command(sent)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await sent
+        closing = asyncio.ensure_future(connection.close(timeout=timeout))
+        closing.add_done_callback(_seen)
+        pause = ASK_AGAIN
+        try:
+            while not (await asyncio.wait({closing}, timeout=pause))[0]:
+                # asyncpg asks once. A request that comes between two messages of one statement
+                # finds none that runs, and stops none (PostgreSQL's `PostgresMain()`).
+                connection._cancel_current_command(asyncio.get_running_loop().create_future())
+                pause *= 2
+        finally:
+            closing.cancel()
+
+
+def _seen(closing: asyncio.Future[None]) -> None:
+    # How it ended is nobody's business: who closes it terminates it after that.
+    if not closing.cancelled():
+        closing.exception()

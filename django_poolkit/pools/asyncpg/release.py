@@ -13,7 +13,7 @@ from typing import Any, Final
 from django_poolkit.pools.asyncpg.acquire import Acquire
 from django_poolkit.pools.asyncpg.errors import LeaseReleased, WrongLoop
 from django_poolkit.pools.asyncpg.lease import AsyncpgLease
-from django_poolkit.pools.asyncpg.physical import PROBE, Physical
+from django_poolkit.pools.asyncpg.physical import CUT_TIMEOUT, PROBE, Physical
 from django_poolkit.pools.errors import PoolWarning
 from django_poolkit.pools.lease import acquired_at, format_stack
 
@@ -27,8 +27,8 @@ RESET: Final = (
 )
 # Seconds. A server that takes longer is in no state to be used.
 _TIMEOUT: Final = 5.0
-# Seconds that the server has to hear of a cancellation.
-_CANCEL_TIMEOUT: Final = 2.0
+# Seconds that the server has to end a statement that is cancelled, before it is asked again.
+_CANCEL_PATIENCE: Final = 0.5
 
 
 class Release(Acquire):
@@ -95,8 +95,11 @@ class Release(Acquire):
         await asyncio.shield(self.spawn(self._cut_off(lease, physical, "discarded")))
 
     def end_and_terminate(self, lease: AsyncpgLease, reason: str) -> None:
-        """End a lease and close its connection, at once."""
+        """End a lease and close its connection: at once, or as soon as nothing runs there."""
         physical = self._end(lease)
+        if lease.may_run:
+            self.spawn(self._cut_off(lease, physical, reason))
+            return
         self.drop(physical, reason)
         self.terminate(physical, reason)
 
@@ -174,25 +177,29 @@ class Release(Acquire):
                 reason = "active"
             name = type(error).__name__
             logger.warning("pool=%s event=reset_failed error=%s", self.pool.name, name)
-        finally:
-            # Also where the loop is ending, and has cancelled this.
-            if reason is None:
-                self.come_home(physical, monotonic())
-            elif reason != "active":
-                self.drop(physical, reason)
-                self.terminate(physical, reason)
+        except BaseException:  # the loop is ending, and has cancelled this
+            self.drop(physical, "reset_failed")
+            self.terminate(physical, "reset_failed")
+            raise
+        if reason is None:
+            self.come_home(physical, monotonic())
+            return
         if reason == "active":
             if not lease.cut:
                 logger.warning("pool=%s event=released_while_active", self.pool.name)
             lease.cut = True
-            await self._cut_off(lease, physical, reason)
+        await self._cut_off(lease, physical, reason)
 
     async def _reset(self, lease: AsyncpgLease, physical: Physical) -> str | None:
         """Return None for a connection at rest, else the reason to close it."""
         connection: Any = physical.connection
         config, protocol = self.pool.config, connection._protocol
         if protocol._is_cancelling():  # asyncpg has asked the server to stop what ran
-            await protocol._wait_for_cancellation(_TIMEOUT)
+            ended = asyncio.ensure_future(protocol._wait_for_cancellation())
+            if not (await asyncio.wait({ended}, timeout=_CANCEL_PATIENCE))[0]:
+                ended.cancel()
+                lease.cut = True
+                return "active"
         if connection.is_closed():
             return "broken"
         for callbacks in (
@@ -222,9 +229,8 @@ class Release(Acquire):
     async def _cut_off(self, lease: AsyncpgLease, physical: Physical, reason: str) -> None:
         """Close a connection, and have the server stop what runs on it."""
         try:
-            connection: Any = physical.connection
-            if (lease.running or lease.cut) and not connection.is_closed():
-                await physical.cancel_running(_CANCEL_TIMEOUT)
+            if lease.may_run and not physical.connection.is_closed():
+                await physical.close(CUT_TIMEOUT)
         finally:
             self.drop(physical, reason)
             self.terminate(physical, reason)

@@ -8,6 +8,8 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from django_poolkit.pools.asyncpg.physical import CUT_TIMEOUT
+
 if TYPE_CHECKING:
     from django_poolkit.pools.asyncpg.line import Line
     from django_poolkit.pools.ledger import Ledger
@@ -127,11 +129,9 @@ async def _cut_off(lease: Any) -> None:
     physical = lease.physical
     if physical is None or physical.connection.is_closed():
         return
-    if lease.running:
-        await physical.cancel_running(2.0)
-    seconds = lease.seconds()
-    if lease.physical is physical:  # else it has been given back meanwhile
+    pool, seconds = lease.pool.name, lease.seconds()
+    if lease.may_run:
+        await physical.close(CUT_TIMEOUT)
+    if lease.physical is physical:  # else it has been given back meanwhile, and is not lent again
         physical.connection.terminate()
-        logger.warning(
-            "pool=%s event=killed lease=%d seconds=%.1f", lease.pool.name, lease.key, seconds
-        )
+    logger.warning("pool=%s event=killed lease=%d seconds=%.1f", pool, lease.key, seconds)

@@ -21,7 +21,7 @@ from django_poolkit.pools.bridge.lock import HybridLock
 from django_poolkit.pools.bridge.shields import shielded
 from django_poolkit.pools.bridge.sockets import Readiness, ready, sockets_of
 from django_poolkit.pools.deadline import current
-from django_poolkit.pools.postgres import port, task_wait
+from django_poolkit.pools.postgres import cancel_request, port, task_wait
 from django_poolkit.pools.postgres.connection import PoolConnection
 
 _READ: Final = int(Wait.R)
@@ -48,7 +48,7 @@ def wait(connection: PoolConnection, gen: Steps, seconds: float | None) -> Any:
             await_only(task_wait.leave(connection, gen))
         raise
     except (GeneratorExit, GreenletExit):  # nobody may wait any more: the task is thrown away
-        task_wait.abandon(connection)
+        cancel_request.abandon(connection)
         raise
     finally:
         connection._waited_on -= 1

@@ -18,11 +18,11 @@ from django_poolkit.pools.errors import PoolWarning, SessionStateLeft
 from django_poolkit.pools.lease import Lease, acquired_at, format_stack
 from django_poolkit.pools.ledger import describe
 from django_poolkit.pools.postgres import reset
+from django_poolkit.pools.postgres.cancel_request import abandon
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.resting import Resting
 from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.state import Orphan
-from django_poolkit.pools.postgres.task_wait import abandon
 
 logger = logging.getLogger("django_poolkit.pool")
 

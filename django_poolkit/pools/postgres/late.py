@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Generator, Mapping
+from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import psycopg
 from psycopg import capabilities
@@ -29,6 +30,11 @@ logger = logging.getLogger("django_poolkit.pool")
 
 GRACE: Final = 1.0
 """Seconds that a server has to cancel a statement, or to roll back, before it is hung up on."""
+AGAIN: Final = 0.1
+"""Seconds that a statement has to end before it is cancelled again; doubled from there on.
+
+A request that overtakes its statement finds nothing to cancel, and is lost (PostgreSQL's
+`PostgresMain()`)."""
 DOUBTFUL: Final = -2
 """The generation of a connection that a cancellation may reach late: it is not lent again."""
 
@@ -88,12 +94,18 @@ def _cancelled(
 ) -> Any:
     """Have the server cancel what runs; return its result where it ended before that."""
     until = monotonic() + GRACE
-    connection._cancelled_for, connection._certain = deadline, None
-    generation = connection._generation
+    connection._cancelled_for, connection._certain = deadline, connection._generation
     connection._generation = DOUBTFUL  # until it is known that no cancellation is on its way
+    ask(connection)
+    seconds = max(0.0, until - monotonic())
+    return _bounded(connection, gen, interval, deadline, seconds, again=AGAIN)
+
+
+def ask(connection: PoolConnection) -> None:
+    """Have what runs cancelled; keep it certain only where the server has heard."""
+    certain, connection._certain = connection._certain, None
     if cancel(connection):
-        connection._certain = generation
-    return _bounded(connection, gen, interval, deadline, max(0.0, until - monotonic()))
+        connection._certain = certain
 
 
 def _bounded(
@@ -102,24 +114,47 @@ def _bounded(
     interval: float,
     deadline: Deadline,
     seconds: float,
+    again: float = inf,
 ) -> Any:
     """Wait for the end of what has been cancelled, or for what is done to leave a statement.
 
     What has ended before the cancellation came is not thrown away; whoever wants more is told.
+    After `again` seconds it is cancelled once more, and so on in longer and longer pauses.
     """
-    try:
-        return _WAIT(connection, gen, interval, seconds)
-    except psycopg.errors.QueryCanceled as error:
-        if connection._cancelled_for is not deadline:
-            raise
-        if connection._certain is not None and connection._generation == DOUBTFUL:
-            connection._generation = connection._certain  # it has come
-        raise exceeded(connection, deadline, "while {} ran; it was cancelled") from error
-    except psycopg.errors._WaitTimeout:
-        connection.pgconn.finish()  # first: what `gen` does at its end must not wait again
-        gen.close()
-        text = "while {} ran; the server did not end it, so the connection was closed"
-        raise exceeded(connection, deadline, text) from None
+    until = monotonic() + seconds
+    while True:
+        left = max(0.0, until - monotonic())
+        try:
+            return _WAIT(connection, gen, interval, min(again, left))
+        except psycopg.errors.QueryCanceled as error:
+            raise_cancelled(connection, deadline, error)
+        except psycopg.errors._WaitTimeout:
+            if again < left:
+                ask(connection)
+                again *= 2
+                continue
+            raise hung_up(connection, gen, deadline) from None
+
+
+def raise_cancelled(
+    connection: PoolConnection, deadline: Deadline, error: psycopg.errors.QueryCanceled
+) -> NoReturn:
+    """Tell whoever met a deadline that his statement has been cancelled for it."""
+    if connection._cancelled_for is not deadline:
+        raise error
+    if connection._certain is not None and connection._generation == DOUBTFUL:
+        connection._generation = connection._certain  # it has come
+    raise exceeded(connection, deadline, "while {} ran; it was cancelled") from error
+
+
+def hung_up(
+    connection: PoolConnection, gen: Generator[Any, Any, Any], deadline: Deadline
+) -> DeadlineExceeded:
+    """Close a connection that does not come to rest; return the error for that."""
+    connection.pgconn.finish()  # first: what `gen` does at its end must not wait again
+    gen.close()
+    text = "while {} ran; the server did not end it, so the connection was closed"
+    return exceeded(connection, deadline, text)
 
 
 def cancel(connection: PoolConnection) -> bool:

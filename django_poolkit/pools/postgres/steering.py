@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic, sleep
 from typing import Final
@@ -14,6 +15,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.postgres import late
+from django_poolkit.pools.postgres.cancel_request import CancelRequest
 from django_poolkit.pools.postgres.connection import DEMOTED, KILLED, PoolConnection
 from django_poolkit.pools.postgres.fence import History
 from django_poolkit.pools.postgres.growth import Attempt
@@ -26,7 +29,6 @@ logger = logging.getLogger("django_poolkit.pool")
 PAUSE: Final = 60.0
 # Seconds that a cancelled statement has to end, before its socket is shut down.
 _CANCELLED: Final = 1.0
-_CANCEL_TIMEOUT: Final = 2.0
 # In a pause, how often it is looked for leases that were dropped, in seconds.
 _ADOPTS: Final = 0.25
 # Seconds for which a pool is left alone after it has been recycled because its server turned out
@@ -204,7 +206,7 @@ class Steering(Upkeep):
         return True
 
     @critical
-    def _doom(self, key: int) -> tuple[Lease, PoolConnection, socket.socket] | None:
+    def _doom(self, key: int) -> tuple[Lease, socket.socket, CancelRequest, bool] | None:
         reference = self._ledger.live.get(key)
         lease = None if reference is None else reference()
         connection = None if lease is None else lease.held
@@ -212,23 +214,48 @@ class Steering(Upkeep):
             return None
         # From here on nobody else gets it, however late the cancellation reaches the server.
         connection._generation = KILLED
-        # A copy: the owner may close its own, and the number be another file's a moment later.
-        return lease, connection, socket.socket(fileno=os.dup(connection.pgconn.socket))
+        runs = connection.pgconn.transaction_status == TransactionStatus.ACTIVE
+        try:
+            request = CancelRequest(connection)
+            # A copy: the owner may close its own, and the number be another file's a moment later.
+            line = socket.socket(fileno=os.dup(connection.pgconn.socket))
+        except psycopg.OperationalError:
+            return None  # its owner has closed it just now
+        return lease, line, request, runs
 
 
-def _cut_off(lease: Lease, connection: PoolConnection, line: socket.socket) -> None:
+def _cut_off(lease: Lease, line: socket.socket, request: CancelRequest, runs: bool) -> None:
     pool, seconds = lease.pool.name, lease.seconds()
     with line:
-        if connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
-            try:
-                connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
-            except psycopg.Error as error:
-                name = type(error).__name__
-                logger.warning("pool=%s event=cancel_failed error=%s", pool, name)
-            deadline = monotonic() + _CANCELLED
-            while not lease.released and monotonic() < deadline:
-                sleep(0.02)
-        if not lease.released:
-            with suppress(OSError):  # the server was faster
-                line.shutdown(socket.SHUT_RDWR)
+        try:
+            if runs:
+                _cancel(lease, request)
+        finally:
+            if not lease.released:
+                with suppress(OSError):  # the server was faster
+                    line.shutdown(socket.SHUT_RDWR)
+        if not runs:  # but it may have begun just now
+            _ask(lease, request.send_twice)
     logger.warning("pool=%s event=killed lease=%d seconds=%.1f", pool, lease.key, seconds)
+
+
+def _cancel(lease: Lease, request: CancelRequest) -> None:
+    """Have the server cancel what runs, until its owner has come back, or for a second."""
+    until, pause = monotonic() + _CANCELLED, late.AGAIN
+    asked = _ask(lease, request.send)
+    again = monotonic() + pause
+    while not lease.released and (now := monotonic()) < until:
+        if asked and now >= again:
+            asked, pause = _ask(lease, request.send), 2 * pause
+            again = monotonic() + pause
+        sleep(0.02)
+
+
+def _ask(lease: Lease, send: Callable[[], None]) -> bool:
+    try:
+        send()
+    except (psycopg.Error, OSError) as error:
+        name = type(error).__name__
+        logger.warning("pool=%s event=cancel_failed error=%s", lease.pool.name, name)
+        return False
+    return True

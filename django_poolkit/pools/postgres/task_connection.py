@@ -14,7 +14,7 @@ from psycopg.waiting import wait_async
 
 from django_poolkit.pools.deadline import current
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres import commit, task_wait
+from django_poolkit.pools.postgres import cancel_request, commit, task_wait
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.cursor import PSYCOPG, module_of
 from django_poolkit.pools.postgres.errors import LeaseReleased
@@ -112,7 +112,7 @@ class TaskConnection(psycopg.AsyncConnection[Any]):
             await task_wait.leave(self, gen)
             raise
         except GeneratorExit:  # nobody may wait any more: the task is thrown away
-            task_wait.abandon(self)  # type: ignore[arg-type]
+            cancel_request.abandon(self)  # type: ignore[arg-type]
             raise
         finally:
             self._waited_on -= 1
@@ -163,7 +163,7 @@ class TaskConnection(psycopg.AsyncConnection[Any]):
         if pool.config.close_returns:
             await pool.release_in_task(lease)
         elif not self.closed:
-            task_wait.abandon(self)  # type: ignore[arg-type]
+            cancel_request.abandon(self)  # type: ignore[arg-type]
             self._closed = True
             self.pgconn.finish()
 

@@ -17,7 +17,7 @@ from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.lease import STACK_DEPTH, Lease
-from django_poolkit.pools.postgres import late, port, task_wait
+from django_poolkit.pools.postgres import cancel_request, late, port, task_wait
 from django_poolkit.pools.postgres.connection import PoolConnection
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.steadfast import in_thread, steadfast
@@ -61,7 +61,7 @@ class TaskLease(Lease):
     async def discard(self) -> None:  # type: ignore[override]
         """Give the slot back and close the connection. A second call raises LeaseReleased."""
         if (connection := self.held) is not None:
-            task_wait.abandon(connection)
+            cancel_request.abandon(connection)
         self.pool.discard(self)
 
     def __enter__(self) -> Any:
@@ -244,7 +244,7 @@ class TaskRelease(TaskAcquire):
     def _release_unattended(self, lease: Lease, connection: PoolConnection) -> None:
         """Have somebody else do what a release has to wait for."""
         if connection._waited_on or connection.pgconn.transaction_status == _ACTIVE:
-            task_wait.abandon(connection)
+            cancel_request.abandon(connection)
             self.discard(lease)
         else:
             self._orphans.append((lease, "release"))

@@ -9,29 +9,23 @@ that shuts down, waits for it. A commit and a rollback are let end.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Generator
-from contextlib import suppress
+from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import psycopg
-from psycopg import capabilities, generators, waiting
+from psycopg import capabilities, waiting
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.deadline import Deadline
 from django_poolkit.pools.postgres import late
 from django_poolkit.pools.postgres.steadfast import in_thread, steadfast
 
-if TYPE_CHECKING:
-    from django_poolkit.pools.postgres.connection import PoolConnection
-
 logger = logging.getLogger("django_poolkit.pool")
 
 # Seconds that a commit or a rollback has to end, before it is cancelled like anything else.
 _ENDING: Final = 5.0
-# Twice this, in seconds, a statement has to end before it is cancelled again.
-_FIRST_PAUSE: Final = 0.05
 _INTERVAL: Final = 0.1  # psycopg's own
 _ACTIVE: Final = TransactionStatus.ACTIVE
 
@@ -65,14 +59,14 @@ async def _leave(connection: Any, gen: Steps) -> None:
                 return  # it has ended, with an error that nobody waits for
     generation = connection._generation
     connection._generation = late.DOUBTFUL  # until it is known that no cancellation is on its way
-    until, pause, heard = monotonic() + 2 * late.GRACE, _FIRST_PAUSE, True
+    until, pause, heard = monotonic() + 2 * late.GRACE, late.AGAIN, True
     while connection.pgconn.transaction_status == _ACTIVE and monotonic() < until:
         # More than once: one that overtakes its statement finds nothing to cancel.
         heard = await cancel(connection) and heard
-        pause *= 2
         try:
             await _read(connection, gen, min(pause, max(0.0, until - monotonic())))
         except psycopg.errors._WaitTimeout:
+            pause *= 2
             continue
         except psycopg.errors.QueryCanceled:
             if heard and connection._generation == late.DOUBTFUL:
@@ -97,35 +91,6 @@ async def cancel(connection: Any) -> bool:
     except (psycopg.Error, OSError) as error:
         logger.warning("event=cancel_failed error=%s", type(error).__name__)
         return False
-
-
-def abandon(connection: PoolConnection) -> None:
-    """Have what runs cancelled by a thread, and never lend the connection again. Does not block.
-
-    For one whose task is gone. The connection may be closed at once.
-    """
-    if connection.pgconn.transaction_status != _ACTIVE:
-        return
-    connection._generation = late.DOUBTFUL
-    with suppress(psycopg.Error, RuntimeError):  # it is broken, or the system gives no thread
-        # Made here: afterwards the connection may be closed.
-        request: Any
-        if capabilities.has_cancel_safe():
-            work, request = _send_cancel, connection.pgconn.cancel_conn()
-        else:
-            work, request = _send_cancel_by_old_means, connection.pgconn.get_cancel()
-        threading.Thread(target=work, args=(request,), name="cancel", daemon=True).start()
-
-
-def _send_cancel(request: Any) -> None:
-    with suppress(psycopg.Error, OSError):
-        request.start()
-        waiting.wait_conn(generators.cancel(request), interval=_INTERVAL, timeout=late.GRACE)
-
-
-def _send_cancel_by_old_means(request: Any) -> None:
-    with suppress(psycopg.Error, OSError):
-        request.cancel()
 
 
 async def until(connection: Any, gen: Steps, seconds: float | None, deadline: Deadline) -> Any:
@@ -156,26 +121,33 @@ async def until(connection: Any, gen: Steps, seconds: float | None, deadline: De
 async def _cancelled(connection: Any, gen: Steps, deadline: Deadline) -> Any:
     """Have the server cancel what runs; return its result where it ended before that."""
     until = monotonic() + late.GRACE
-    connection._cancelled_for, connection._certain = deadline, None
-    generation = connection._generation
+    connection._cancelled_for, connection._certain = deadline, connection._generation
     connection._generation = late.DOUBTFUL
+    await _ask(connection)
+    seconds = max(0.0, until - monotonic())
+    return await _bounded(connection, gen, deadline, seconds, again=late.AGAIN)
+
+
+async def _ask(connection: Any) -> None:
+    certain, connection._certain = connection._certain, None
     if await cancel(connection):
-        connection._certain = generation
-    return await _bounded(connection, gen, deadline, max(0.0, until - monotonic()))
+        connection._certain = certain
 
 
-async def _bounded(connection: Any, gen: Steps, deadline: Deadline, seconds: float) -> Any:
+async def _bounded(
+    connection: Any, gen: Steps, deadline: Deadline, seconds: float, again: float = inf
+) -> Any:
     """Wait for the end of what has been cancelled, or for what is done to leave a statement."""
-    try:
-        return await _read(connection, gen, seconds)
-    except psycopg.errors.QueryCanceled as error:
-        if connection._cancelled_for is not deadline:
-            raise
-        if connection._certain is not None and connection._generation == late.DOUBTFUL:
-            connection._generation = connection._certain  # it has come
-        raise late.exceeded(connection, deadline, "while {} ran; it was cancelled") from error
-    except psycopg.errors._WaitTimeout:
-        connection.pgconn.finish()
-        gen.close()
-        text = "while {} ran; the server did not end it, so the connection was closed"
-        raise late.exceeded(connection, deadline, text) from None
+    until = monotonic() + seconds
+    while True:
+        left = max(0.0, until - monotonic())
+        try:
+            return await _read(connection, gen, min(again, left))
+        except psycopg.errors.QueryCanceled as error:
+            late.raise_cancelled(connection, deadline, error)
+        except psycopg.errors._WaitTimeout:
+            if again < left:
+                await _ask(connection)
+                again *= 2
+                continue
+            raise late.hung_up(connection, gen, deadline) from None

@@ -200,14 +200,16 @@ def test_who_is_cancelled_in_a_statement_leaves_nothing_running(run, primary: No
                 await session.execute(text("SELECT pg_sleep(60)"))
 
         task = asyncio.create_task(sleeps())
-        await until(lambda: "active" in [each.status for each in asyncpg_pools["default"].leases()])
-        (lease,) = asyncpg_pools["default"].leases()
+        running = (
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE state = 'active' AND query = 'SELECT pg_sleep(60)'"
+        )
+        await until(lambda: primary.execute(running) == [(1,)])
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await until(lambda: stats().used == 0)
-        running = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND state = 'active'"
-        await until(lambda: primary.execute(running, (lease.backend_pid,)) == [(0,)])
+        await until(lambda: primary.execute(running) == [(0,)])
         async with engine.begin() as held:
             await held.execute(sqlalchemy.insert(Thing).values(name="kept"))
 

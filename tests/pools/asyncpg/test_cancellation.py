@@ -120,6 +120,100 @@ def test_a_lease_may_be_cancelled_at_each_await(
         run_on_each(main())
 
 
+def first_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the first request to cancel overtake its statement, as far as the server can tell."""
+    send, asked = asyncpg.Connection._cancel_current_command, []
+
+    def ask(self: Any, waiter: asyncio.Future[None], *rest: Any) -> None:
+        asked.append(waiter)
+        if len(asked) == 1:
+            waiter.set_result(None)  # the server has hung up, as it always does
+        else:
+            send(self, waiter, *rest)
+
+    monkeypatch.setattr(asyncpg.Connection, "_cancel_current_command", ask)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["heard", "lost"])
+@pytest.mark.parametrize("verb", ["execute", "prepared"])
+@pytest.mark.parametrize(
+    "end", ["release", "discard", "end_and_terminate", "kill", "cancelled and released",
+            "cancelled and discarded", "cancelled and spoiled"],
+)  # fmt: skip
+def test_nothing_runs_on_however_its_lease_ends(
+    make: MakePool, run: Run, primary: Node, service: str, end: str, verb: str, lost: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    async def main() -> None:
+        pool = make(max_size=1)
+        lease = await pool.acquire()
+        if end == "cancelled and spoiled":
+            await lease.connection.execute("PREPARE mine AS SELECT 1")
+        if verb == "prepared":
+            statement = await lease.connection.prepare("SELECT pg_sleep(60)")
+            work = asyncio.create_task(statement.fetch())
+        else:
+            work = asyncio.create_task(lease.connection.execute("SELECT pg_sleep(60)"))
+        await until(lambda: running(primary, service) == ["SELECT pg_sleep(60)"])
+        if lost:
+            first_is_lost(monkeypatch)
+        if end.startswith("cancelled"):
+            work.cancel()
+            await gather(work)
+        if end in ("cancelled and discarded", "discard"):
+            await lease.discard()
+        elif end == "end_and_terminate":
+            lease.line.end_and_terminate(lease, "discarded")
+        elif end == "kill":
+            assert pool.kill(pool.leases()[0].key)
+        else:
+            await lease.release()
+        (outcome,) = await gather(work)
+        assert isinstance(outcome, BaseException)
+        await until(lambda: running(primary, service) == [], "the statement goes on")
+        if end == "kill":
+            await lease.release()
+        assert await pid(pool)
+        assert_quiet(pool)
+
+    run(main())
+
+
+@pytest.mark.parametrize("end", ["release", "discard", "kill"])
+def test_nothing_runs_on_that_has_only_just_begun(
+    make: MakePool, run: Run, primary: Node, service: str, end: str
+) -> None:
+    async def main() -> None:
+        pool, chance = make(max_size=4), random.Random(7)
+
+        async def once() -> None:
+            lease = await pool.acquire()
+            statement = await lease.connection.prepare("SELECT pg_sleep(60)")
+            verbs = [statement.fetch, partial(lease.connection.execute, "SELECT pg_sleep(60)")]
+            work = asyncio.create_task(chance.choice(verbs)())
+            await asyncio.sleep(chance.choice([0, chance.uniform(0, 0.004)]))
+            if end == "kill":
+                pool.kill(lease.key)
+            elif chance.random() < 0.5:
+                work.cancel()
+                await gather(work)
+            if end == "discard":
+                await lease.discard()
+            elif end == "release":
+                await lease.release()
+            (outcome,) = await gather(work)
+            assert isinstance(outcome, BaseException)
+            if end == "kill":
+                await lease.release()
+
+        for _ in range(25):
+            await asyncio.gather(*(once() for _ in range(4)))
+        await until(lambda: running(primary, service) == [], "a statement goes on")
+        assert_quiet(pool)
+
+    run(main())
+
+
 def test_a_connection_handed_over_as_its_waiter_is_cancelled_goes_to_the_next(
     make: MakePool, run_on_each: Run
 ) -> None:

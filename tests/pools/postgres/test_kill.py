@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 
 from django_poolkit.pools.postgres import steering
+from django_poolkit.pools.postgres.cancel_request import CancelRequest
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import Call, assert_adds_up, pid
 
@@ -99,6 +101,60 @@ def test_a_server_that_cannot_be_asked_to_cancel_makes_no_difference(far_pool, p
     wait_until(lambda: "event=killed" in caplog.text)
     assert "event=cancel_failed" in caplog.text
     assert pool.stats().used == 0
+
+
+def sleeping(primary, app) -> int:
+    """How many of the statements of these tests run on the server."""
+    where = f"state = 'active' AND application_name = '{app}' AND query LIKE '%pg_sleep(60)%'"
+    return int(primary.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {where}")[0][0])
+
+
+def test_a_request_that_overtakes_its_statement_is_repeated(make_pool, primary, app, monkeypatch):
+    pool = make_pool(max_size=1, kwargs={"application_name": app})
+    send, asked = CancelRequest.send, []
+
+    def first_is_lost(self: CancelRequest) -> None:
+        asked.append(self)
+        if len(asked) > 1:
+            send(self)
+
+    monkeypatch.setattr(CancelRequest, "send", first_is_lost)
+
+    def work() -> None:
+        with pool.acquire() as connection:
+            connection.execute("SELECT pg_sleep(60)")
+
+    call = Call(work)
+    wait_until(lambda: sleeping(primary, app) == 1)
+    assert pool.kill(pool.leases()[0].key)
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        call.result()
+    assert len(asked) == 2
+    assert_adds_up(pool, primary, app)
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["libpq 17", "older"])
+def test_nothing_runs_on_that_had_only_just_begun(make_pool, primary, app, monkeypatch, safe):
+    if not safe:
+        monkeypatch.setattr(psycopg.capabilities, "has_cancel_safe", lambda: False)
+    pool = make_pool(max_size=8, stacks="none", kwargs={"application_name": app})
+    chance = random.Random(3)
+
+    def work(pause: float) -> None:
+        with pool.acquire() as connection:
+            key = connection._lease_ref().key
+            timer = threading.Timer(pause, pool.kill, [key])
+            timer.start()
+            with pytest.raises(psycopg.OperationalError):
+                connection.execute("SELECT pg_sleep(60)")
+            timer.join()
+
+    for _ in range(12):
+        for call in [Call(work, chance.uniform(0, 0.004)) for _ in range(8)]:
+            call.result()
+    wait_until(lambda: not killers())
+    wait_until(lambda: sleeping(primary, app) == 0)
+    assert_adds_up(pool, primary, app)
 
 
 def test_the_next_lease_of_the_connection_is_not_hit(make_pool):

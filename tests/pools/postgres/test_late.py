@@ -231,6 +231,43 @@ def test_a_statement_that_ends_at_the_same_moment_keeps_its_result(make_pool, mo
     assert pool.stats().closed["cancelled"] == 1
 
 
+def test_a_request_that_overtakes_its_statement_is_repeated(make_pool, monkeypatch):
+    pool = make_pool(max_size=1)
+    cancel, asked = late.cancel, []
+
+    def first_is_lost(connection: PoolConnection) -> bool:
+        asked.append(connection)
+        return len(asked) == 1 or cancel(connection)
+
+    monkeypatch.setattr(late, "cancel", first_is_lost)
+    with pool.acquire() as connection:
+        with pytest.raises(DeadlineExceeded, match="it was cancelled"), deadline(SHORT):
+            connection.execute("SELECT pg_sleep(30)")
+        connection.rollback()
+        backend = connection.info.backend_pid
+    assert len(asked) == 2
+    with pool.acquire() as connection:
+        assert connection.info.backend_pid == backend
+
+
+def test_a_server_that_did_not_hear_once_may_yet_cancel_what_comes_next(make_pool, monkeypatch):
+    """The first request has had no answer, and may still be on its way: nobody gets that."""
+    pool = make_pool(max_size=1)
+    cancel, asked = late.cancel, []
+
+    def first_hangs(connection: PoolConnection) -> bool:
+        asked.append(connection)
+        return len(asked) > 1 and cancel(connection)
+
+    monkeypatch.setattr(late, "cancel", first_hangs)
+    with pool.acquire() as connection:
+        with pytest.raises(DeadlineExceeded, match="it was cancelled"), deadline(SHORT):
+            connection.execute("SELECT pg_sleep(30)")
+        connection.rollback()
+    assert len(asked) == 2
+    assert pool.stats().closed["cancelled"] == 1
+
+
 def test_an_old_libpq_cancels_too(make_pool, monkeypatch):
     monkeypatch.setattr(psycopg.capabilities, "has_cancel_safe", lambda: False)
     pool = make_pool(max_size=1)
