@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Generator, Mapping
 from math import inf
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import psycopg
@@ -173,6 +173,16 @@ def cancel(connection: PoolConnection) -> bool:
     except (psycopg.Error, OSError, RuntimeError) as error:
         _say_failed(connection, error)
         return False
+
+
+def cancel_unheard(connection: PoolConnection) -> None:
+    """Have cancelled what nobody reads the answer of any more: twice, since one may come too early.
+
+    Blocks as `cancel()`, and for `AGAIN` seconds more.
+    """
+    if cancel(connection):
+        sleep(AGAIN)
+        cancel(connection)
 
 
 def _cancel_by_old_means(connection: PoolConnection, heard: threading.Event) -> None:

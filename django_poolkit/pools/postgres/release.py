@@ -68,7 +68,7 @@ class Release(Cleaning):
         reason = "pool_closed" if self._closed else reset.hopeless(connection, lease)
         if reason == "active" and lease.loop is None and lease.owner == get_ident():
             # Its owner has left a statement half way, as for a signal: the server would go on.
-            late.cancel(connection)
+            late.cancel_unheard(connection)
         full = reason is None and reset.due(lease, connection, self.config.reset)
         if full and connection._shared:  # what it left behind ends with this client of the pooler
             reason, full = "pooler", False
