@@ -12,6 +12,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter, process_time
 from typing import Any
 
@@ -157,6 +158,12 @@ def main() -> None:
     def get() -> object:
         return Thing._default_manager.get(pk=1)
 
+    text = models.TextField()
+
+    def sleeping(seconds: float) -> object:
+        slept = models.Func(models.Value(seconds), function="pg_sleep", output_field=text)
+        return Thing._default_manager.filter(pk=1).values_list(slept, "name").get()
+
     gc.collect()
     gc.freeze()  # or each round would begin with a walk through all of Django
     for line in sys.stdin:
@@ -166,8 +173,9 @@ def main() -> None:
                 answer = alone(lambda: request(get, statements), times)
             case {"do": "requests", "statements": statements, "threads": threads, "times": times}:
                 answer = timed(lambda: request(get, statements), threads, times)
-            case {"do": "statements", "threads": threads, "times": times}:
-                answer = timed(get, threads, times)
+            case {"do": "statements", "threads": threads, "times": times, "sleep": seconds}:
+                cycle = partial(sleeping, seconds) if seconds else get
+                answer = timed(cycle, threads, times)
             case {"do": "fill", "threads": threads}:
                 answer = fill(get, threads)
             case {"do": "first"}:

@@ -27,6 +27,9 @@ ROOT: Final = Path(__file__).parents[2]
 ENVIRONMENTS: Final = ROOT / ".envs"
 WORKER: Final = Path(__file__).with_name("peer_worker.py")
 SIZE: Final = 8
+MANY: Final = 64
+WORK: Final = 0.005
+"""Seconds that a statement keeps its connection busy where it is not to be a matter of CPU."""
 HELD: Final = "CONN_MAX_AGE=None"
 OURS: Final = "ours, session"
 
@@ -48,7 +51,9 @@ how to read the table:
   client's CPU and of wall time for one request or statement. "to held" is the ratio of the CPU
   medians to {HELD}, "to ours" that to ours in session mode. Compare ratios of one run.
   "statements, no end" lets threads query without ever ending a request: {SIZE} threads that hold
-  their connections, and 64 where the connection is given back after each statement.
+  their connections, and {MANY} where the connection is given back after each statement. "of 5 ms"
+  has the server sleep so long in each, so that the connections are what is scarce. "{MANY} thr."
+  is what so many threads cost: who has no pool holds {MANY} connections there.
   "after a kill" is the first request after all idle connections were terminated, in milliseconds;
   those that failed are counted.
 
@@ -201,22 +206,33 @@ def measures(scale: float) -> Iterator[tuple[str, dict[str, Any]]]:
             shorter = max(1, round(times * scale / (4 if statements else 1)))
             order = {"do": "requests", "statements": statements, "threads": threads}
             yield f"{title}, {threads} thr.", {**order, "times": shorter}
-    yield "statements, no end", {"do": "statements", "times": max(1, round(60 * scale))}
+    for sleep, title in ((0.0, "statements, no end"), (WORK, "statements of 5 ms, no end")):
+        times = max(1, round((80 if sleep else 60) * scale))
+        yield title, {"do": "statements", "times": times, "sleep": sleep}
+    times = max(1, round(240 * scale / 8))
+    yield "statements, 64 thr.", {"do": "statements", "times": times, "sleep": 0.0, "threads": MANY}
+
+
+def order_for(contestant: Contestant, order: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the order as one contestant gets it, None where it cannot take part."""
+    if order["do"] != "statements":
+        return order
+    if "threads" in order:  # more of them than connections, but for who has no pool
+        return order if contestant.by_statement or contestant.name == HELD else None
+    if contestant.by_statement:  # as many statements in all
+        return {**order, "threads": MANY, "times": max(1, order["times"] * SIZE // MANY)}
+    return {**order, "threads": SIZE}
 
 
 def run(workers: list[Worker], rounds: int, scale: float) -> Iterator[Row]:
     """Let the contestants take turns; the first round of each measure is a warm-up."""
     for title, order in measures(scale) if rounds else ():
-        found: dict[str, list[Row]] = {worker.contestant.name: [] for worker in workers}
+        orders = {worker: order_for(worker.contestant, order) for worker in workers}
+        crew = [worker for worker in workers if orders[worker] is not None]
+        found: dict[str, list[Row]] = {worker.contestant.name: [] for worker in crew}
         for number in range(rounds + 1):
-            for worker in random.sample(workers, len(workers)):
-                more = {}
-                if order["do"] == "statements":
-                    few = not worker.contestant.by_statement
-                    # As many statements in all.
-                    threads, times = (SIZE, order["times"]) if few else (64, order["times"] // 8)
-                    more = {"threads": threads, "times": max(1, times)}
-                answer = worker.ask(**order | more)
+            for worker in random.sample(crew, len(crew)):
+                answer = worker.ask(**orders[worker] or {})
                 if number:
                     found[worker.contestant.name].append(answer)
         yield from rows(title, found)

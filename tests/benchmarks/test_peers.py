@@ -31,10 +31,14 @@ def test_it_measures_each_contestant_and_prints_json(
     found = json.loads(printed.out)
     for name in FETCHED:
         assert f"without {name}: it is not installed" in printed.err
-    names = {each.name for each in peers.contestants(1.0)} - FETCHED
-    measures = {title for title, _ in peers.measures(1.0)} | {"after a kill"}
-    pairs = {(row["measure"], row["contestant"]) for row in found}
-    assert pairs == {(measure, name) for measure in measures for name in names}
+    there = [each for each in peers.contestants(1.0) if each.name not in FETCHED]
+    wanted = {("after a kill", each.name) for each in there} | {
+        (title, each.name)
+        for title, order in peers.measures(1.0)
+        for each in there
+        if peers.order_for(each, order) is not None
+    }
+    assert {(row["measure"], row["contestant"]) for row in found} == wanted
     for row in found:
         if row["measure"] != "after a kill":
             assert "failed" not in row
@@ -42,6 +46,23 @@ def test_it_measures_each_contestant_and_prints_json(
         assert 0 < row["wall_low"] <= row["wall"] <= row["wall_high"]
         if row["measure"] == "after a kill" and row["contestant"].startswith("ours"):
             assert row["failures"] == 0
+
+
+def test_many_threads_are_asked_only_of_who_can_serve_them() -> None:
+    orders = {
+        (title, each.name): order["threads"]
+        for title, given in peers.measures(1.0)
+        if given["do"] == "statements"
+        for each in peers.contestants(1.0)
+        if (order := peers.order_for(each, given)) is not None
+    }
+    titles = {title for title, _ in orders}
+    assert len(titles) == 3
+    for title in titles:
+        many = "thr." in title
+        assert orders[title, "ours, transaction"] == peers.MANY
+        assert orders[title, peers.HELD] == (peers.MANY if many else peers.SIZE)
+        assert ((title, peers.OURS) in orders) is not many
 
 
 def test_its_help_says_how_to_read_the_table() -> None:
