@@ -102,7 +102,10 @@ class Adoption(Resting):
                 connection._waited_on = 0
                 abandon(connection)
             with suppress(LeaseReleased):  # another thread was faster
-                self.discard(lease)
+                if lease.released:  # nobody goes on with its release
+                    self._settle(lease, connection, "interrupted")
+                else:
+                    self.discard(lease)
                 taken += 1
                 self.events.tell(
                     "lease_leaked", pool=self.name, kind="dropped", seconds=seconds,
@@ -119,7 +122,8 @@ class Adoption(Resting):
             for lease in self._ledger.leases_locked()
             if lease.loop is not None
             and lease.loop.is_closed()
-            and not (lease.released or lease.lost)  # which is among the orphans
+            and not lease.lost  # which is among the orphans
+            and (lease.ends_on_loop or not lease.released)  # else a thread is about to end it
         ]
 
     def _call_adopter(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from _thread import get_ident
 from collections import deque
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -92,7 +93,8 @@ class Release(Cleaning):
             if reason is None and verifies:
                 reason, left = self._verify(lease, connection)
         except BaseException:
-            self._settle(lease, connection, "interrupted")
+            with suppress(LeaseReleased):  # it was taken back, as from a loop that was closed
+                self._settle(lease, connection, "interrupted")
             raise
         self._settle(lease, connection, reason)
         if left:

@@ -1,4 +1,4 @@
-"""However a lease ends that its owner has left a statement on: the server does not go on with it."""
+"""However a lease ends on which a statement was left half way: the server does not go on."""
 
 from __future__ import annotations
 
