@@ -88,7 +88,9 @@ class Adoption(Resting):
         if left:
             self._orphans.extend(left)
             self._call_adopter()
-        self._count_leaks(len(leaked))
+        # One that the collector had cleared has been counted by who found that first.
+        purged = self._ledger.purged
+        self._count_leaks(sum(lease.key not in purged for lease, _ in leaked))
         # Last, because a filter may turn a warning into an exception.
         for lease, seconds in leaked:
             self._warn_of_leak(lease, seconds)
@@ -170,7 +172,9 @@ class Adoption(Resting):
         lease.released = True
         lease._connection = None
         if connection is not None:
-            self._count_closed("interrupted")
+            abandon(connection)
+            if lease.key not in self._ledger.purged:  # or it is counted as lost
+                self._count_closed("interrupted")
             self._close_for(connection, "interrupted")
 
     @critical
