@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 # Deep enough to reach a view through Django's handlers, cheap enough for each acquire.
 STACK_DEPTH: Final = 32
 
-_PLUMBING: Final = (
-    "/django_poolkit/pools/", "/django_poolkit/backends/", "/django/db/backends/",
-)  # fmt: skip
+_PLUMBING: Final = "/django_poolkit/pools/", "/django_poolkit/backends/", "/django/db/backends/"
 _PLUMBING_FILE: Final = "/django/utils/asyncio.py"
 
 Stack = tuple[tuple[CodeType, int], ...]
@@ -188,6 +186,8 @@ class Lease:
     """The event loop on which it was acquired, None where by a thread that waited itself."""
     task: weakref.ref[asyncio.Task[Any]] | None = None
     """The task that acquired it on that loop."""
+    ends_on_loop = False
+    """Whether it is that loop on which the server is waited for at its end."""
 
     def __init__(self, pool: Home, key: int, stack: Stack) -> None:
         self._connection: Any = None

@@ -33,6 +33,8 @@ class Ledger:
         # dropped has to die to be noticed.
         self.live: dict[int, weakref.ref[Lease]] = {}
         self.reported: set[int] = set()
+        self.purged: set[int] = set()
+        """Leases that were struck out as dead. Of some the finalizer may be about to run."""
         self.acquired = self.waited = self.timeouts = self.too_many_waiters = 0
         self.connects = self.connect_errors = self.resets = self.leaks = self.overdue = 0
         self.closed: Counter[str] = Counter()
@@ -111,6 +113,7 @@ class Ledger:
             self.reported.discard(key)
         if dead:
             self.closed["lost"] += len(dead)
+            self.purged.update(dead)
         self.leaks += len(dead)
         return len(dead)
 

@@ -88,7 +88,9 @@ class Adoption(Resting):
         if left:
             self._orphans.extend(left)
             self._call_adopter()
-        self._count_leaks(len(leaked))
+        # One that the collector had cleared has been counted by who found that first.
+        purged = self._ledger.purged
+        self._count_leaks(sum(lease.key not in purged for lease, _ in leaked))
         # Last, because a filter may turn a warning into an exception.
         for lease, seconds in leaked:
             self._warn_of_leak(lease, seconds)
@@ -102,7 +104,10 @@ class Adoption(Resting):
                 connection._waited_on = 0
                 abandon(connection)
             with suppress(LeaseReleased):  # another thread was faster
-                self.discard(lease)
+                if lease.released:  # nobody goes on with its release
+                    self._settle(lease, connection, "interrupted")
+                else:
+                    self.discard(lease)
                 taken += 1
                 self.events.tell(
                     "lease_leaked", pool=self.name, kind="dropped", seconds=seconds,
@@ -119,7 +124,8 @@ class Adoption(Resting):
             for lease in self._ledger.leases_locked()
             if lease.loop is not None
             and lease.loop.is_closed()
-            and not (lease.released or lease.lost)  # which is among the orphans
+            and not lease.lost  # which is among the orphans
+            and (lease.ends_on_loop or not lease.released)  # else a thread is about to end it
         ]
 
     def _call_adopter(self) -> None:
@@ -166,7 +172,9 @@ class Adoption(Resting):
         lease.released = True
         lease._connection = None
         if connection is not None:
-            self._count_closed("interrupted")
+            abandon(connection)
+            if lease.key not in self._ledger.purged:  # or it is counted as lost
+                self._count_closed("interrupted")
             self._close_for(connection, "interrupted")
 
     @critical

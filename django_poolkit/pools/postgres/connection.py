@@ -17,7 +17,7 @@ from psycopg.pq import ConnStatus, TransactionStatus
 
 from django_poolkit.pools.deadline import Deadline, current
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres import commit, late, port
+from django_poolkit.pools.postgres import cancel_request, commit, late, port
 from django_poolkit.pools.postgres.cursor import PSYCOPG, module_of
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.leased_cursor import leased
@@ -175,6 +175,12 @@ class PoolConnection(psycopg.Connection[Any]):
         if (deadline := current()) is None:
             return super().wait(gen, interval, timeout)
         return late.wait(self, gen, interval, timeout, deadline)
+
+    def close(self) -> None:
+        """Close the connection, as psycopg does. What its lease has left running is cancelled."""
+        if self._lease_ref is not no_lease and not getattr(self._pool, "close_returns", False):
+            cancel_request.abandon(self)
+        super().close()
 
     def _refuse_parked(self) -> NoReturn:
         raise LeaseReleased("this connection has been given back to its pool: acquire one again")

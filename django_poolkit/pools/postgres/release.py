@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from _thread import get_ident
 from collections import deque
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres import late, reset, verify
+from django_poolkit.pools.postgres import cancel_request, late, reset, verify
 from django_poolkit.pools.postgres.cleaning import Cleaning
 from django_poolkit.pools.postgres.connection import PoolConnection, attributes, no_lease
 from django_poolkit.pools.postgres.errors import LeaseReleased
@@ -65,10 +66,14 @@ class Release(Cleaning):
         connection = lease.held
         if lease.released or connection is None:
             raise LeaseReleased(f"this lease of pool {self.name!r} has been released already")
-        reason = "pool_closed" if self._closed else reset.hopeless(connection, lease)
-        if reason == "active" and lease.loop is None and lease.owner == get_ident():
+        if (reason := reset.hopeless(connection, lease)) == "active":
             # Its owner has left a statement half way, as for a signal: the server would go on.
-            late.cancel_unheard(connection)
+            if lease.loop is None and lease.owner == get_ident():
+                late.cancel_unheard(connection)
+            else:
+                cancel_request.abandon(connection)
+        if self._closed:
+            reason = "pool_closed"
         full = reason is None and reset.due(lease, connection, self.config.reset)
         if full and connection._shared:  # what it left behind ends with this client of the pooler
             reason, full = "pooler", False
@@ -88,7 +93,8 @@ class Release(Cleaning):
             if reason is None and verifies:
                 reason, left = self._verify(lease, connection)
         except BaseException:
-            self._settle(lease, connection, "interrupted")
+            with suppress(LeaseReleased):  # it was taken back, as from a loop that was closed
+                self._settle(lease, connection, "interrupted")
             raise
         self._settle(lease, connection, reason)
         if left:
@@ -160,6 +166,8 @@ class Release(Cleaning):
             return
         connection = lease.held
         self._claim(lease)
+        if lease.ran and connection is not None:  # else it was but probed
+            cancel_request.abandon(connection)
         self._settle(lease, connection, "discarded")
 
     def count_pin(self, reason: str) -> None:

@@ -203,6 +203,7 @@ class TaskRelease(TaskAcquire):
             if calls or connection._waited_on or connection.pgconn.transaction_status == _ACTIVE:
                 port.await_only(self._release_slowly(lease, connection))
             else:
+                lease.ends_on_loop = True
                 super()._release_by_the_long_way(lease)
 
     def ends_at_once(self, lease: Lease) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from django_poolkit.pools.bridge.driver import run
+from django_poolkit.pools.postgres import reset
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.bridge.support import by_itself, one
 from tests.pools.postgres.tasks import (
@@ -65,6 +66,40 @@ def test_a_closed_loop_loses_no_slot(pool, primary, app, kind, kept, recwarn):
     gc.collect()
     assert_quiet(pool)
     assert pool.stats().leaks == 3
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+@pytest.mark.parametrize("kept", [True, False])
+def test_nor_does_one_that_is_closed_in_the_middle_of_a_release(
+    pool, primary, app, kind, kept, monkeypatch, recwarn
+):
+    monkeypatch.setattr(reset, "RESET", SLEEP.encode())
+    tasks: list[Any] = []
+
+    def work() -> None:
+        with pool.lease() as connection:
+            connection.execute("SET work_mem = '5MB'")
+
+    async def begin() -> None:
+        tasks.append(asyncio.ensure_future(run(work)))
+        await until_runs(primary, app)
+
+    loop = LOOPS[kind]()
+    loop.set_exception_handler(lambda loop, context: None)
+    loop.run_until_complete(begin())
+    loop.close()
+    for task in tasks:
+        task._log_destroy_pending = False
+    if not kept:
+        tasks.clear()
+        gc.collect()
+    pool.adopt_orphans()
+    assert pool.stats().used == 0
+    wait_until(lambda: not running(primary, app))
+    tasks.clear()
+    gc.collect()
+    assert_idle_on_server(primary, app)
+    assert_quiet(pool)
 
 
 @pytest.mark.parametrize("kind", LOOPS)

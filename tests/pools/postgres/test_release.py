@@ -243,6 +243,24 @@ class TestDropped:
         assert (pool.stats().leaks, pool.stats().closed) == (1, {})
         assert_adds_up(pool, primary, app)
 
+    def test_one_whose_finalizer_is_yet_to_run_is_counted_once(self, make_pool, primary, app):
+        class PasserBy:
+            def __del__(self) -> None:
+                pool.look_after_waiters()  # between two finalizers, as any thread may
+
+        pool = make_pool(max_size=1, kwargs={"application_name": app})
+        gc.collect()
+        circle: list[Any] = [PasserBy(), pool.acquire()]
+        circle.append(circle)
+        del circle
+        gc.collect()
+        assert (pool.stats().leaks, pool.stats().closed) == (1, {"lost": 1})
+        with pytest.warns(PoolWarning):
+            pool.adopt_orphans()
+        stats = pool.stats()
+        assert (stats.leaks, stats.closed, stats.size) == (1, {"lost": 1}, 0)
+        assert_adds_up(pool, primary, app)
+
     def test_one_in_a_reference_cycle_is_found_by_the_collector(self, make_pool):
         pool = make_pool(max_size=1)
         circle: list[Any] = [pool.acquire()]
