@@ -24,8 +24,8 @@ class Physical:
     """One connection. Its fields are guarded by the lock of the pool."""
 
     __slots__ = (
-        "connection", "created_at", "expires_at", "generation", "holder", "pid", "poller",
-        "probed_at", "replacing", "restore", "used_at",
+        "closing", "connection", "created_at", "expires_at", "generation", "holder", "pid",
+        "poller", "probed_at", "replacing", "restore", "used_at",
     )  # fmt: skip
 
     def __init__(self, connection: Any, holder: Any) -> None:
@@ -41,6 +41,8 @@ class Physical:
         """Whether another is being connected, which is to take its place."""
         self.restore = ""
         """What has to be run after each reset, because the start-up packet did not bring it."""
+        self.closing: asyncio.Future[None] | None = None
+        """What closes it, where a statement may run on it."""
         self.poller: select.poll | None = None
         """Looks at its socket."""
         with suppress(OSError, ValueError, AttributeError):
@@ -84,7 +86,16 @@ class Physical:
                     each._closed = True
 
     async def close(self, timeout: float) -> None:
-        """Close it, and have the server stop what runs on it. Waits `timeout` seconds at most."""
+        """Close it, and have the server stop what runs on it. Waits `timeout` seconds at most.
+
+        Whoever comes while it is being closed waits for the same; nobody who goes stops it.
+        """
+        if self.closing is None:
+            self.closing = asyncio.ensure_future(self._close(timeout))
+            self.closing.add_done_callback(_seen)
+        await asyncio.shield(self.closing)
+
+    async def _close(self, timeout: float) -> None:
         connection: Any = self.connection
         closing = asyncio.ensure_future(connection.close(timeout=timeout))
         closing.add_done_callback(_seen)

@@ -142,6 +142,8 @@ class Release(Acquire):
     def _at_rest(self, lease: AsyncpgLease, physical: Physical) -> bool:
         """Return whether the connection can be lent again as it is."""
         connection: Any = physical.connection
+        if physical.closing is not None:
+            return False  # it has been killed, and the server is asked to stop what runs
         if connection.is_closed():
             return True  # and will not be lent again
         config = self.pool.config
@@ -165,7 +167,7 @@ class Release(Acquire):
         """Bring a connection to rest and home, or close it."""
         reason: str | None = "reset_failed"
         try:
-            if lease.running or lease.cut:
+            if lease.running or lease.cut or physical.closing is not None:
                 reason = "active"
             elif lease.spoiled is not None:
                 reason = lease.spoiled
@@ -175,6 +177,7 @@ class Release(Acquire):
         except Exception as error:
             if lease.later and "another operation" in str(error):
                 reason = "active"
+            lease.later = True  # it is the reset that may run on
             name = type(error).__name__
             logger.warning("pool=%s event=reset_failed error=%s", self.pool.name, name)
         except BaseException:  # the loop is ending, and has cancelled this
@@ -185,7 +188,7 @@ class Release(Acquire):
             self.come_home(physical, monotonic())
             return
         if reason == "active":
-            if not lease.cut:
+            if not lease.cut and physical.closing is None:
                 logger.warning("pool=%s event=released_while_active", self.pool.name)
             lease.cut = True
         await self._cut_off(lease, physical, reason)
@@ -229,7 +232,8 @@ class Release(Acquire):
     async def _cut_off(self, lease: AsyncpgLease, physical: Physical, reason: str) -> None:
         """Close a connection, and have the server stop what runs on it."""
         try:
-            if lease.may_run and not physical.connection.is_closed():
+            open_still = lease.may_run and not physical.connection.is_closed()
+            if open_still or physical.closing is not None:
                 await physical.close(CUT_TIMEOUT)
         finally:
             self.drop(physical, reason)

@@ -26,7 +26,8 @@ _INTERVAL: Final = 0.1  # psycopg's own
 class CancelRequest:
     """Asks the server, as often as it is told to: one that overtakes its statement is lost.
 
-    Raises psycopg.OperationalError for a connection that is closed.
+    Raises psycopg.OperationalError for a connection that is closed: here with a libpq before 17,
+    else where it is sent.
     """
 
     def __init__(self, connection: PoolConnection) -> None:

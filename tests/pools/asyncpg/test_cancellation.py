@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from django_poolkit.pools.asyncpg import release
 from django_poolkit.pools.asyncpg.physical import Physical
 from django_poolkit.pools.asyncpg.pool import AsyncpgPool
 from django_poolkit.testing import Node
@@ -175,6 +176,47 @@ def test_nothing_runs_on_however_its_lease_ends(
             await lease.release()
         assert await pid(pool)
         assert_quiet(pool)
+
+    run(main())
+
+
+@pytest.mark.parametrize("turns", range(6))
+@pytest.mark.parametrize("end", ["release", "discard"])
+def test_nothing_runs_on_that_is_killed_as_its_owner_goes(
+    make: MakePool, run_on_each: Run, primary: Node, service: str, end: str, turns: int
+) -> None:
+    async def main() -> None:
+        pool = make(max_size=1)
+        lease = await pool.acquire()
+        work = asyncio.create_task(lease.connection.execute("SELECT pg_sleep(60)"))
+        await until(lambda: running(primary, service) == ["SELECT pg_sleep(60)"])
+        assert pool.kill(pool.leases()[0].key)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        work.cancel()
+        await getattr(lease, end)()
+        await gather(work)
+        await until(lambda: running(primary, service) == [], "the statement goes on")
+        assert await pid(pool)
+        assert_quiet(pool)
+
+    run_on_each(main())
+
+
+def test_nothing_runs_on_of_a_reset_that_takes_too_long(
+    make: MakePool, run: Run, primary: Node, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "_TIMEOUT", 0.2)
+
+    async def reset(connection: Any) -> None:
+        await connection.execute("SELECT pg_sleep(60)")
+
+    async def main() -> None:
+        pool = make(max_size=1, reset=reset)
+        lease = await pool.acquire()
+        await lease.release()
+        assert running(primary, service) == []
+        assert pool.stats().closed == {"reset_failed": 1}
 
     run(main())
 
