@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
 
@@ -14,6 +14,9 @@ from django_poolkit.pools.asyncpg.physical import Physical
 from django_poolkit.pools.asyncpg.state import Attempt, State
 from django_poolkit.pools.asyncpg.steering import EARLY
 from django_poolkit.pools.chance import chance
+
+if TYPE_CHECKING:
+    from django_poolkit.pools.asyncpg.line import Line
 
 logger = logging.getLogger("django_poolkit.pool")
 
@@ -124,6 +127,7 @@ class Growing(State):
         if gone:
             self.close_soon(gone)
             self.start_connects(starts)
+            self._end_if_last()
 
     def drop(self, physical: Physical, reason: str) -> None:
         """Give its place to another."""
@@ -132,3 +136,8 @@ class Growing(State):
             self.ledger.closed[reason] += 1
             starts = self.plan_locked()
         self.start_connects(starts)
+        self._end_if_last()
+
+    def _end_if_last(self) -> None:
+        if self.closing and not self.out:
+            self.pool.gone(cast("Line", self))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from django_poolkit.pools.asyncpg.physical import Physical
 from django_poolkit.pools.asyncpg.state import Waiter
@@ -47,18 +47,26 @@ class Line(Upkeep):
             await self._close()
 
     async def _close(self) -> None:
-        self.pool.gone(self)
         gone, waiters = self._stop()
-        for waiter in waiters:
-            if not waiter.future.done():
-                waiter.future.set_exception(self.closed_error())
+        if not self.out:  # else `sweep()` comes for what is still leased when the loop is closed
+            self.pool.gone(self)
+        self._turn_away(waiters)
         attempts = [attempt.task for attempt in self.connecting if attempt.task is not None]
         for task in attempts:
             task.cancel()
         self.close_soon([(physical, "pool_closed") for physical in gone])
         me = asyncio.current_task()
-        if others := [task for task in self.tasks if task is not me]:
+        others = {task for task in self.tasks if task is not me}
+        for physical in self.out:
+            # Requests to cancel what runs: with the loop they would end before they are sent.
+            others |= cast(Any, physical.connection)._cancellations
+        if others:
             await asyncio.wait(others, timeout=self.pool.config.close_timeout)
+
+    def _turn_away(self, waiters: list[Waiter]) -> None:
+        for waiter in waiters:
+            if not waiter.future.done():
+                waiter.future.set_exception(self.closed_error())
 
     def _stop(self) -> tuple[list[Physical], list[Waiter]]:
         with self.lock:
@@ -108,7 +116,8 @@ class Line(Upkeep):
     def abandon(self) -> int:
         """Let go of it without its loop, which is closed; return how many leases ended by that.
 
-        Called by whichever thread finds it. Sockets are closed, leases are void.
+        Called by whichever thread finds it. Sockets are closed, leases are void. A loop that only
+        stands still may go on: it finds its connections ended, and its waiters turned away.
         """
         with self.lock:
             self.closing = True
@@ -120,8 +129,12 @@ class Line(Upkeep):
             for lease in leases:
                 self.ledger.live.pop(lease.key, None)
                 self.ledger.reported.discard(lease.key)
+            for lost in self.orphans:
+                self.ledger.leaks += self.ledger.live.pop(lost.key, None) is not None
+            self.orphans.clear()
             held: list[Physical] = [*self.idle, *self.out]
             self.idle, self.out = [], set()
+            waiters = list(self.waiters)
             self.connecting.clear()
             self.waiters.clear()
             self.ledger.closed["loop_closed"] += len(held)
@@ -130,6 +143,7 @@ class Line(Upkeep):
             if (proxy := lease._connection) is not None:
                 proxy._con = None
             lease._connection = None
+        self.soon(self._turn_away, waiters)
         for physical in held:
             physical.abandon()
         with suppress(StopAsyncIteration, StopIteration, RuntimeError):

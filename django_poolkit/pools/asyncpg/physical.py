@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
+import socket
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
@@ -69,21 +71,38 @@ class Physical:
     def abandon(self) -> None:
         """Close the socket of a connection whose loop is closed: nothing else can be done there.
 
-        Closing it properly would need the loop, and so would asyncio's complaint.
+        Closing it properly would need the loop, and so would asyncio's complaint. A loop that
+        stands still is to do the rest when it goes on.
         """
         connection: Any = self.connection
+        loop, transport = connection._loop, connection._transport
         connection._pool_holder = None
         connection._aborted = True
-        transport = connection._transport
+        if not loop.is_closed():
+            self._hang_up()
+            with suppress(RuntimeError, AttributeError):  # it is closed now; it was terminated
+                loop.call_soon_threadsafe(connection._protocol.abort)
         inner: Any = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
         for each in filter(None, (inner, transport)):
             sock = getattr(each, "_sock", None)
             if sock is not None:  # asyncio/selector_events.py
+                if not loop.is_closed():  # the number of the socket will be another's there
+                    loop._remove_reader(sock.fileno())
+                    loop._remove_writer(sock.fileno())
+                each._closing, each._conn_lost = True, 1
                 sock.close()
                 each._sock = None
             if hasattr(each, "_closed"):  # asyncio/sslproto.py
                 with suppress(AttributeError):
                     each._closed = True
+
+    def _hang_up(self) -> None:
+        """End it for the server. The socket remains the loop's: uvloop's can be closed there."""
+        transport: Any = self.connection._transport
+        with suppress(OSError, ValueError, AttributeError):
+            number = os.dup(transport.get_extra_info("socket").fileno())
+            with socket.socket(fileno=number) as sock:
+                sock.shutdown(socket.SHUT_RDWR)
 
     async def close(self, timeout: float) -> None:
         """Close it, and have the server stop what runs on it. Waits `timeout` seconds at most.

@@ -131,6 +131,8 @@ async def _cut_off(lease: Any) -> None:
         return
     pool, seconds = lease.pool.name, lease.seconds()
     if lease.may_run:
+        # Its owner may give it back in this very turn of the loop: not to be lent to anybody.
+        lease.cut = True
         await physical.close(CUT_TIMEOUT)
     if lease.physical is physical:  # else it has been given back meanwhile, and is not lent again
         physical.connection.terminate()

@@ -76,8 +76,8 @@ async def copy_out(
         await task
     finally:
         task.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await task
+        # Not awaited itself: who is cancelled meanwhile is to hear of it. It ends all the same.
+        await asyncio.wait({task})
 
 
 async def copy_in(

@@ -43,7 +43,8 @@ class Upkeep(Release):
         self.adopt()
         self._report_overdue()
         with self.lock:
-            self.ledger.purge_locked()
+            if not any(line.orphans for line in self.pool.lines.values()):  # they have come back
+                self.ledger.purge_locked()
             gone, replace = self._sort_locked(monotonic())
             probe = self._to_probe_locked(monotonic())
             starts = self.plan_locked()

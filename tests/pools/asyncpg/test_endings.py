@@ -15,7 +15,17 @@ from django_poolkit.pools.asyncpg.listen import Gap, Notification
 from django_poolkit.testing import Node
 from django_poolkit.testing.faults import TCPProxy
 from django_poolkit.testing.waiting import wait_until
-from tests.pools.asyncpg.support import PATIENCE, MakePool, Run, assert_quiet, fill, queue_up, until
+from tests.pools.asyncpg.support import (
+    LOOPS,
+    PATIENCE,
+    MakePool,
+    Run,
+    assert_quiet,
+    fill,
+    queue_up,
+    running,
+    until,
+)
 
 
 @pytest.fixture
@@ -48,13 +58,15 @@ def test_a_task_closes_what_other_loops_have_and_tells_who_waits_there(
     async def main() -> None:
         await fill(pool, 1)
         await pool.close()
-        assert not pool.lines
+        assert list(pool.lines) == [other]
 
     run(main())
     assert asyncio.run_coroutine_threadsafe(refused(), other).result(PATIENCE)
     # What is leased is its owner's until it is given back.
     assert len(primary.sessions(service)) == 1
+    assert pool.stats().used == 1
     asyncio.run_coroutine_threadsafe(lease.release(), other).result(PATIENCE)
+    assert not pool.lines
     wait_until(lambda: not primary.sessions(service))
 
 
@@ -74,6 +86,55 @@ def test_a_loop_that_stands_still_keeps_nobody_from_closing(
         wait_until(lambda: not primary.sessions(service))
     finally:
         still.close()
+
+
+@pytest.mark.parametrize("closer", ["task", "thread"])
+@pytest.mark.parametrize("kind", LOOPS)
+def test_a_loop_that_stood_still_goes_on_without_the_pool(
+    make: MakePool, run: Run, primary: Node, service: str, kind: str, closer: str
+) -> None:
+    pool, other = make(max_size=2), make(server_settings={"application_name": f"{service}-2"})
+
+    async def hold_and_wait() -> tuple[list[Any], asyncio.Task[Any]]:
+        leases = [await pool.acquire(), await pool.acquire()]
+        return leases, await queue_up(pool)
+
+    async def go_on(waiting: asyncio.Task[Any]) -> None:
+        # The numbers of the sockets that are gone are free for others.
+        await fill(other, 3)
+        with pytest.raises(PoolClosed):
+            await asyncio.wait_for(waiting, PATIENCE)
+
+    with asyncio.Runner(loop_factory=LOOPS[kind]) as still:
+        leases, waiting = still.run(hold_and_wait())
+        if closer == "task":
+            run(pool.close())
+        else:
+            pool.close_from_thread(PATIENCE)
+        wait_until(lambda: not primary.sessions(service))
+        assert all(lease.released for lease in leases)
+        still.run(go_on(waiting))
+
+
+@pytest.mark.filterwarnings("ignore:unclosed resource:ResourceWarning")  # uvloop's, of the lease
+def test_what_is_held_past_the_end_of_its_loop_is_taken_back(
+    make: MakePool, run_on_each: Run, primary: Node, service: str
+) -> None:
+    pool = make()
+
+    async def hold() -> Any:
+        lease = await pool.acquire()
+        work = asyncio.create_task(lease.connection.execute("SELECT pg_sleep(60)"))
+        await until(lambda: running(primary, service))
+        return lease, work
+
+    lease, work = run_on_each(hold())
+    assert work.cancelled()
+    wait_until(lambda: not running(primary, service))
+    stats = pool.stats()
+    assert (stats.size, stats.closed) == (0, {"loop_closed": 1})
+    assert lease.released
+    wait_until(lambda: not primary.sessions(service))
 
 
 def test_a_child_has_lost_the_leases_it_inherits_and_its_parent_has_not(

@@ -14,7 +14,15 @@ from django_poolkit import PoolClosed
 from django_poolkit.pools.asyncpg.listen import Gap, Notification
 from django_poolkit.testing import Node
 from django_poolkit.testing.faults import TCPProxy
-from tests.pools.asyncpg.support import MakePool, Run, assert_quiet, gather, running, until
+from tests.pools.asyncpg.support import (
+    PATIENCE,
+    MakePool,
+    Run,
+    assert_quiet,
+    gather,
+    running,
+    until,
+)
 
 MANY = 20_000
 
@@ -56,6 +64,34 @@ def test_a_copy_out_is_what_the_server_writes(make: MakePool, run_on_each: Run) 
         with pytest.raises(asyncpg.UndefinedTableError):
             async for _ in pool.copy_out("SELECT * FROM nowhere"):
                 pass
+        assert_quiet(pool)
+
+    run_on_each(main())
+
+
+def test_who_is_cancelled_as_he_leaves_a_copy_hears_of_it(
+    make: MakePool, run_on_each: Run, primary: Node, service: str
+) -> None:
+    async def main() -> None:
+        pool = make(max_size=1)
+        endless = "SELECT repeat('x', 1000), generate_series(1, 100000000)"
+
+        async def leave(leaving: asyncio.Event) -> None:
+            async with contextlib.aclosing(pool.copy_out(endless)) as chunks:
+                async for _ in chunks:
+                    break
+                leaving.set()
+            await asyncio.Event().wait()
+
+        for _ in range(5):
+            leaving = asyncio.Event()
+            task = asyncio.create_task(leave(leaving))
+            await leaving.wait()
+            task.cancel()
+            assert (await asyncio.wait({task}, timeout=PATIENCE))[0], "it goes on"
+            assert task.cancelled()
+        await until(lambda: not pool.stats().used)
+        await until(lambda: not running(primary, service))
         assert_quiet(pool)
 
     run_on_each(main())

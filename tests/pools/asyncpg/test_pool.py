@@ -16,6 +16,7 @@ import pytest
 import django_poolkit
 from django_poolkit import PoolWarning
 from django_poolkit.pools.asyncpg.config import AsyncpgConfig
+from django_poolkit.pools.asyncpg.connection import run_noted
 from django_poolkit.pools.asyncpg.errors import (
     LeaseReleased,
     PoolClosed,
@@ -549,6 +550,30 @@ def test_a_lease_is_killed_with_what_it_runs(make: MakePool, run: Run, primary: 
         await lease.release()
         assert not pool.kill(lease.key)
         assert await pid(pool)
+        assert_quiet(pool)
+
+    run(main())
+
+
+def test_a_kill_does_not_reach_who_has_the_connection_next(make: MakePool, run: Run) -> None:
+    async def main() -> None:
+        pool = make(max_size=1)
+        lease = await pool.acquire()
+        answered = asyncio.Event()
+
+        async def own() -> int:
+            await run_noted(lease, False, answered.wait)
+            await lease.release()
+            async with pool.lease() as connection:
+                return int(await connection.fetchval("SELECT 2 FROM pg_sleep(0.1)"))
+
+        owner = asyncio.create_task(own())
+        await asyncio.sleep(0)
+        assert pool.kill(lease.key)
+        await asyncio.sleep(0)  # the next turn begins with the kill, and goes on with the answer
+        answered.set()
+        assert await owner == 2
+        assert pool.stats().closed == {"active": 1}
         assert_quiet(pool)
 
     run(main())
