@@ -199,15 +199,14 @@ async def run(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
     It shares the context variables of the task, and may call `await_only()`. Cancelling the task
     raises CancelledError where it waits. Within the bridge it is simply called.
     """
-    here = getcurrent()
-    if type(here) is BridgeGreenlet:
+    if type(getcurrent()) is BridgeGreenlet:  # held by no variable: see `port.getcurrent`
         return function(*args, **kwargs)
     if idle := _resting.calls:
         call = idle.pop()
     else:
         call = BridgeGreenlet(_work)
         call.thread = get_ident()
-    call.begin(here)
+    call.begin(getcurrent())
     switch, throw = call.switch, call.throw
     if watch is not None:
         switch, throw = watch.timed(call, function)

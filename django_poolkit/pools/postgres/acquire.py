@@ -61,8 +61,8 @@ class Acquire(Queueing):
         stack = self._take_stack(depth, skip + 1) if started >= self._stack_due else ()
         ledger, config, shares, connection = self._ledger, self.config, self._shares, None
         lease = Lease(self, ledger.new_key(), stack)
-        if type(here := port.getcurrent()) is port.Greenlet:  # it waits as a task
-            lease.loop, lease.task, self._lends_to_tasks = here.loop, here.task, True
+        if type(port.getcurrent()) is port.Greenlet:  # it waits as a task
+            self._note_task(lease)
         try:
             if shares is not None:
                 lease.share = shares.of_caller()

@@ -19,7 +19,12 @@ class _Nobody:
 # Each statement asks `type(port.getcurrent()) is port.Greenlet`: a function of ours in between
 # would be the dearest part of it. What `get_ident()` returns is of another class, and cheap.
 getcurrent: Callable[[], Any] = get_ident
-"""Returns the greenlet that runs."""
+"""Returns the greenlet that runs.
+
+A frame that outlives its thread, as in a traceback, must not know the greenlet of the thread
+itself: greenlet 3.5 frees that one too early where the garbage collector is at the frame, and the
+process dies. So no variable holds what may be it.
+"""
 Greenlet: Any = _Nobody
 """Of what class one in the bridge is."""
 

@@ -46,6 +46,11 @@ class Resting(Release):
             self._stack_due = monotonic() + _STACK_INTERVAL
         return capture_stack(depth, skip)
 
+    def _note_task(self, lease: Lease) -> None:
+        # In a frame of its own, as in the bridge alone: see `port.getcurrent`.
+        here = port.getcurrent()
+        lease.loop, lease.task, self._lends_to_tasks = here.loop, here.task, True
+
     def rest(self, lease: Lease) -> bool:
         """End a lease's turn; return whether it rests, and `rouse()` may begin another one.
 
@@ -104,9 +109,8 @@ class Resting(Release):
             and not (self._closed or self._paused_until or self._orphans or self.events.of_leases)
             and not connection._poller.poll(0)
         ):
-            here = port.getcurrent()
-            if type(here) is port.Greenlet:
-                lease.loop, lease.task, self._lends_to_tasks = here.loop, here.task, True
+            if type(port.getcurrent()) is port.Greenlet:
+                self._note_task(lease)
             self._ledger.turns.append(connection._used_at - lease.since)
             lease.since, lease.statement = now, None
             lease.stack = self._take_stack(depth, skip + 1) if now >= self._stack_due else ()
