@@ -408,7 +408,7 @@ def test_python_api_md_has_every_public_name() -> None:
     lease = {name for name in vars(Lease) if not name.startswith("_")}
     inner = {"key", "pool", "stack", "ran", "foreign", "holds", "wrote", "committed", "lost"}
     inner |= {"prepares", "new_types", "listed"}  # what a release has to know
-    inner |= {"in_block", "shared"}  # who can end it
+    inner |= {"in_block", "shared", "ends_on_loop"}  # who can end it
     inner |= {"forget_statements"}  # which its pool has it do, as it is used again
     # By these a database wrapper holds it in transaction mode, and a bare pool has none.
     inner |= {"keeper", "cursors", "gone", "owner", "pin", "pinned", "busy", "cursor_closed"}
