@@ -177,13 +177,13 @@ def await_only(awaitable: Awaitable[_T]) -> _T:
 
     Raises RuntimeError outside of the bridge.
     """
-    here = getcurrent()
-    if type(here) is not BridgeGreenlet:
+    if type(getcurrent()) is not BridgeGreenlet:  # held by no variable: see `port.getcurrent`
         _drop(awaitable)
         raise RuntimeError(
             "await_only() works in synchronous code that the bridge runs: call that by "
             "`await run(function)`, or use `await` itself"
         )
+    here: BridgeGreenlet = getcurrent()  # type: ignore[assignment]
     if here.thrown_away:
         _drop(awaitable)
         here.farewells += 1

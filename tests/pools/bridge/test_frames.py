@@ -40,3 +40,11 @@ def test_not_that_of_a_call_in_the_bridge():
         await task
 
     asyncio.run(main())
+
+
+def test_not_that_of_who_awaits_outside_of_the_bridge():
+    with pytest.raises(RuntimeError, match="await_only") as failed:
+        await_only(asyncio.sleep(0))
+    frames = [frame for frame, _ in walk_tb(failed.value.__traceback__)][1:]
+    assert [frame.f_code.co_name for frame in frames] == ["await_only"]
+    assert not any(map(knows, frames))
