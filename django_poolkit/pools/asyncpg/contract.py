@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 import asyncpg
+from asyncpg import connect_utils
 from asyncpg import pool as engine
 
 NAMES: Final = {
@@ -28,7 +29,11 @@ NAMES: Final = {
         "_query_loggers",
         "_aborted",
         "_pool_holder",
+        "_cancellations",  # requests to stop what runs that are under way
+        "_addr",
+        "_params",
     ),
+    connect_utils: ("_cancel",),  # such a request, for who has lost the connection
     engine.PoolConnectionProxy: ("_con", "_holder", "_detach"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +32,7 @@ class Growing(State):
             with self.lock:
                 self.connecting.add(attempt)
             attempt.task = self.spawn(self._attempt(attempt))
+            attempt.task.add_done_callback(partial(self._attempted, attempt))
 
     def grow(self) -> None:
         """Make what is wanted now. A timer's callback, too."""
@@ -44,15 +46,15 @@ class Growing(State):
         try:
             engine = await self._engine()
             physical = self.pool.connector.describe(await engine.acquire())
-        except asyncio.CancelledError:
-            with self.lock:
-                self.connecting.discard(attempt)
-            raise
         except Exception as error:
             self._failed(attempt, error)
         else:
             physical.generation = generation
             self._succeeded(attempt, physical)
+
+    def _attempted(self, attempt: Attempt, _: object) -> None:
+        with self.lock:  # unless it was cancelled, maybe before it began, that has been done
+            self.connecting.discard(attempt)
 
     async def _engine(self) -> asyncpg.Pool[Any]:
         """Return asyncpg's own pool, which makes the connections and keeps their type caches."""

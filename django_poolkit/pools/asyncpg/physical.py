@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any, Final
 
 import asyncpg
+from asyncpg import connect_utils
 
 PROBE: Final = "SELECT"
 """The shortest statement that asyncpg 0.32 bears: it fails on the answer to an empty one."""
@@ -27,7 +28,7 @@ class Physical:
 
     __slots__ = (
         "closing", "connection", "created_at", "expires_at", "generation", "holder", "pid",
-        "poller", "probed_at", "replacing", "restore", "used_at",
+        "poller", "probed_at", "replacing", "restore", "secret", "used_at",
     )  # fmt: skip
 
     def __init__(self, connection: Any, holder: Any) -> None:
@@ -35,6 +36,7 @@ class Physical:
         self.holder = holder
         """asyncpg's own place for it in its pool."""
         self.pid: int = connection.get_server_pid()
+        self.secret = connection._protocol.backend_secret
         self.created_at = self.used_at = self.probed_at = monotonic()
         """The latter: when it was given back last."""
         self.expires_at = float("inf")
@@ -125,8 +127,27 @@ class Physical:
                 # finds none that runs, and stops none (PostgreSQL's `PostgresMain()`).
                 connection._cancel_current_command(asyncio.get_running_loop().create_future())
                 pause *= 2
+        except asyncio.CancelledError:  # the loop is ending, and asyncpg's own request with it
+            await self.stop(timeout)
+            raise
         finally:
             closing.cancel()
+
+    async def stop(self, timeout: float) -> None:
+        """Have the server stop what runs on a connection that may be lost, and is not lent again.
+
+        Waits `timeout` seconds at most.
+        """
+        connection: Any = self.connection
+        with suppress(Exception):
+            async with asyncio.timeout(timeout):
+                await connect_utils._cancel(
+                    loop=connection._loop,
+                    addr=connection._addr,
+                    params=connection._params,
+                    backend_pid=self.pid,
+                    backend_secret=self.secret,
+                )
 
 
 def _seen(closing: asyncio.Future[None]) -> None:

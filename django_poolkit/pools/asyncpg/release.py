@@ -41,7 +41,7 @@ class Release(Acquire):
             self.come_home(physical, monotonic())
             return
         # Its own task: who is cancelled while he waits leaves it to come to its end.
-        await asyncio.shield(self.spawn(self._clean(lease, physical)))
+        await asyncio.shield(self.spawn_for(physical, self._clean(lease, physical)))
 
     def take_back(self, lease: AsyncpgLease) -> bool:
         """Take a connection back that is at rest, to stay, and nobody's who waits.
@@ -92,13 +92,13 @@ class Release(Acquire):
     async def discard(self, lease: AsyncpgLease) -> None:
         """Close a connection instead of keeping it. As `AsyncpgLease.discard()`."""
         physical = self._end(lease)
-        await asyncio.shield(self.spawn(self._cut_off(lease, physical, "discarded")))
+        await asyncio.shield(self.spawn_for(physical, self._cut_off(lease, physical, "discarded")))
 
     def end_and_terminate(self, lease: AsyncpgLease, reason: str) -> None:
         """End a lease and close its connection: at once, or as soon as nothing runs there."""
         physical = self._end(lease)
         if lease.may_run:
-            self.spawn(self._cut_off(lease, physical, reason))
+            self.spawn_for(physical, self._cut_off(lease, physical, reason))
             return
         self.drop(physical, reason)
         self.terminate(physical, reason)
@@ -180,9 +180,11 @@ class Release(Acquire):
             lease.later = True  # it is the reset that may run on
             name = type(error).__name__
             logger.warning("pool=%s event=reset_failed error=%s", self.pool.name, name)
-        except BaseException:  # the loop is ending, and has cancelled this
+        except BaseException as error:  # the loop is ending, and has cancelled this
             self.drop(physical, "reset_failed")
             self.terminate(physical, "reset_failed")
+            if lease.may_run and isinstance(error, asyncio.CancelledError):
+                await physical.stop(CUT_TIMEOUT)
             raise
         if reason is None:
             self.come_home(physical, monotonic())
@@ -253,7 +255,7 @@ class Release(Acquire):
             with self.lock:
                 self.ledger.leaks += 1
             self._tell_of_leak(lease, stack, seconds)
-            self.spawn(self._clean(lease, physical))
+            self.spawn_for(physical, self._clean(lease, physical))
 
     def _tell_of_leak(self, lease: AsyncpgLease, stack: tuple[str, ...], seconds: float) -> None:
         pool = self.pool

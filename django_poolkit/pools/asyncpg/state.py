@@ -23,7 +23,7 @@ import asyncpg
 from django_poolkit.pools.asyncpg.connection import LeasedConnection
 from django_poolkit.pools.asyncpg.errors import PoolClosed, PoolPaused, PoolTimeout
 from django_poolkit.pools.asyncpg.lease import AsyncpgLease
-from django_poolkit.pools.asyncpg.physical import Physical
+from django_poolkit.pools.asyncpg.physical import CUT_TIMEOUT, Physical
 from django_poolkit.pools.chance import chance
 from django_poolkit.pools.errors import PoolError
 from django_poolkit.pools.session_state import CACHE_SIZE, CACHED_LENGTH
@@ -208,6 +208,25 @@ class State:
         task.add_done_callback(self.tasks.discard)
         return task
 
+    def spawn_for(self, physical: Physical, work: Any) -> asyncio.Task[Any]:
+        """Run a coroutine that brings a connection home, or closes it.
+
+        The end of a loop cancels tasks also before their first step, where they can see to nothing.
+        """
+        task = self.spawn(work)
+        task.add_done_callback(lambda task: self._undone(physical) if task.cancelled() else None)
+        return task
+
+    def _undone(self, physical: Physical) -> None:
+        with self.lock:
+            if lost := physical in self.out:
+                self.out.discard(physical)
+                self.ledger.closed["reset_failed"] += 1
+        if lost:
+            self.said_closed(physical, "reset_failed")
+            self.spawn(physical.stop(CUT_TIMEOUT))
+        physical.connection.terminate()
+
     def close_soon(self, gone: list[tuple[Physical, str]]) -> None:
         """Say goodbye to connections that have left the pool, in the background."""
         for physical, reason in gone:
@@ -215,7 +234,7 @@ class State:
             if physical.connection.is_closed():
                 physical.connection.terminate()  # asyncpg's own bookkeeping
             else:
-                self.spawn(self.close_one(physical))
+                self.spawn_for(physical, self.close_one(physical))
 
     async def close_one(self, physical: Physical) -> None:
         """Close a connection properly, or at least its socket."""

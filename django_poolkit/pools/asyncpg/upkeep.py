@@ -53,7 +53,7 @@ class Upkeep(Release):
             self.start_connects(1, physical)
         self.start_connects(starts)
         for physical in probe:
-            self.spawn(self._probe(physical))
+            self.spawn_for(physical, self._probe(physical))
 
     def _sort_locked(self, now: float) -> tuple[list[tuple[Physical, str]], list[Physical]]:
         """Return the idle ones that go now, and those that go when another is there."""

@@ -23,6 +23,7 @@ from tests.pools.asyncpg.support import (
     assert_quiet,
     fill,
     queue_up,
+    runner,
     running,
     until,
 )
@@ -114,6 +115,72 @@ def test_a_loop_that_stood_still_goes_on_without_the_pool(
         wait_until(lambda: not primary.sessions(service))
         assert all(lease.released for lease in leases)
         still.run(go_on(waiting))
+
+
+@pytest.mark.parametrize("work", ["close", "clean", "cut off", "probe", "connect"])
+def test_what_a_loop_ends_before_it_has_begun_is_done_all_the_same(
+    make: MakePool, run_on_each: Run, primary: Node, service: str, work: str
+) -> None:
+    pool = make(max_size=1, **({"KEEPALIVE": 0.001} if work == "probe" else {}))
+
+    async def main() -> None:
+        lease = await pool.acquire()
+        (line,) = pool.lines.values()
+        if work == "connect":
+            await lease.discard()
+            pool.resize(1, 1)
+            return
+        await lease.connection.execute("SET search_path TO nowhere")
+        if work in ("close", "probe"):
+            await lease.release()
+            await until(lambda: pool.stats().idle)
+        if work == "close":
+            pool.recycle()
+        elif work == "probe":
+            line.soon(line.keep_house)
+        else:
+            lease.cut = work == "cut off"
+            work_of_release = asyncio.create_task(lease.release())
+            assert not work_of_release.done()
+        # The loop has one more turn, in which the task is made.
+
+    run_on_each(main())
+    # Not by a garbage collector, and not by the next loop.
+    assert not running(primary, service)
+    wait_until(lambda: not primary.sessions(service))
+    stats = pool.stats()
+    assert not pool.lines
+    assert (stats.size, stats.connects) == (0, sum(stats.closed.values()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [(kind, end) for kind in LOOPS for end in ("release", "discard")] + [("asyncio", "kill")],
+)
+@pytest.mark.parametrize("turns", [0, 2, 5])
+def test_a_loop_that_ends_while_a_statement_is_cut_off_leaves_nothing_running(
+    make: MakePool, primary: Node, service: str, kind: str, end: str, turns: int
+) -> None:
+    pool = make(max_size=1)
+    kept: list[Any] = []
+
+    async def main() -> None:
+        lease = await pool.acquire()
+        kept.extend([lease, asyncio.create_task(lease.connection.execute("SELECT pg_sleep(60)"))])
+        await until(lambda: running(primary, service))
+        if end == "kill":
+            pool.kill(lease.key)
+        else:
+            kept.append(asyncio.create_task(getattr(lease, end)()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    runner(kind)(main())
+    wait_until(lambda: not running(primary, service))
+    assert (pool.stats().size, pool.stats().used) == (0, 0)
+    wait_until(lambda: not primary.sessions(service))
+    for task in kept[1:]:
+        assert task.cancelled() or task.exception()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed resource:ResourceWarning")  # uvloop's, of the lease
