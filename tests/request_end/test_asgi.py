@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import django
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connection
@@ -309,6 +310,9 @@ def test_a_stream_that_is_abandoned_at_a_yield(
             "disconnect": type(None),
         }
         assert isinstance(error, wanted[end])
+        if end == "cancel" and django.VERSION < (6, 1):
+            exchange.reset.set()  # its handler goes on in a task that it does not cancel
+            await until_home(pool)
         assert pool.stats().used == 0
 
     gc.disable()
