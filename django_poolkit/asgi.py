@@ -12,6 +12,8 @@ from typing import Any
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.core import asgi
+from django.core.handlers.asgi import ASGIHandler
+from django.http.response import HttpResponseBase
 
 from django_poolkit import exhaustion
 from django_poolkit.backends import request, request_end
@@ -53,6 +55,8 @@ class Poolkit:
 
     def __init__(self, app: Application) -> None:
         self.app = app
+        if isinstance(app, ASGIHandler):
+            _close_streams(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope of any type."""
@@ -112,6 +116,43 @@ class Poolkit:
                 await _finish(scope)
                 raise
             await _finish(scope)
+
+
+def _close_streams(handler: ASGIHandler) -> None:
+    """Have a handler close the asynchronous streams that it gives up, with all they hold.
+
+    Django leaves them to the garbage collector (6.1, StreamingHttpResponse.__aiter__), which may
+    take minutes where the error that cut the response refers to it: a transaction that is open
+    in one would be so for as long.
+    """
+    send_response = handler.send_response
+
+    async def closing(response: HttpResponseBase, send: Send) -> None:
+        try:
+            await send_response(response, send)
+        except GeneratorExit:  # the loop was closed: nothing can be awaited any more
+            raise
+        except BaseException:
+            await _close_stream(response)
+            raise
+
+    handler.send_response = closing  # type: ignore[method-assign]
+
+
+async def _close_stream(response: HttpResponseBase) -> None:
+    stream = getattr(response, "_iterator", None)
+    if (aclose := getattr(stream, "aclose", None)) is None:
+        return
+    try:
+        await aclose()
+    except Exception as error:  # as of one that the garbage collector closes
+        asyncio.get_running_loop().call_exception_handler(
+            {
+                "message": f"an error occurred as {stream!r} was closed, whose client has gone",
+                "exception": error,
+                "asyncgen": stream,
+            }
+        )
 
 
 def _request_scope(scope: Scope, method: str) -> RequestScope:

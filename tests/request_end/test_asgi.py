@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import django
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connection
@@ -269,6 +270,73 @@ def test_a_stream_that_is_abandoned(app: Poolkit, pool: ConnectionPool, end: str
         assert pool.stats().used == 0
 
     asyncio.run(main())
+
+
+class Unread(Exchange):
+    """A client that reads no more once the body has begun: send() waits until it fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reset = asyncio.Event()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        await super().send(message)
+        if self.begun.is_set():
+            await self.reset.wait()
+            raise OSError("the client is gone")
+
+
+@pytest.mark.parametrize("end", ["cancel", "send", "disconnect"])
+def test_a_stream_that_is_abandoned_at_a_yield(
+    app: Poolkit, pool: ConnectionPool, end: str
+) -> None:
+    async def main() -> None:
+        exchange = Unread()
+        task = begin(app, exchange, "/ahold/")
+        await asyncio.wait_for(exchange.begun.wait(), 5.0)
+        assert pool.stats().used == 1
+        if end == "cancel":
+            task.cancel()
+        elif end == "send":
+            exchange.reset.set()
+        else:
+            exchange.disconnected.set()
+        # The error, with all that it refers to, lives on: a server may log it, and Django's
+        # refers to itself.
+        [error] = await asyncio.gather(task, return_exceptions=True)
+        wanted: dict[str, type] = {
+            "cancel": asyncio.CancelledError,
+            "send": OSError,
+            "disconnect": type(None),
+        }
+        assert isinstance(error, wanted[end])
+        if end == "cancel" and django.VERSION < (6, 1):
+            exchange.reset.set()  # its handler goes on in a task that it does not cancel
+            await until_home(pool)
+        assert pool.stats().used == 0
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
+
+
+def test_a_stream_that_fails_as_it_is_closed(app: Poolkit) -> None:
+    async def main() -> list[Any]:
+        told: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, facts: told.append(facts))
+        exchange = Exchange()
+        task = begin(app, exchange, "/amourn/")
+        await asyncio.wait_for(exchange.begun.wait(), 5.0)
+        exchange.broken = True
+        with pytest.raises(OSError, match="the client is gone"):
+            await task
+        return told
+
+    [facts] = asyncio.run(main())
+    assert str(facts["exception"]) == "of the end"
+    assert "amourn" in facts["message"]
 
 
 def test_a_stream_that_finds_the_pool_exhausted_is_cut(

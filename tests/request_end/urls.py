@@ -11,7 +11,8 @@ urlpatterns = [
             views.count, views.acount, views.status, views.sleep, views.asleep, views.begin,
             views.boom, views.aboom, views.foreign_thread, views.background, views.template,
             views.wrapped, views.caught, views.caught_404, views.caught_404_in_context,
-            views.own_500, views.stream, views.astream, views.file,
+            views.own_500, views.stream, views.astream, views.ahold, views.amourn,
+            views.file,
         )
     ),
     path("drf/", views.Drf.as_view()),

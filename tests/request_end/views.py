@@ -226,6 +226,32 @@ async def astream(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(rows())
 
 
+async def ahold(request: HttpRequest) -> StreamingHttpResponse:
+    """Stream out of a block that holds a lease past the ORM, which its end alone gives back."""
+
+    async def rows() -> AsyncIterator[str]:
+        async with connection.pool.alease():  # type: ignore[attr-defined]
+            while True:
+                yield "row\n"
+                await asyncio.sleep(0.01)
+
+    return StreamingHttpResponse(rows())
+
+
+async def amourn(request: HttpRequest) -> StreamingHttpResponse:
+    """Stream what fails as it is closed."""
+
+    async def rows() -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "row\n"
+                await asyncio.sleep(0.01)
+        finally:
+            raise ValueError("of the end")
+
+    return StreamingHttpResponse(rows())
+
+
 def cut(request: HttpRequest, pieces: int) -> StreamingHttpResponse:
     """Stream some pieces, then find the pool exhausted."""
 
