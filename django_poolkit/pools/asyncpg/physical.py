@@ -114,7 +114,11 @@ class Physical:
         if self.closing is None:
             self.closing = asyncio.ensure_future(self._close(timeout))
             self.closing.add_done_callback(_seen)
-        await asyncio.shield(self.closing)
+        try:
+            await asyncio.shield(self.closing)
+        except asyncio.CancelledError:  # the loop is ending, and asyncpg's own request with it
+            await self.stop(timeout)
+            raise
 
     async def _close(self, timeout: float) -> None:
         connection: Any = self.connection
@@ -127,9 +131,6 @@ class Physical:
                 # finds none that runs, and stops none (PostgreSQL's `PostgresMain()`).
                 connection._cancel_current_command(asyncio.get_running_loop().create_future())
                 pause *= 2
-        except asyncio.CancelledError:  # the loop is ending, and asyncpg's own request with it
-            await self.stop(timeout)
-            raise
         finally:
             closing.cancel()
 
