@@ -31,33 +31,28 @@ class CancelRequest:
     """
 
     def __init__(self, connection: PoolConnection) -> None:
-        self._request: Any
-        if capabilities.has_cancel_safe():
-            self._request, self._send = connection.pgconn.cancel_conn(), self._send_safe
-        else:
-            self._request, self._send = connection.pgconn.get_cancel(), self._send_by_old_means
+        self._safe = capabilities.has_cancel_safe()
+        pgconn = connection.pgconn
+        self._request: Any = pgconn.cancel_conn() if self._safe else pgconn.get_cancel()
 
     def send(self) -> None:
         """Send it. Blocks until the server has passed it on, for `late.GRACE` seconds at most.
 
         With a libpq before 17 that is as long as the network likes. Raises psycopg.Error, OSError.
         """
-        self._send()
+        if not self._safe:
+            self._request.cancel()
+            return
+        self._request.reset()
+        self._request.start()
+        steps = generators.cancel(self._request)
+        waiting.wait_conn(steps, interval=_INTERVAL, timeout=late.GRACE)
 
     def send_twice(self) -> None:
         """Send it for what has begun just now, if at all. Blocks and raises as `send()`."""
         self.send()
         sleep(late.AGAIN)
         self.send()
-
-    def _send_safe(self) -> None:
-        self._request.reset()
-        self._request.start()
-        steps = generators.cancel(self._request)
-        waiting.wait_conn(steps, interval=_INTERVAL, timeout=late.GRACE)
-
-    def _send_by_old_means(self) -> None:
-        self._request.cancel()
 
 
 def abandon(connection: PoolConnection) -> None:
