@@ -130,7 +130,7 @@ def test_a_request_that_overtakes_its_statement_is_repeated(make_pool, primary, 
     assert pool.kill(pool.leases()[0].key)
     with pytest.raises(psycopg.errors.QueryCanceled):
         call.result()
-    assert len(asked) == 2
+    assert len(asked) >= 2
     assert_adds_up(pool, primary, app)
 
 

@@ -245,7 +245,7 @@ def test_a_request_that_overtakes_its_statement_is_repeated(make_pool, monkeypat
             connection.execute("SELECT pg_sleep(30)")
         connection.rollback()
         backend = connection.info.backend_pid
-    assert len(asked) == 2
+    assert len(asked) >= 2
     with pool.acquire() as connection:
         assert connection.info.backend_pid == backend
 
@@ -264,7 +264,7 @@ def test_a_server_that_did_not_hear_once_may_yet_cancel_what_comes_next(make_poo
         with pytest.raises(DeadlineExceeded, match="it was cancelled"), deadline(SHORT):
             connection.execute("SELECT pg_sleep(30)")
         connection.rollback()
-    assert len(asked) == 2
+    assert len(asked) >= 2
     assert pool.stats().closed["cancelled"] == 1
 
 
