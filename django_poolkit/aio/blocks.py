@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from inspect import CO_ASYNC_GENERATOR
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +19,7 @@ from django.db.transaction import TransactionManagementError
 from django_poolkit.aio.calls import Call
 from django_poolkit.aio.needed import install
 from django_poolkit.aio.serving import refuse, throw_away
-from django_poolkit.aio.turns import Node, innermost
+from django_poolkit.aio.turns import Node, innermost, running_task
 from django_poolkit.pools.bridge.driver import run
 from django_poolkit.pools.bridge.shields import shielded
 from django_poolkit.pools.postgres import port
@@ -64,15 +65,15 @@ class Block(ABC):
         if node is None:  # left in another context than it was entered in
             node = next(reversed(self._entered))
         entry = self._entered.pop(node)
-        if isinstance(exc, GeneratorExit):
+        if isinstance(exc, GeneratorExit) and not entry.may_wait(traceback):
             node.withdraw()
-            entry.abandon()
+            entry.abandon(exc)
             return
         try:
             told = await self._last_turn(node, exc)
-        except GeneratorExit:
+        except GeneratorExit as closed:
             node.withdraw()
-            entry.abandon()
+            entry.abandon(closed)
             raise
         try:
             orphaned = node.parent is not None and not node.parent.live
@@ -141,10 +142,11 @@ class Block(ABC):
 class _Entry:
     """One time that a block was entered."""
 
-    __slots__ = ("begun", "call", "depths", "wrapper")
+    __slots__ = ("begun", "call", "depths", "task", "wrapper")
 
     def __init__(self) -> None:
         self.call = Call()
+        self.task = running_task()
         self.begun: Any = None
         self.wrapper: Any = None
         """None until it has begun."""
@@ -166,13 +168,28 @@ class _Entry:
         self.wrapper.blocks -= 1
         self.wrapper.dec_thread_sharing()
 
+    def may_wait(self, traceback: TracebackType | None) -> bool:
+        """Return whether a GeneratorExit is of a generator that its own task closes, and awaits.
+
+        Else it is of a coroutine that is closed, or of a generator that was dropped: what its task
+        has done since then may be within the block.
+        """
+        if self.task is None or running_task() is not self.task:
+            return False
+        while traceback is not None:
+            if not traceback.tb_frame.f_code.co_flags & CO_ASYNC_GENERATOR:
+                return False
+            traceback = traceback.tb_next
+        return True
+
     def leave_ended(self) -> None:
         """Leave where the block around it has ended before, and everything with that."""
         self.leave()
         self.call.abandon()
 
-    def abandon(self) -> None:
+    def abandon(self, closed: GeneratorExit) -> None:
         """Give up all that it has where nobody can wait any more: its coroutine is closed."""
         self.leave()
         throw_away(self.wrapper)
+        self.wrapper.rollback_exc = closed  # for a block around it, which is lost with that
         self.call.abandon()

@@ -37,12 +37,12 @@ class Turns:
         with _gate:
             if self._taken:
                 return False
-            self._taken, self._holder = True, _task()
+            self._taken, self._holder = True, running_task()
             return True
 
     async def take(self) -> None:
         """Take the turn as soon as it is free. Raises TurnDeadlock."""
-        task = _task()
+        task = running_task()
         if (waiter := self._queued(task, asyncio.get_running_loop())) is None:
             return
         try:
@@ -123,7 +123,8 @@ _gate = threading.Lock()
 _waits: WeakKeyDictionary[asyncio.Task[Any], Turns] = WeakKeyDictionary()
 
 
-def _task() -> asyncio.Task[Any] | None:
+def running_task() -> asyncio.Task[Any] | None:
+    """Return the task that runs here, None where there is none."""
     try:
         return asyncio.current_task()
     except RuntimeError:  # a thread that has no loop

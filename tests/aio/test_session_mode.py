@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from django.db import DatabaseError, connections
 from django.db.models.query import BaseIterable
 
 from django_poolkit.aio import aatomic, apinned, bridged, needed
@@ -119,3 +121,27 @@ def test_an_iteration_holds_its_lease(
     run_on_each(main)
     Item.objects.all().delete()
     connection.close()
+
+
+def test_a_thread_that_outlives_its_block_holds_nothing(pooled: Pooled, run_on_each: Run) -> None:
+    pool = pooled(mode="session", max_size=1)
+
+    async def main() -> None:
+        reached, over = threading.Event(), threading.Event()
+
+        def late() -> None:
+            wrapper = connections["default"]  # as a query has it, before it connects
+            reached.set()
+            assert over.wait(PATIENCE)
+            wrapper.ensure_connection()
+
+        async with apinned():
+            thread = asyncio.ensure_future(asyncio.to_thread(late))
+            await asyncio.to_thread(reached.wait, PATIENCE)
+        over.set()
+        with pytest.raises(DatabaseError, match="in that same thread"):
+            await thread
+        assert pool.stats().used == 0
+        assert await ascalar("SELECT 1") == 1
+
+    run_on_each(main)

@@ -19,6 +19,7 @@ from asgiref.sync import async_to_sync
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.transaction import TransactionManagementError
+from django.db.utils import DatabaseError
 from psycopg.pq import TransactionStatus
 
 from django_poolkit.backends import ports
@@ -45,6 +46,23 @@ class AwaitingMixin(HoldingMixin):
 
     # Our own ensure_connection() and connect(), as the class has them that is derived from this.
     _connecting: tuple[Any, Any]
+
+    def connect(self) -> None:
+        """Connect, as Django does, unless the call or the block is over whose wrapper it is.
+
+        A thread that was reached within may go on after it. Django refuses that where it uses what
+        it has connected, and nobody would end the lease.
+        """
+        super().connect()
+        if self._bridged and self._thread_ident != get_ident():  # type: ignore[attr-defined]
+            try:
+                self.validate_thread_sharing()
+            except DatabaseError:
+                # Not given back: who has ended the call may see it, too, and close it.
+                if (lease := self._lease) is not None:
+                    self._throw_away(lease)
+                self._forget_lease()
+                raise
 
     def _attach(self) -> bool:
         """Open what is one call's, as `connect()` does; return whether that could be done.
@@ -151,17 +169,22 @@ class AwaitingMixin(HoldingMixin):
             self.needs_rollback, self.rollback_exc = True, cancelled
 
     def _cancelled_by(self) -> BaseException | None:
-        """Return the cancellation of a statement for which the present block has to roll back."""
+        """Return the cancellation of a statement for which the present block has to roll back.
+
+        Or the end of a coroutine that was closed within a block of its own.
+        """
         exc: BaseException | None = self.rollback_exc
-        return exc if self.needs_rollback and isinstance(exc, CancelledError) else None
+        told = isinstance(exc, CancelledError | GeneratorExit)
+        return exc if self.needs_rollback and told else None
 
 
 def lost_by_cancellation() -> TransactionManagementError:
     """Return what is raised by a block that nobody has told of its failure."""
     return TransactionManagementError(
         "a statement of this block failed or was cancelled, as by a timeout, and the exception was "
-        "caught within the block: so it has been rolled back. Put a block of its own around what "
-        "may fail, within the `try`"
+        "caught within the block, or a generator was dropped that is within a block of its own: so "
+        "it has been rolled back. Put a block of its own around what may fail, within the `try`, "
+        "and leave generators by `contextlib.aclosing()`"
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from _thread import get_ident
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, ClassVar, Final, NoReturn, cast
 
 import psycopg
@@ -16,6 +16,7 @@ from psycopg import _cursor_base, sql
 from psycopg.pq import DiagnosticField
 
 from django_poolkit.pools.lease import Lease
+from django_poolkit.pools.postgres import port
 from django_poolkit.pools.postgres.errors import LeaseReleased
 
 # read_only_sql_transaction. One's own SET TRANSACTION READ ONLY has it as well.
@@ -137,6 +138,12 @@ class ClientCursor:
                     statements.note(lease, query, self._conn)
         return super()._start_query(query)  # type: ignore[misc,no-any-return]
 
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """Iterate over rows as they come, as psycopg does."""
+        rows = super().stream(*args, **kwargs)  # type: ignore[misc]
+        bridging = type(port.getcurrent()) is port.Greenlet
+        return _ended_in_peace(rows) if bridging else cast(Iterator[Any], rows)
+
     def _start_copy_gen(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
         self._poolkit_note(statement)
         return self._poolkit_watched(super()._start_copy_gen(statement, *args, **kwargs))  # type: ignore[misc]
@@ -191,7 +198,9 @@ class ServerCursor(ClientCursor):
             if self._poolkit_counted:
                 self._poolkit_leave()
         else:
-            super().close()
+            # It may be a dropped generator that does: what is told in there, nobody hears.
+            with port.shielded(port.ENDING):
+                super().close()
 
     def _declare_gen(self, query: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, None]:
         lease = self._poolkit_lease
@@ -225,6 +234,19 @@ class ServerCursor(ClientCursor):
         if lease is not None and self._poolkit_open:
             lease.holds -= 1
             self._poolkit_open = False
+
+
+def _ended_in_peace(rows: Any) -> Iterator[Any]:
+    """Yield what a generator does. Where it is left half way, a cancellation waits for its end.
+
+    A dropped one is ended by the interpreter, and what is raised in there, nobody hears.
+    """
+    try:
+        for row in rows:  # noqa: UP028 - which would end it before what is said here
+            yield row
+    finally:
+        with port.shielded(port.ENDING):
+            rows.close()
 
 
 def _dropped(lease: Lease) -> None:
