@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
@@ -141,10 +141,10 @@ def _close_streams(handler: ASGIHandler) -> None:
 
 async def _close_stream(response: HttpResponseBase) -> None:
     stream = getattr(response, "_iterator", None)
-    if (aclose := getattr(stream, "aclose", None)) is None:
+    if not isinstance(stream, AsyncGenerator):  # as a channel, which may go on for others
         return
     try:
-        await aclose()
+        await stream.aclose()
     except Exception as error:  # as of one that the garbage collector closes
         asyncio.get_running_loop().call_exception_handler(
             {

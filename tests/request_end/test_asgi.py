@@ -322,6 +322,18 @@ def test_a_stream_that_is_abandoned_at_a_yield(
         gc.enable()
 
 
+def test_a_stream_that_is_no_generator_is_its_owners(app: Poolkit) -> None:
+    async def main() -> None:
+        exchange = Exchange()
+        task = begin(app, exchange, "/achannel/")
+        await asyncio.wait_for(exchange.begun.wait(), 5.0)
+        exchange.disconnected.set()
+        await asyncio.wait_for(task, 5.0)
+
+    asyncio.run(main())
+    assert not views.channel.closed
+
+
 def test_a_stream_that_fails_as_it_is_closed(app: Poolkit) -> None:
     async def main() -> list[Any]:
         told: list[Any] = []

@@ -12,7 +12,7 @@ urlpatterns = [
             views.boom, views.aboom, views.foreign_thread, views.background, views.template,
             views.wrapped, views.caught, views.caught_404, views.caught_404_in_context,
             views.own_500, views.stream, views.astream, views.ahold, views.amourn,
-            views.file,
+            views.achannel, views.file,
         )
     ),
     path("drf/", views.Drf.as_view()),

@@ -238,6 +238,31 @@ async def ahold(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(rows())
 
 
+class Channel:
+    """What several clients may be sent, and so is no single one's to close."""
+
+    closed = False
+
+    def __aiter__(self) -> Channel:
+        return self
+
+    async def __anext__(self) -> str:
+        await asyncio.sleep(0.01)
+        return "row\n"
+
+    async def aclose(self) -> None:
+        """Take note of it."""
+        self.closed = True
+
+
+channel = Channel()
+
+
+async def achannel(request: HttpRequest) -> StreamingHttpResponse:
+    """Stream what is no generator."""
+    return StreamingHttpResponse(channel)
+
+
 async def amourn(request: HttpRequest) -> StreamingHttpResponse:
     """Stream what fails as it is closed."""
 

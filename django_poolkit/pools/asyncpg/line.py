@@ -129,9 +129,9 @@ class Line(Upkeep):
             for lease in leases:
                 self.ledger.live.pop(lease.key, None)
                 self.ledger.reported.discard(lease.key)
-            for lost in self.orphans:
-                self.ledger.leaks += self.ledger.live.pop(lost.key, None) is not None
-            self.orphans.clear()
+            while self.orphans:  # a finalizer may add to them meanwhile
+                key = self.orphans.popleft().key
+                self.ledger.leaks += self.ledger.live.pop(key, None) is not None
             held: list[Physical] = [*self.idle, *self.out]
             self.idle, self.out = [], set()
             waiters = list(self.waiters)

@@ -146,7 +146,13 @@ class AsyncpgPool(Life):
         """Take note of a lease that was dropped. Called by finalizers, on any thread."""
         assert isinstance(lease, AsyncpgLease)
         lease.line.orphans.append(lease)
-        lease.line.soon(lease.line.adopt)
+        if lease.line.soon(lease.line.adopt) or not self.ended:
+            return
+        # Nobody comes by any more. A finalizer cannot wait for the lock: who has it may be the one
+        # that it has interrupted.
+        if self.lock.acquire(blocking=False):
+            self.lock.release()
+            self.sweep()
 
     def count_pin(self, reason: str) -> None:
         """Do nothing: a lease of this pool lasts until its owner ends it."""

@@ -6,6 +6,7 @@ So such a connection must never be lent again, whatever comes of the request.
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import suppress
 from time import sleep
@@ -63,6 +64,8 @@ def abandon(connection: PoolConnection) -> None:
     if connection.pgconn.transaction_status != TransactionStatus.ACTIVE:
         return
     connection._generation = late.DOUBTFUL
+    if sys.is_finalizing():  # Python 3.11 would wait for ever for a thread to begin
+        return
     with suppress(psycopg.Error, RuntimeError):  # it is broken, or the system gives no thread
         work = (CancelRequest(connection),)
         threading.Thread(target=_send_twice, args=work, name="cancel", daemon=True).start()

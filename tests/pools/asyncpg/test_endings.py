@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -202,6 +202,47 @@ def test_what_is_held_past_the_end_of_its_loop_is_taken_back(
     assert (stats.size, stats.closed) == (0, {"loop_closed": 1})
     assert lease.released
     wait_until(lambda: not primary.sessions(service))
+
+
+@pytest.mark.filterwarnings("ignore:unclosed resource:ResourceWarning")  # uvloop's, of the lease
+def test_what_is_dropped_when_pool_and_loop_have_ended_is_closed(
+    make: MakePool, run_on_each: Run, primary: Node, service: str
+) -> None:
+    pool = make()
+
+    async def hold() -> Any:
+        lease = await pool.acquire()
+        await pool.close()
+        return lease
+
+    lease = run_on_each(hold())
+    assert not lease.released
+    del lease
+    wait_until(lambda: not primary.sessions(service))
+    assert not pool.lines
+    assert (pool.stats().size, pool.stats().closed) == (0, {"loop_closed": 1})
+
+
+def test_a_lease_may_be_dropped_while_what_its_loop_had_is_let_go_of(make: MakePool) -> None:
+    pool = make(max_size=2)
+    loop = asyncio.new_event_loop()
+    lease = loop.run_until_complete(pool.acquire())
+    (line,) = pool.lines.values()
+    loop.close()
+
+    class Dropped:
+        @property
+        def key(self) -> int:
+            if self is first:  # as a finalizer does it, in any thread at any moment
+                line.orphans.append(cast(Any, Dropped()))
+            return 0
+
+    first = Dropped()
+    line.orphans.append(cast(Any, first))
+    stats = pool.stats()
+    assert (stats.size, stats.closed) == (0, {"loop_closed": 1})
+    assert lease.released
+    assert not line.orphans
 
 
 def test_a_child_has_lost_the_leases_it_inherits_and_its_parent_has_not(

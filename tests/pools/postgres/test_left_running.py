@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +18,19 @@ from django_poolkit.pools.postgres import ConnectionPool
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import assert_adds_up
 
+ROOT = Path(__file__).parents[3]
 STATEMENT = b"SELECT pg_sleep(60)"
+# Its lease is dropped as the interpreter ends, when no thread can begin any more.
+SCRIPT = """
+import json, os
+from django_poolkit.pools.postgres import ConnectionPool
+pool = ConnectionPool(kwargs=json.loads(os.environ["POOL_PARAMS"]))
+lease = pool.acquire()
+lease.connection.cursor().execute("SELECT 1")
+lease.connection.pgconn.send_query(b"SELECT pg_sleep(2)")
+lease.connection.pgconn.flush()
+pool.close()
+"""
 
 
 def begin(connection: Any) -> None:
@@ -85,3 +102,17 @@ def test_so_does_that_of_a_lease_that_is_dropped(make_pool, primary, app, closed
         passer_by.join()
     wait_until(lambda: running(primary, app) == 0)
     assert_adds_up(pool, primary, app)
+
+
+@pytest.mark.core
+def test_a_process_that_ends_with_such_a_lease_ends(params):
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env=os.environ | {"POOL_PARAMS": json.dumps(params), "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
