@@ -15,7 +15,7 @@ from django.core import asgi
 from django.core.handlers.asgi import ASGIHandler
 from django.http.response import HttpResponseBase
 
-from django_poolkit import exhaustion
+from django_poolkit import exhaustion, streams
 from django_poolkit.backends import request, request_end
 from django_poolkit.backends.request import KEY, RequestScope
 from django_poolkit.backends.routed import path_of
@@ -105,7 +105,7 @@ class Poolkit:
     async def _serve(self, scope: RequestScope, work: Awaitable[None]) -> None:
         with request.entered(scope):
             try:
-                await work
+                await _streamed(work, scope)
             except GeneratorExit:
                 # The loop was closed under the request: nothing can be awaited any more.
                 scope.over = True
@@ -116,6 +116,18 @@ class Poolkit:
                 await _finish(scope)
                 raise
             await _finish(scope)
+
+
+async def _streamed(work: Awaitable[None], scope: RequestScope) -> None:
+    """Do the work of a request, then close the streams that were to end with it."""
+    try:
+        await work
+    except GeneratorExit:  # as in `_serve()`
+        raise
+    except BaseException:
+        await streams.close_all(scope)
+        raise
+    await streams.close_all(scope)
 
 
 def _close_streams(handler: ASGIHandler) -> None:
@@ -141,18 +153,8 @@ def _close_streams(handler: ASGIHandler) -> None:
 
 async def _close_stream(response: HttpResponseBase) -> None:
     stream = getattr(response, "_iterator", None)
-    if not isinstance(stream, AsyncGenerator):  # as a channel, which may go on for others
-        return
-    try:
-        await stream.aclose()
-    except Exception as error:  # as of one that the garbage collector closes
-        asyncio.get_running_loop().call_exception_handler(
-            {
-                "message": f"an error occurred as {stream!r} was closed, whose client has gone",
-                "exception": error,
-                "asyncgen": stream,
-            }
-        )
+    if isinstance(stream, AsyncGenerator):  # else as a channel, which may go on for others
+        await streams.close(stream)
 
 
 def _request_scope(scope: Scope, method: str) -> RequestScope:

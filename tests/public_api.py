@@ -28,6 +28,7 @@ MODULES = (
     "django_poolkit.retry",
     "django_poolkit.routing",
     "django_poolkit.signals",
+    "django_poolkit.streams",
     "django_poolkit.testing",
     "django_poolkit.wsgi",
 )

@@ -24,7 +24,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("routing", "aio", "http"),
     ("lifespan",),
     ("health", "metrics", "control"),
-    ("exhaustion",),
+    ("exhaustion", "streams"),
     ("middleware", "checks", "retry", "contrib", "testing", "dashboard"),
     ("asgi", "wsgi", "admin", "apps", "management"),
 ]

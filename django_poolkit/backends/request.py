@@ -7,7 +7,7 @@ A context variable carries it into the threads and tasks that Django runs a requ
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextvars import ContextVar, Token
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -55,7 +55,8 @@ class RequestScope:
 
     __slots__ = (
         "__weakref__", "_wrappers", "answered", "asgi", "committed", "direct", "exhausted", "hosts",
-        "leases", "method", "over", "owned", "path", "route", "routing", "server", "viewed",
+        "leases", "method", "over", "owned", "path", "route", "routing", "server", "streams",
+        "viewed",
     )  # fmt: skip
 
     def __init__(self, *, owned: bool = False, method: str = "", path: str = "") -> None:
@@ -91,6 +92,9 @@ class RequestScope:
         """The URL configuration that was asked for the view, and its name; None: none yet."""
         self.leases: dict[Lease, Held] = {}
         """The leases taken in it that have not ended. Who removes one has to release it."""
+
+        self.streams: WeakValueDictionary[int, AsyncGenerator[Any, None]] | None = None
+        """By their ids, the generators that end with it, if they have not before."""
 
     def add(self, wrapper: LeasingMixin, lease: Lease) -> None:
         """Enter a lease that the calling thread has just taken."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -13,18 +14,22 @@ import pytest
 from django.core.handlers.asgi import ASGIHandler
 from django.test import override_settings
 from fastapi import APIRouter, Depends, FastAPI, HTTPException
+from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from django_poolkit import PoolTimeout, asyncpg_pools, client_sessions, connection_pools
+from django_poolkit.aio import aatomic
 from django_poolkit.asgi import Poolkit
 from django_poolkit.backends import request as requests
 from django_poolkit.backends.request import RequestScope
 from django_poolkit.backends.routed import route_of
 from django_poolkit.contrib.fastapi import asyncpg_leased, client_session, leased
 from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.streams import ends_with_request
 from django_poolkit.testing.waiting import wait_until
 from tests.app.models import Item
 from tests.http.upstream import Upstream
@@ -436,3 +441,121 @@ def test_bare_leases_have_the_name_of_the_request(pool: ConnectionPool, way: str
     assert {lease.where for lease in found} == {f"GET /{way}"}
     with bare.lease():
         assert [lease.where for lease in bare.leases()] == [None]
+
+
+# -- streams that a client leaves
+
+
+class Unread(Exchange):
+    """A client that reads some of the body, and goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces = 0
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        self.pieces += message["type"] == "http.response.body"
+        if self.pieces == 3:
+            self.disconnected.set()
+
+
+def stream_by(kind: str, stream: Callable[[], AsyncGenerator[Any]]) -> Callable[[Any], Any]:
+    """Return what adds an endpoint whose answer is that stream, in one of FastAPI's ways."""
+
+    def add(app: FastAPI) -> None:
+        if kind == "response":
+
+            @app.get("/unread")
+            async def endpoint() -> StreamingResponse:
+                return StreamingResponse(stream())
+        else:
+            shape: Any = {"raw": StreamingResponse, "events": EventSourceResponse}
+            named = {} if kind == "lines" else {"response_class": shape[kind]}
+            app.get("/unread", **named)(stream)
+
+    return add
+
+
+@pytest.mark.parametrize("kind", ["response", "lines", "raw", "events"])
+@pytest.mark.parametrize("holds", ["aatomic", "psycopg", "asyncpg"])
+def test_a_stream_that_ends_with_its_request(pool: ConnectionPool, kind: str, holds: str) -> None:
+    async def main() -> None:
+        begin: dict[str, Callable[[], Any]] = {
+            "aatomic": aatomic,
+            "psycopg": lambda: connection_pools["default"].alease(),
+            "asyncpg": lambda: asyncpg_pools["default"].lease(),
+        }
+        ended: list[type[BaseException] | None] = []
+
+        @ends_with_request
+        async def stream() -> AsyncGenerator[Any]:
+            try:
+                async with begin[holds]():
+                    if holds == "aatomic":
+                        await Item.objects.acreate(name="unread")
+                    for number in range(10_000):
+                        yield str(number)
+                        if kind == "response":
+                            await asyncio.sleep(0)
+            except BaseException as error:
+                ended.append(type(error))
+                raise
+
+        app = make_app(stream_by(kind, stream))
+        exchange: Any = Unread()
+        await app(scope("/unread"), exchange.receive, exchange.send)
+        assert len(ended) == 1, exchange.answered
+        [error] = ended
+        assert error in (GeneratorExit, asyncio.CancelledError)
+        assert pool.stats().used == 0
+        assert not any(each.stats().used for each in asyncpg_pools.values())
+
+    # The errors by which it is cancelled refer to themselves, and so to it.
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
+    assert not Item.objects.exists()
+
+
+def test_streams_of_one_request_end_in_reverse_whatever_they_raise() -> None:
+    ended: list[str] = []
+
+    @ends_with_request
+    async def stream(name: str) -> AsyncGenerator[str]:
+        try:
+            yield name
+        finally:
+            ended.append(name)
+            raise RuntimeError(name)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        streams.extend([stream("outer"), stream("inner"), stream("unused")])
+        for each in streams[:2]:
+            await anext(each)
+
+    async def main() -> list[str]:
+        told: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, facts: told.append(facts))
+        await AsgiServer(Poolkit(app)).aget("/")
+        # Nobody ends one that was made outside of a request.
+        alone = stream("alone")
+        assert await anext(alone) == "alone"
+        assert "alone" not in ended
+        with pytest.raises(RuntimeError, match="alone"):
+            await alone.aclose()
+        return [str(facts["exception"]) for facts in told]
+
+    streams: list[AsyncGenerator[str, None]] = []
+    assert asyncio.run(main()) == ["inner", "outer"]
+    assert ended == ["inner", "outer", "alone"]
+
+
+def test_what_cannot_be_ended_is_refused() -> None:
+    def lines() -> Iterator[str]:
+        yield "line"
+
+    with pytest.raises(TypeError, match=r"asynchronous generator function.*lines"):
+        ends_with_request(lines)  # type: ignore[arg-type]
