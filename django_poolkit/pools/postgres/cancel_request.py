@@ -59,9 +59,10 @@ class CancelRequest:
 def abandon(connection: PoolConnection) -> None:
     """Have what runs cancelled by a thread, and never lend the connection again. Does not block.
 
-    For one whose task is gone. The connection may be closed at once.
+    For one whose task is gone. The connection may be closed at once. Of those who end its lease
+    several may come here: the first one's thread is enough.
     """
-    if connection.pgconn.transaction_status != TransactionStatus.ACTIVE:
+    if connection._abandoned or connection.pgconn.transaction_status != TransactionStatus.ACTIVE:
         return
     connection._generation = late.DOUBTFUL
     if sys.is_finalizing():  # Python 3.11 would wait for ever for a thread to begin
@@ -69,6 +70,7 @@ def abandon(connection: PoolConnection) -> None:
     with suppress(psycopg.Error, RuntimeError):  # it is broken, or the system gives no thread
         work = (CancelRequest(connection),)
         threading.Thread(target=_send_twice, args=work, name="cancel", daemon=True).start()
+        connection._abandoned = True
 
 
 def _send_twice(request: CancelRequest) -> None:

@@ -84,13 +84,14 @@ class PoolConnection(psycopg.Connection[Any]):
     _certain: int | None
     _waited_on: int  # tasks of a loop that wait for its socket; written on that loop alone
     _for_tasks: tuple[object, Any]  # its factories, and the same for tasks
+    _abandoned: bool  # whether a thread has been sent to cancel what runs: see `cancel_request.py`
     _adapters_shown: bool  # whether anybody may have registered adapters since `settle()`
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lease_ref = no_lease
         self._owned_lease = self._poller = self._greeted = self._server = self._plans = None
         self._cancelled_for = self._certain = None
-        self._parked = False
+        self._parked = self._abandoned = False
         self._adapters_shown = True
         self._generation = 0
         self._used_at = self._idle_since = 0.0

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from django_poolkit.pools.bridge.driver import run
-from django_poolkit.pools.postgres import reset
+from django_poolkit.pools.postgres import cancel_request, reset
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.bridge.support import by_itself, one
 from tests.pools.postgres.tasks import (
@@ -117,6 +117,40 @@ def test_a_coroutine_closed_in_mid_query_gives_its_slot_back(pool, primary, app,
 
     run_on(kind, main)
     assert_quiet(pool)
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+@pytest.mark.parametrize("kept", [True, False])
+def test_one_thread_is_enough_for_what_a_closed_loop_has_left_running(
+    pool, primary, app, kind, kept, monkeypatch, recwarn
+):
+    send, sent = cancel_request._send_twice, []
+
+    def noting(request: Any) -> None:
+        sent.append(request)
+        send(request)
+
+    monkeypatch.setattr(cancel_request, "_send_twice", noting)
+    tasks: list[Any] = []
+
+    async def begin() -> None:
+        tasks.append(asyncio.ensure_future(run(one, pool, SLEEP)))
+        await until_runs(primary, app)
+
+    loop = LOOPS[kind]()
+    loop.set_exception_handler(lambda loop, context: None)
+    loop.run_until_complete(begin())
+    loop.close()
+    tasks[0]._log_destroy_pending = False
+    if not kept:
+        tasks.clear()
+        gc.collect()
+    pool.adopt_orphans()
+    tasks.clear()
+    gc.collect()
+    wait_until(lambda: not running(primary, app))
+    assert_quiet(pool)
+    assert len(sent) == 1
 
 
 async def driven(coroutine: Any) -> None:
