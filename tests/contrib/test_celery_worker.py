@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -14,7 +17,7 @@ from django.db import connections
 
 from django_poolkit.contrib.celery import tasks, worker
 from django_poolkit.http import background
-from django_poolkit.pools import patched
+from django_poolkit.pools import endings, patched
 from django_poolkit.pools.postgres import greenlets
 
 Start = Callable[..., str]
@@ -113,3 +116,40 @@ def test_client_sessions_have_no_thread_where_gevent_has_taken_it(
 def test_a_task_bears_its_name() -> None:
     scope = tasks.TaskScope("shop.tasks.report")
     assert (scope.where(), scope.view()) == ("celery shop.tasks.report", "shop.tasks.report")
+
+
+# What billiard does as a process of a worker ends, which other threads live in as well.
+FAREWELL = """
+import os, signal, threading
+from django_poolkit.contrib.celery import worker
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+worker.leave()
+mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+os.kill(os.getpid(), signal.SIGTERM)
+while signal.SIGTERM not in signal.sigpending():
+    pass
+os.write(1, b"said")
+signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+os.write(1, b" too much")
+"""
+
+
+def test_a_process_that_ends_is_not_killed_while_it_says_so() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FAREWELL], stdout=subprocess.PIPE, timeout=60, check=False
+    )
+    assert (ended.stdout, ended.returncode) == (b"said", -signal.SIGTERM)
+
+
+def test_the_end_of_a_process_that_was_not_told_to_end_stays_as_it_is() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    handler: Any = lambda number, frame: None  # noqa: E731
+    signal.signal(signal.SIGTERM, handler)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(endings, "_functions", [])
+            worker.leave()
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)

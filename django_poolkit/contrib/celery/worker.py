@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
+from billiard.common import TERM_SIGNAL
 from celery.exceptions import WorkerShutdown
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
@@ -74,6 +78,18 @@ def _fit(size: int) -> None:
 def leave(**kwargs: Any) -> None:
     """Close what a process of a worker has open, which ends without Python's exit hooks."""
     endings.end()
+    # What comes next is billiard's farewell, with the lock of a queue that all processes share.
+    # It blocks the signal for that (4.3, pool.py, Worker._do_exit()), but in its own thread: any
+    # other would take it, the process die with the lock, and the whole worker stand still.
+    if signal.getsignal(TERM_SIGNAL) is signal.SIG_DFL:
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(TERM_SIGNAL, _take_here)
+
+
+def _take_here(number: int, frame: object) -> None:
+    """Have the main thread die of a signal, as soon as it does not block it."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.pthread_kill(threading.get_ident(), number)
 
 
 def _kind_of(worker: Any) -> str:
