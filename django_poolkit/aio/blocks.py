@@ -21,6 +21,7 @@ from django_poolkit.aio.needed import install
 from django_poolkit.aio.serving import refuse, throw_away
 from django_poolkit.aio.turns import Node, innermost, running_task
 from django_poolkit.pools.bridge.driver import run
+from django_poolkit.pools.bridge.lock import HybridLock
 from django_poolkit.pools.bridge.shields import shielded
 from django_poolkit.pools.postgres import port
 
@@ -124,6 +125,7 @@ class Block(ABC):
             entry.call.end()
             raise
         wrapper.blocks += 1
+        wrapper.first = wrapper.first or HybridLock()
         wrapper.inc_thread_sharing()  # for threads that are reached within the block
         entry.note(wrapper, begun)
 

@@ -145,3 +145,28 @@ def test_a_thread_that_outlives_its_block_holds_nothing(pooled: Pooled, run_on_e
         assert await ascalar("SELECT 1") == 1
 
     run_on_each(main)
+
+
+def test_a_thread_and_a_call_that_begin_at_once_share_a_session(
+    pooled: Pooled, run_on_each: Run
+) -> None:
+    pool = pooled(mode="session", max_size=2)
+
+    async def main() -> None:
+        held = [pool.acquire() for _ in range(2)]
+        try:
+            async with apinned():
+                thread = asyncio.create_task(asyncio.to_thread(backend))
+                await until(lambda: pool.stats().waiters == 1)
+                call = asyncio.create_task(apid())
+                await asyncio.sleep(0)  # it begins, and waits for a connection, too
+                while held:
+                    held.pop().release()
+                first, second = await asyncio.gather(thread, call)
+                assert (first, pool.stats().used) == (second, 1)
+        finally:
+            for lease in held:
+                lease.release()
+        assert pool.stats().used == 0
+
+    run_on_each(main)

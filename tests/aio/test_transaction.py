@@ -524,3 +524,29 @@ def test_a_closed_coroutine_gives_up_its_transaction(
         assert pool.stats().used == 0
 
     run_on_each(main)
+
+
+def test_a_thread_and_a_call_that_begin_at_once_share_a_connection(
+    pooled: Pooled, server: Server, run_on_each: Run
+) -> None:
+    pool = pooled(max_size=2)
+
+    async def main() -> None:
+        held = [pool.acquire() for _ in range(2)]
+        try:
+            async with aatomic():
+                thread = asyncio.create_task(asyncio.to_thread(create, "thread"))
+                await until(lambda: pool.stats().waiters == 1)
+                call = asyncio.create_task(acreate("call"))
+                await asyncio.sleep(0)  # it begins, and waits for a connection, too
+                while held:
+                    held.pop().release()
+                await asyncio.gather(thread, call)
+                assert pool.stats().used == 1
+        finally:
+            for lease in held:
+                lease.release()
+        assert server.names == ["call", "thread"]
+        await bridged(Item.objects.all().delete)()
+
+    run_on_each(main)

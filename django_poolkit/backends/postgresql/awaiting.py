@@ -11,6 +11,7 @@ import asyncio
 from _thread import get_ident
 from asyncio import CancelledError
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from inspect import iscoroutinefunction
 from typing import Any, Final
@@ -53,7 +54,10 @@ class AwaitingMixin(HoldingMixin):
         A thread that was reached within may go on after it. Django refuses that where it uses what
         it has connected, and nobody would end the lease.
         """
-        super().connect()
+        before = self._lease
+        with self.first or nullcontext():
+            if self._lease is before:  # else a thread, or a call, that began at once has connected
+                super().connect()
         if self._bridged and self._thread_ident != get_ident():  # type: ignore[attr-defined]
             try:
                 self.validate_thread_sharing()

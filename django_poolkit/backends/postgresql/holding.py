@@ -74,6 +74,8 @@ class HoldingMixin(GreetingMixin):
         self._steady: ConnectionPool | None = None
         self._last: Lease | None = None  # the one before, which may rest in its pool
         self._me: weakref.ref[HoldingMixin] | None = None
+        self.first: Any = None
+        """Held by who takes the lease of a block of async code."""
         super().__init__(*args, **kwargs)
 
     # -- open, with or without a lease
@@ -158,10 +160,14 @@ class HoldingMixin(GreetingMixin):
 
     # -- taking and ending a lease
 
-    def _hold(self) -> Lease:
+    def _hold(self, alone: bool = False) -> Lease:
         """Return a lease that stays until its `cursor_closed()`, the present one or a new one."""
         if self._lease is not None and (lease := self._present()) is not None:
             return lease
+        if self.first is not None and not alone:
+            # A thread takes no turns: one of two who begin at once has what the other has taken.
+            with self.first:
+                return self._hold(alone=True)
         if self._opened and self._met:
             try:
                 lease = self._take()
