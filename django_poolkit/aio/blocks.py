@@ -168,6 +168,8 @@ class _Entry:
     def leave(self) -> None:
         """Count it out of what is on the wrapper. Never blocks."""
         self.wrapper.blocks -= 1
+        if not self.wrapper.blocks:
+            self.wrapper.first = None  # which an interrupt may have left held
         self.wrapper.dec_thread_sharing()
 
     def may_wait(self, traceback: TracebackType | None) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
-from django.db import close_old_connections, transaction
+from django.db import close_old_connections, connections, transaction
 from django.db.models.signals import post_save
 from django.db.transaction import TransactionManagementError
 
@@ -522,6 +522,23 @@ def test_a_closed_coroutine_gives_up_its_transaction(
         steps.close()
         assert await bridged(count)() == 0
         assert pool.stats().used == 0
+
+    run_on_each(main)
+
+
+def test_what_a_block_has_its_threads_wait_for_ends_with_it(
+    pooled: Pooled, server: Server, run_on_each: Run
+) -> None:
+    """An interrupt may have left it held: as of a wrapper that lives on, as a thread's own."""
+    pooled(max_size=1)
+
+    async def main() -> None:
+        async with aatomic():
+            wrapper = await bridged(lambda: connections["default"])()
+            async with aatomic():
+                assert wrapper.first is not None
+            assert wrapper.first is not None
+        assert wrapper.first is None
 
     run_on_each(main)
 

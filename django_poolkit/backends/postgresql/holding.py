@@ -164,9 +164,9 @@ class HoldingMixin(GreetingMixin):
         """Return a lease that stays until its `cursor_closed()`, the present one or a new one."""
         if self._lease is not None and (lease := self._present()) is not None:
             return lease
-        if self.first is not None and not alone:
+        if (first := self.first) is not None and not alone:
             # A thread takes no turns: one of two who begin at once has what the other has taken.
-            with self.first:
+            with first:
                 return self._hold(alone=True)
         if self._opened and self._met:
             try:
