@@ -534,7 +534,7 @@ def test_what_a_block_has_its_threads_wait_for_ends_with_it(
 
     async def main() -> None:
         async with aatomic():
-            wrapper = await bridged(lambda: connections["default"])()
+            wrapper: Any = await bridged(lambda: connections["default"])()
             async with aatomic():
                 assert wrapper.first is not None
             assert wrapper.first is not None
