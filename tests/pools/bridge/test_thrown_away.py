@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -36,6 +37,21 @@ def pool(make_pool, app):
     return make_pool(max_size=3, kwargs={"application_name": app})
 
 
+def close_the_loop_under(
+    kind: str, begin: Callable[[], Coroutine[Any, Any, None]], tasks: list[Any], kept: bool
+) -> None:
+    """Close a loop under the tasks that were begun on it; forget them, unless they are kept."""
+    loop = LOOPS[kind]()
+    loop.set_exception_handler(lambda loop, context: None)
+    loop.run_until_complete(begin())
+    loop.close()
+    for task in tasks:
+        task._log_destroy_pending = False
+    if not kept:
+        tasks.clear()
+        gc.collect()
+
+
 @pytest.mark.parametrize("kind", LOOPS)
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_closed_loop_loses_no_slot(pool, primary, app, kind, kept, recwarn):
@@ -46,15 +62,7 @@ def test_a_closed_loop_loses_no_slot(pool, primary, app, kind, kept, recwarn):
         await until_runs(primary, app, count=3)
         await until(lambda: pool.stats().waiters == 1)
 
-    loop = LOOPS[kind]()
-    loop.set_exception_handler(lambda loop, context: None)
-    loop.run_until_complete(begin())
-    loop.close()
-    for task in tasks:
-        task._log_destroy_pending = False
-    if not kept:
-        tasks.clear()
-        gc.collect()
+    close_the_loop_under(kind, begin, tasks, kept)
 
     async def main() -> list[Any]:
         async with asyncio.timeout(20.0):
@@ -84,15 +92,7 @@ def test_nor_does_one_that_is_closed_in_the_middle_of_a_release(
         tasks.append(asyncio.ensure_future(run(work)))
         await until_runs(primary, app)
 
-    loop = LOOPS[kind]()
-    loop.set_exception_handler(lambda loop, context: None)
-    loop.run_until_complete(begin())
-    loop.close()
-    for task in tasks:
-        task._log_destroy_pending = False
-    if not kept:
-        tasks.clear()
-        gc.collect()
+    close_the_loop_under(kind, begin, tasks, kept)
     pool.adopt_orphans()
     assert pool.stats().used == 0
     wait_until(lambda: not running(primary, app))

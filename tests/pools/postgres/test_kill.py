@@ -197,7 +197,7 @@ def test_it_leaves_nothing_behind(make_pool):
         lease.release()
     pool.acquire().release()
     wait_until(lambda: not killers())
-    wait_until(lambda: descriptors() <= before)
+    wait_until(lambda: descriptors() == before)
 
 
 def test_two_who_kill_the_same_one(make_pool):
