@@ -17,6 +17,7 @@ from django_poolkit.pools.postgres.state import State
 
 _since = attrgetter("since")
 _thread = attrgetter("_thread")
+_task = attrgetter("task")
 
 _SKIPPED = 4  # frames of the pool between the caller and here
 
@@ -58,9 +59,11 @@ def look_locked(pool: State, lease: Lease) -> None:
 
 def held_locked(pool: State, lease: Lease) -> list[Lease]:
     """Return the leases that the holder of `lease` holds, and nobody else can give back."""
-    thread, live = lease._thread, pool._ledger.live.values()
-    # Nearly always none, and each who queues asks: in one go, and in C.
-    if thread not in map(_thread, filter(None, map(call, live))):
+    thread, task, live = lease._thread, lease.task, pool._ledger.live.values()
+    # Nearly always none, and each who queues asks: in one go, and in C. All tasks of a loop are in
+    # one thread, so they are told apart here already.
+    sought, of = (thread, _thread) if task is None else (task, _task)
+    if sought not in map(of, filter(None, map(call, live))):
         return []
     found = [each for reference in live if (each := reference()) is not None]
     mine = {lease.holder}
