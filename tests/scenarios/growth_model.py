@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -11,6 +13,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from django_poolkit.pools.postgres import growth
 from django_poolkit.pools.postgres.growth import FIRST_PAUSE, JITTER, Attempt, Growth
 
 WHICH = st.integers(0, 30)
@@ -32,7 +35,18 @@ class GrowthMachine(RuleBasedStateMachine):
         self.running: list[Attempt] = []
         self.sleeping: list[Attempt] = []
         self.pauses: dict[Attempt, float] = {}
+        self.now = 1000.0
+        self.repeated: list[float] = []
+        """When pauses came to their end."""
+        self.clock = mock.patch.object(growth, "monotonic", self.clock_shows)
+        self.clock.start()
         self.plan()
+
+    def clock_shows(self) -> float:
+        return self.now
+
+    def teardown(self) -> None:
+        self.clock.stop()
 
     @property
     def size(self) -> int:
@@ -115,21 +129,34 @@ class GrowthMachine(RuleBasedStateMachine):
             assert pause is None
             assert attempt not in self.growth.attempts
             return
+        self.check_pause(attempt, pause)
+        self.sleeping.append(attempt)
+
+    def check_pause(self, attempt: Attempt, pause: float | None) -> None:
+        """Twice the last, from FIRST_PAUSE up to the cap, with the jitter around it."""
         assert pause is not None
-        # Twice the last, from FIRST_PAUSE up to the cap, with the jitter around it.
         nominal = min(self.cap, self.pauses.get(attempt, FIRST_PAUSE / 2) * 2)
         assert nominal * (1 - JITTER) <= pause <= nominal * (1 + JITTER)
         self.pauses[attempt] = nominal
-        self.sleeping.append(attempt)
 
     @precondition(lambda self: self.sleeping)
     @rule(which=WHICH)
     def wake(self, which: int) -> None:
         attempt = self.sleeping.pop(which % len(self.sleeping))
-        assert not self.growth.due(attempt, attempt.nap - 1)  # the clock of an earlier pause
-        assert self.growth.due(attempt, attempt.nap)
-        assert not self.growth.due(attempt, attempt.nap)
+        assert self.growth.due(attempt, attempt.nap - 1) is None  # the clock of an earlier pause
+        lately = [at for at in self.repeated if self.now - at < self.pauses[attempt] * (1 - JITTER)]
+        if len(lately) >= self.workers:
+            self.check_pause(attempt, self.growth.due(attempt, attempt.nap))
+            self.sleeping.append(attempt)
+            return
+        assert self.growth.due(attempt, attempt.nap) == 0.0
+        assert self.growth.due(attempt, attempt.nap) is None
+        self.repeated.append(self.now)
         self.queue.append(attempt)
+
+    @rule(seconds=st.floats(0.05, 3.0))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
 
     @rule()
     def close(self) -> None:
@@ -137,7 +164,7 @@ class GrowthMachine(RuleBasedStateMachine):
         struck = [*self.queue, *self.sleeping]
         self.growth.attempts.clear()
         for attempt in struck:
-            assert not self.growth.due(attempt, attempt.nap)
+            assert self.growth.due(attempt, attempt.nap) is None
             assert not self.growth.admit(attempt, waiters=99, short=True)
         for attempt in self.running:
             assert self.growth.failed(attempt, wanted=True) is None

@@ -2,11 +2,13 @@
 
 Rules: never more attempts than waiters, than free slots, or than `workers`; an attempt that
 comes to its turn when nobody waits any more is dropped; a failed one is repeated after a
-pause that doubles up to a cap, and a new waiter cuts one pause short.
+pause that doubles up to a cap, and a new waiter cuts one pause short. Of many that have failed,
+as where `min_size` is large, no more than `workers` are repeated in a pause: one success wakes all.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from time import monotonic
 from typing import Final
 
@@ -46,6 +48,8 @@ class Growth:
         self._workers = workers
         self._cap = cap
         self._woken_at = 0.0
+        self._retried: deque[float] = deque(maxlen=workers)
+        """When the last ones were repeated at the end of their pause, the oldest first."""
         self.attempts: set[Attempt] = set()
 
     def __len__(self) -> int:
@@ -110,17 +114,27 @@ class Growth:
         if not wanted or attempt not in self.attempts:
             self.attempts.discard(attempt)
             return None
-        attempt.pause = min(self._cap, attempt.pause * 2 or FIRST_PAUSE)
         attempt.sleeping = True
         attempt.nap += 1
-        return attempt.pause * chance.uniform(1 - JITTER, 1 + JITTER)
+        return self._next_pause(attempt)
 
-    def due(self, attempt: Attempt, nap: int) -> bool:
-        """Return whether the attempt still takes that pause, and end it: its time is over."""
+    def due(self, attempt: Attempt, nap: int) -> float | None:
+        """Return for how many seconds the attempt sleeps on; 0.0 ends its pause.
+
+        None where that pause has ended already.
+        """
         if attempt not in self.attempts or not attempt.sleeping or attempt.nap != nap:
-            return False
+            return None
+        now, least = monotonic(), attempt.pause * (1 - JITTER)
+        if len(self._retried) == self._workers and now - self._retried[0] < least:
+            return self._next_pause(attempt)  # enough others have found out just now
+        self._retried.append(now)
         self._wake(attempt)
-        return True
+        return 0.0
+
+    def _next_pause(self, attempt: Attempt) -> float:
+        attempt.pause = min(self._cap, attempt.pause * 2 or FIRST_PAUSE)
+        return attempt.pause * chance.uniform(1 - JITTER, 1 + JITTER)
 
     def asleep(self) -> bool:
         """Return whether there are attempts, and all of them have failed and pause."""

@@ -168,12 +168,14 @@ class Upkeep(AtHand):
         return self._growth.failed(attempt, wanted=wanted), attempt.nap, tired
 
     def wake_attempt(self, attempt: Attempt, nap: int) -> None:
-        """Try again: that pause of a failed connect is over."""
-        if self._is_due(attempt, nap):
+        """Try again, where that pause of a failed connect is over."""
+        if seconds := self._sleeps_on(attempt, nap):
+            self.schedule_task(Job(self, "wake_attempt", attempt, nap), seconds)
+        elif seconds is not None:
             self.run_attempt(attempt)
 
     @critical
-    def _is_due(self, attempt: Attempt, nap: int) -> bool:
+    def _sleeps_on(self, attempt: Attempt, nap: int) -> float | None:
         return self._growth.due(attempt, nap)
 
     # -- keeping house

@@ -149,3 +149,4 @@ def test_times_are_in_the_zone_of_the_alias(overrides: dict[str, Any]) -> None:
             for name in ("timezone", "timezone_name"):
                 connections["default"].__dict__.pop(name, None)
             connection.close()
+            connection.close_pool()  # type: ignore[attr-defined]  # those of the other zone, too

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 
 from django_poolkit.pools.chance import chance
 from django_poolkit.pools.postgres import growth
-from django_poolkit.pools.postgres.growth import Growth
+from django_poolkit.pools.postgres.growth import Attempt, Growth
 from django_poolkit.testing.waiting import wait_until
 from tests.pools.support import Call, assert_adds_up, fill, queue_up
 
@@ -137,8 +139,8 @@ class TestPauses:
         attempts = make()
         [one] = attempts.plan(waiters=1, room=1)
         self.fail(attempts, one)
-        assert attempts.due(one, one.nap)
-        assert not attempts.due(one, one.nap)
+        assert attempts.due(one, one.nap) == 0.0
+        assert attempts.due(one, one.nap) is None
 
     def test_the_clock_of_one_pause_does_not_end_the_next(self):
         attempts = make()
@@ -147,8 +149,37 @@ class TestPauses:
         first = one.nap
         attempts.due(one, first)
         self.fail(attempts, one)
-        assert not attempts.due(one, first)
-        assert attempts.due(one, one.nap)
+        assert attempts.due(one, first) is None
+        assert attempts.due(one, one.nap) == 0.0
+
+    def test_a_large_minimum_does_not_knock_as_often_as_it_is_large(self, monkeypatch):
+        """100 that are missing, a minute without the server, 3 workers and a cap of 2 s."""
+        now, tried = [0.0], []
+        clocks: list[tuple[float, int, Attempt, int]] = []
+        monkeypatch.setattr(growth, "monotonic", lambda: now[0])
+        attempts = make(workers=3, cap=2.0)
+
+        def knock(attempt):
+            assert attempts.admit(attempt, waiters=0, short=True)
+            tried.append(now[0])
+            seconds = attempts.failed(attempt, wanted=True)
+            heapq.heappush(clocks, (now[0] + seconds, id(attempt), attempt, attempt.nap))
+
+        for attempt in attempts.add(100):
+            knock(attempt)
+        while now[0] < 60.0:
+            now[0], _, attempt, nap = heapq.heappop(clocks)
+            seconds = attempts.due(attempt, nap)
+            if seconds:
+                heapq.heappush(clocks, (now[0] + seconds, id(attempt), attempt, nap))
+            else:
+                knock(attempt)
+        later = [at for at in tried if at > 10.0]
+        # Three in each pause, which may be a tenth shorter; and never none for longer than one.
+        assert len(later) <= 3 * 50.0 / (2.0 * 0.9) + 3
+        assert max(b - a for a, b in pairwise(later)) <= 2.0 * 1.1
+        assert len(tried) < 100 + 3 * 60.0 / (2.0 * 0.9) + 3 * 6
+        assert len(attempts.succeeded(attempt)) == 99
 
     def test_what_nobody_begins_is_handed_out_again(self, monkeypatch):
         attempts = make()
