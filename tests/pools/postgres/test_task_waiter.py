@@ -11,7 +11,7 @@ import pytest
 from psycopg import waiting
 
 from django_poolkit.pools.lease import Lease
-from django_poolkit.pools.postgres import ConnectionPool
+from django_poolkit.pools.postgres import ConnectionPool, deadlock
 from django_poolkit.pools.postgres.errors import (
     PoolClosed,
     PoolDeadlock,
@@ -260,6 +260,44 @@ class TestRefusals:
             holders = [asyncio.ensure_future(holder(go)) for _ in range(2)]
             await asyncio.to_thread(wait_until, lambda: pool.stats().used == 2)
             waiter = await queued(pool, plain(pool))
+            go.set()
+            pool.release(await waiter)
+            await asyncio.gather(*holders)
+
+        run_on_each(main)
+
+    def test_who_holds_nothing_looks_at_no_lease_of_the_others(
+        self, make_pool, run_on_each, monkeypatch
+    ):
+        """They are all of its thread; to look at each takes longer, the larger the pool is."""
+        pool = make_pool(max_size=5)
+        looked: list[Lease] = []
+        real = deadlock._stuck
+
+        def stuck(lease: Lease, holders: set[object]) -> bool:
+            looked.append(lease)
+            return real(lease, holders)
+
+        async def holder(go: asyncio.Event, more: int) -> None:
+            leases = [await plain(pool)]
+            leases[0].in_block = True
+            await go.wait()
+            leases += [await plain(pool) for _ in range(more)]
+            for lease in leases:
+                pool.release(lease)
+
+        async def main():
+            looked.clear()
+            monkeypatch.setattr(deadlock, "_stuck", stuck)
+            go, first = asyncio.Event(), asyncio.Event()
+            holders = [asyncio.ensure_future(holder(go, 0)) for _ in range(4)]
+            holders.append(asyncio.ensure_future(holder(first, 1)))
+            await asyncio.to_thread(wait_until, lambda: pool.stats().used == 5)
+            waiter = await queued(pool, plain(pool))
+            assert looked == []
+            first.set()  # who holds one is looked at
+            await until(lambda: pool.stats().waiters == 2)
+            assert looked
             go.set()
             pool.release(await waiter)
             await asyncio.gather(*holders)
