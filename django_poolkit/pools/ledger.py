@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any
 
 from django_poolkit.pools.lease import Lease, format_stack
+from django_poolkit.pools.sparing import Sparing
 from django_poolkit.pools.statement_kinds import verb_of
 from django_poolkit.pools.stats import Histogram, LeaseStats
 
@@ -46,6 +47,7 @@ class Ledger:
         self.settled_at = 0.0
         self.last_connect_error: str | None = None
         self.last_check_error: str | None = None
+        self._failures = Sparing()
 
     def lend_locked(self, lease: Lease, connection: Any, now: float) -> None:
         """Enter a lease that begins."""
@@ -101,6 +103,12 @@ class Ledger:
                 self.overdue += 1
                 overdue.append(lease)
         return overdue
+
+    def connect_failed_locked(self, error: str) -> int:
+        """Enter a connect that failed; return how many to say so of, 0 while it was said lately."""
+        self.connect_errors += 1
+        self.last_connect_error = error
+        return self._failures.times(error)
 
     def purge_locked(self) -> int:
         """Strike out leases that died without a word, as when a signal hits their finalizer.

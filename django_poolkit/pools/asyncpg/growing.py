@@ -102,12 +102,13 @@ class Growing(State):
             self.connecting.discard(attempt)
             if attempt.replaces is not None:
                 attempt.replaces.replacing = False
-            self.ledger.connect_errors += 1
-            self.ledger.last_connect_error = text
+            times = self.ledger.connect_failed_locked(text)
             self._failures += 1
             self._failed_at = monotonic()
             pause = self.pause()
-        logger.warning("pool=%s event=connect_failed error=%s", self.pool.name, text)
+        if times:
+            name = self.pool.name
+            logger.warning("pool=%s event=connect_failed times=%d error=%s", name, times, text)
         # Somewhat later than the pause, so that many processes do not come all at once.
         self.loop.call_later(pause * chance.uniform(1.0, 1.25) + EARLY, self.grow)
 

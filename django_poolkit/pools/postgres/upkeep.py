@@ -143,8 +143,9 @@ class Upkeep(AtHand):
 
     def _attempt_failed(self, attempt: Attempt, error: BaseException, secrets: list[str]) -> None:
         text = summarise(error, *secrets)
-        pause, nap, tired = self._enter_failure(attempt, text, sqlstate(error))
-        logger.warning("pool=%s event=connect_failed error=%s", self.name, text)
+        pause, nap, tired, times = self._enter_failure(attempt, text, sqlstate(error))
+        if times:
+            logger.warning("pool=%s event=connect_failed times=%d error=%s", self.name, times, text)
         if pause is not None:
             self.schedule_task(Job(self, "wake_attempt", attempt, nap), pause)
         if tired:
@@ -153,10 +154,9 @@ class Upkeep(AtHand):
     @critical
     def _enter_failure(
         self, attempt: Attempt, text: str, state: str | None
-    ) -> tuple[float | None, int, bool]:
+    ) -> tuple[float | None, int, bool, int]:
         now = monotonic()
-        self._ledger.connect_errors += 1
-        self._ledger.last_connect_error = text
+        times = self._ledger.connect_failed_locked(text)
         self._connect_failed_locked(state)
         self._failing_since = self._failing_since or now
         tired = 0 < self.reconnect_timeout <= now - self._failing_since
@@ -165,7 +165,8 @@ class Upkeep(AtHand):
         short = self._size_locked() <= self._min_size
         idle = self._closed or self._paused()
         wanted = not idle and (short or self._wanting_locked() > 0)
-        return self._growth.failed(attempt, wanted=wanted), attempt.nap, tired
+        pause = self._growth.failed(attempt, wanted=wanted)
+        return pause, attempt.nap, tired, times
 
     def wake_attempt(self, attempt: Attempt, nap: int) -> None:
         """Try again, where that pause of a failed connect is over."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from typing import Any
@@ -252,3 +253,19 @@ def test_what_is_recycled_while_it_connects_is_old_at_birth(make_pool):
     call.result().release()
     assert pool.stats().closed == {"recycled": 1}
     assert pool.stats().connects == 2
+
+
+def test_an_outage_is_told_in_few_lines_that_add_up(far_pool, proxy, caplog):
+    """A large minimum, none of which can be made."""
+    caplog.set_level(logging.WARNING, "django_poolkit.pool")
+    proxy.refuse()
+    pool = far_pool(min_size=20, max_size=20, reconnect_cap=0.2)
+    pool.open()
+    wait_until(lambda: pool.stats().connect_errors >= 60)
+    pool.close()
+    failed = pool.stats().connect_errors
+    said = [int(n) for n in re.findall(r"event=connect_failed times=(\d+) error=", caplog.text)]
+    assert said[0] == 1
+    assert len(said) < failed / 3
+    # What came after the last line is told with the next one.
+    assert sum(said) + sum(times for _, times in pool._ledger._failures._said.values()) == failed
