@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from operator import attrgetter, call
 
 from django_poolkit.pools import share
 from django_poolkit.pools.ledger import Ledger
@@ -18,6 +19,7 @@ from django_poolkit.pools.stats import ShareStats
 
 # What floating point may add up to: 0.3 of 10 are 3.
 _SAME = 1e-9
+_share = attrgetter("share")
 
 
 def _nobody_knows() -> str | None:
@@ -50,13 +52,9 @@ class Shares:
         return {name: self.limit(name, max_size) - held[name] for name in self._parts}
 
     @staticmethod
-    def _held(ledger: Ledger) -> Counter[str]:
-        held: Counter[str] = Counter()
-        for reference in ledger.live.values():
-            lease = reference()
-            if lease is not None and lease.share is not None:
-                held[lease.share] += 1
-        return held
+    def _held(ledger: Ledger) -> Counter[str | None]:
+        # Each who queues and each who is served asks: in one go, and in C.
+        return Counter(map(_share, filter(None, map(call, ledger.live.values()))))
 
     def pop(self, waiting: Lanes, ledger: Ledger, max_size: int) -> Waiter | None:
         """Take out of the queue the first whose share is not used up, None where there is none."""
