@@ -25,6 +25,7 @@ from tests.benchmarks.async_measure import at_once, one_at_a_time, quiet
 from tests.benchmarks.peers import Contestant, Unavailable, Worker, interpreter_of
 
 SYNC = "sync, pooled"
+ONE_CALL = "ours, in one call"
 OURS = "ours, on the loop"
 DJANGO = "Django's, under ASGI"
 SHARED = "Django's, one thread"
@@ -33,7 +34,10 @@ NATIVE = "django-async-backend"
 READING = f"""
 contestants:
   {SYNC}          Model.objects.get() in a thread, on our pool in transaction mode
-  {OURS}     Model.objects.aget() with POOLKIT["ASYNC_ORM"], on the same pool
+  {ONE_CALL}     the same get(), all of them in one bridged() call: what is more than in a
+                        thread is the wait on the loop
+  {OURS}     Model.objects.aget() with POOLKIT["ASYNC_ORM"], on the same pool: a call
+                        for each, which has a database wrapper of its own
   {DJANGO}  the same as Django has it, on its own engine and pool: a thread context for
                         each request, closed with its connections at the request's end
   {SHARED}  the same without such a context: one thread for all of them
@@ -138,6 +142,13 @@ def in_sync(times: int) -> float:
         return (process_time() - started) / times * 1e6
 
 
+async def in_one_call(times: int) -> float:
+    """Return the same of synchronous queries that are in the bridge together."""
+    from django_poolkit.aio import bridged
+
+    return await bridged(in_sync)(times)
+
+
 @contextmanager
 def native(node: Node, loop: str, *, fetch: bool) -> Iterator[Worker | None]:
     """Have django-async-backend take part; say why where it cannot."""
@@ -165,6 +176,7 @@ def queries(run: Callable[[Any], Any], rounds: int, times: int, worker: Worker |
     """Return the first table."""
     works: dict[str, Callable[[], float]] = {
         SYNC: lambda: in_sync(times),
+        ONE_CALL: lambda: run(in_one_call(times)),
         OURS: lambda: run(one_at_a_time(on_loop, times)),
         DJANGO: lambda: run(one_at_a_time(under_asgi, times)),
         SHARED: lambda: run(one_at_a_time(shared, times)),
@@ -234,6 +246,7 @@ def ratios(first: list[Row], second: list[Row]) -> Iterator[str]:
             f"{us[OURS] / us[name]:.2f} x {of}"
             for name, of in (
                 (SYNC, "the sync call"),
+                (ONE_CALL, "the same in one call"),
                 (DJANGO, "Django's under ASGI"),
                 (SHARED, "Django's on one thread"),
                 (NATIVE, NATIVE),

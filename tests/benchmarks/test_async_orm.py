@@ -22,7 +22,7 @@ def test_it_measures_each_contestant() -> None:
     done = run("--json", "--rounds", "1", "--queries", "5", "--tasks", "12", "20", "--uvloop")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    everyone = [program.SYNC, program.OURS, program.DJANGO, program.SHARED]
+    everyone = [program.SYNC, program.ONE_CALL, program.OURS, program.DJANGO, program.SHARED]
     crowds = [program.OURS, program.DJANGO]
     if f"without {program.NATIVE}: " not in done.stderr:  # which wants a new Python and Django
         everyone.append(program.NATIVE)
@@ -37,6 +37,7 @@ def test_it_measures_each_contestant() -> None:
 
 def test_its_help_says_how_to_read_the_tables() -> None:
     text = run("--help").stdout
-    names = program.SYNC, program.OURS, program.DJANGO, program.SHARED, program.NATIVE
-    for word in (*names, "median", "--uvloop"):
+    ours = program.SYNC, program.ONE_CALL, program.OURS
+    theirs = program.DJANGO, program.SHARED, program.NATIVE
+    for word in (*ours, *theirs, "median", "--uvloop"):
         assert word in text
