@@ -45,6 +45,10 @@ class LeasedTransaction(Transaction):
         try:
             async with limit:
                 await super().__aexit__(kind, error, trace)
+        except asyncio.CancelledError:  # which Python before 3.11.3 makes of the timeout here
+            if not limit.expired():
+                raise
+            await self._cut_off(lease)
         except Exception:
             if limit.expired():
                 await self._cut_off(lease)

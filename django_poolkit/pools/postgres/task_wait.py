@@ -106,7 +106,7 @@ async def end_block(block: Any, kind: type[BaseException] | None, *error: Any) -
     try:
         async with limit:
             return await block.__aexit__(kind, *error)
-    except TimeoutError:
+    except (TimeoutError, asyncio.CancelledError):  # Python before 3.11.3 makes this of that here
         if not limit.expired():
             raise
     return None
