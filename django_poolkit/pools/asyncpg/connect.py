@@ -1,35 +1,34 @@
-"""Physical connects: what is sent with them, what is looked at after, and the values' types."""
+"""Physical connects: what is sent with them, and what is looked at after."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import logging
 import os
 import re
 import socket
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import timezone, tzinfo
 from typing import Any, Final
 
 import asyncpg
 
+from django_poolkit.pools.asyncpg.codecs import agree_with_django
 from django_poolkit.pools.asyncpg.config import AsyncpgConfig
+from django_poolkit.pools.asyncpg.hosts import dial
 from django_poolkit.pools.asyncpg.physical import Physical
 from django_poolkit.pools.credentials import Answer, Credentials
-from django_poolkit.pools.errors import PoolConfigError, PoolWarning
+from django_poolkit.pools.errors import CredentialsError, PoolConfigError, PoolWarning
 
 logger = logging.getLogger("django_poolkit.pool")
 
 _LONGEST: Final = 200
 # Seconds. A connect that takes longer has no caller left who would wait for it.
 _LONGEST_CONNECT: Final = 30.0
-_EPOCH: Final = datetime(2000, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 - Django's own spelling
-_INFINITY: Final = 2**63 - 1
 _TCP: Final = {
     "keepalives_idle": "TCP_KEEPIDLE",
     "keepalives_interval": "TCP_KEEPINTVL",
@@ -95,16 +94,26 @@ class Connector:
         password = self._target.connect.get("password")
         if not callable(password):
             return None
+        wait = float(arguments["timeout"] or _LONGEST_CONNECT)
         if inspect.iscoroutinefunction(password):
-            arguments["password"] = str(await password())
+            arguments["password"] = str(await self._bounded(password, wait))
             return None
         if self._source is None:
             self._source = Credentials(password, origin="PASSWORD", name=str(self._config.name))
         place = {"dbname": arguments.get("database"), **arguments, "password": None}
-        wait = float(arguments["timeout"] or _LONGEST_CONNECT)
         answer = await asyncio.to_thread(self._source.get, place, wait)
         arguments.update(answer.params)
         return answer
+
+    @staticmethod
+    async def _bounded(password: Callable[[], Awaitable[Any]], wait: float) -> Any:
+        try:
+            async with asyncio.timeout(wait) as limit:
+                return await password()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise CredentialsError(f"PASSWORD has given nothing for {wait:.1f} s") from error
 
     def _source_refused(self, answer: Answer) -> bool:
         return self._source is not None and self._source.refused(answer)
@@ -125,14 +134,14 @@ class Connector:
         if not self._refuses_settings:
             try:
                 arguments["server_settings"] = {**plain, **wanted}
-                connection = await connect(**arguments)
+                connection = await dial(connect, arguments)
             except asyncpg.PostgresError as error:
                 if "unsupported startup parameter" not in str(error):
                     raise
                 self._refuses_settings = True
         if connection is None:
             arguments["server_settings"] = plain
-            connection = await connect(**arguments)
+            connection = await dial(connect, arguments)
         try:
             restore = await self._prepare(connection, wanted, init, arguments["timeout"])
         except BaseException:
@@ -239,42 +248,6 @@ def _tune(connection: Any, options: Mapping[str, int]) -> None:
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), int(options[key]))
 
 
-async def agree_with_django(
-    connection: asyncpg.Connection[Any], zone: tzinfo | None, naive_zone: tzinfo | None = None
-) -> None:
-    """Have a connection give the values that Django's fields give.
-
-    JSON as Python values, addresses as texts, times in `zone`, and naive, as they are in
-    `naive_zone`, where that is None. Costs no round trip.
-    """
-    for name in ("json", "jsonb"):
-        await connection.set_type_codec(
-            name, schema="pg_catalog", encoder=json.dumps, decoder=json.loads
-        )
-    for name in ("inet", "cidr"):
-        await connection.set_type_codec(name, schema="pg_catalog", encoder=str, decoder=str)
-    if zone is timezone.utc:  # noqa: UP017
-        return  # which is asyncpg's own way
-    read_in = zone or naive_zone
-
-    def decode(value: tuple[int]) -> datetime:
-        if value[0] == _INFINITY:
-            return datetime.max if zone is None else datetime.max.replace(tzinfo=zone)
-        if value[0] == -_INFINITY - 1:
-            return datetime.min if zone is None else datetime.min.replace(tzinfo=zone)
-        found = (_EPOCH + timedelta(microseconds=value[0])).astimezone(read_in)
-        return found if zone is not None else found.replace(tzinfo=None)
-
-    def encode(value: datetime) -> tuple[int]:
-        if value.tzinfo is None:
-            value = value.replace(tzinfo=read_in)
-        return ((value - _EPOCH) // timedelta(microseconds=1),)
-
-    await connection.set_type_codec(
-        "timestamptz", schema="pg_catalog", format="tuple", encoder=encode, decoder=decode
-    )
-
-
 _HOST: Final = re.compile(r"""(host|user|role|database) (name )?("[^"]*"|'[^']*')""")
 
 
@@ -285,6 +258,8 @@ def summarise(error: BaseException, *secrets: str) -> str:
     if isinstance(error, OSError) and not isinstance(error, TimeoutError):
         # Its own text names the address; what the number means does not.
         return f"{kind}: {os.strerror(error.errno) if error.errno else 'no connection'}"
+    if isinstance(error, (CredentialsError, PoolConfigError)):
+        return f"{kind}: {error}"
     if not isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)):
         return kind  # of what a function of the settings raised, nothing may be repeated
     lines = str(error).strip().splitlines()

@@ -16,6 +16,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from django_poolkit.pools.asyncpg.errors import LeaseReleased, WrongLoop
+from django_poolkit.pools.asyncpg.transaction import LeasedTransaction
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -81,6 +82,14 @@ class LeasedConnection(PoolConnectionProxy):
     def __repr__(self) -> str:
         state = "released" if self._con is None else "leased"
         return f"<{type(self).__name__} of pool {self._pool_name!r}, {state}>"
+
+    def transaction(
+        self, *, isolation: str | None = None, readonly: bool = False, deferrable: bool = False
+    ) -> LeasedTransaction:
+        """Begin a transaction, or a savepoint, as a block; see asyncpg's `transaction()`."""
+        self._used("transaction")
+        self._con._check_open()
+        return LeasedTransaction(self._lease, self._con, isolation, readonly, deferrable)
 
     async def close(self, *, timeout: float | None = None) -> None:
         """Close the connection itself. The lease is still to be released."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Final
 
 import asyncpg
-from asyncpg import connect_utils
+from asyncpg import connect_utils, transaction
 from asyncpg import pool as engine
 
 NAMES: Final = {
     asyncpg.Connection: (
         "_cancel_current_command",  # asks the server to stop what runs
+        "_check_open",
         "_cleanup",
         "_drop_global_statement_cache",
         "_prepare",  # by which a statement comes from the connection's cache
@@ -33,6 +34,7 @@ NAMES: Final = {
         "_addr",
         "_params",
     ),
+    transaction.Transaction: ("_connection",),
     connect_utils: ("_cancel",),  # such a request, for who has lost the connection
     engine.PoolConnectionProxy: ("_con", "_holder", "_detach"),
 }

@@ -76,7 +76,6 @@ class Growing(State):
         physical.expires_at = now + self.lifetime()
         gone: list[tuple[Physical, str]] = []
         with self.lock:
-            self.connecting.discard(attempt)
             self._failures = 0
             ledger = self.ledger
             ledger.connects += 1
@@ -85,7 +84,9 @@ class Growing(State):
             if (old := attempt.replaces) is not None and old in self.idle:
                 self.idle.remove(old)
                 gone.append((old, "max_lifetime"))
-            if reason := self.stale_locked(physical, now):
+            reason = self.stale_locked(physical, now)  # it is of the size still, by its attempt
+            self.connecting.discard(attempt)
+            if reason:
                 gone.append((physical, reason))
             else:
                 self.give_locked(physical, now)

@@ -18,6 +18,7 @@ from django_poolkit.pools.forks import in_child
 
 if TYPE_CHECKING:
     from django_poolkit.pools.asyncpg.line import Line
+    from django_poolkit.pools.asyncpg.listen import Listener
 
 logger = logging.getLogger("django_poolkit.pool")
 
@@ -28,6 +29,7 @@ class Life(Steering):
     config: AsyncpgConfig
     events: Events
     ended: bool
+    listeners: weakref.WeakSet[Listener]
     _inherited: list[object]
     _begin: Callable[[], None]
 
@@ -86,7 +88,10 @@ class Life(Steering):
         if first:
             logger.info("pool=%s event=close", self.name)
         with self.lock:
-            return list(self.lines.values())
+            lines, listeners = list(self.lines.values()), list(self.listeners)
+        for listener in listeners:
+            listener.end_soon()
+        return lines
 
     def forget(self) -> None:
         """Begin anew in a forked child: the parent's connections are not touched.
@@ -95,7 +100,7 @@ class Life(Steering):
         thread that only the parent has.
         """
         # Not to be collected: their finalizers would touch what the parent still uses.
-        self._inherited += [self.lines, self.ledger]
+        self._inherited += [self.lines, self.ledger, *self.listeners]
         leases = [lease for ref in list(self.ledger.live.values()) if (lease := ref())]
         for lease in leases:
             self._inherited.append(lease._connection)

@@ -41,10 +41,16 @@ class Line(Upkeep):
 
         What is leased is closed as it comes home. Takes the pool's `CLOSE_TIMEOUT` at most.
         """
+        ended = False
         with suppress(RuntimeError, StopAsyncIteration):  # it is being closed already
             await self._keeper.aclose()
+            ended = True
         if not self.closing:  # it was closed before it was opened
             await self._close()
+        if self.out and ended:
+            # What is still leased may run a statement when the loop ends: to be seen to then.
+            self._keeper = self._keep()
+            await anext(self._keeper)
 
     async def _close(self) -> None:
         gone, waiters = self._stop()
@@ -55,13 +61,18 @@ class Line(Upkeep):
         for task in attempts:
             task.cancel()
         self.close_soon([(physical, "pool_closed") for physical in gone])
+        deadline = monotonic() + self.pool.config.close_timeout
+        while (others := self._others()) and (left := deadline - monotonic()) > 0:
+            await asyncio.wait(others, timeout=left)  # what ends may begin another
+
+    def _others(self) -> set[asyncio.Task[Any]]:
+        """Return what is at work beside the task that runs."""
         me = asyncio.current_task()
         others = {task for task in self.tasks if task is not me}
         for physical in self.out:
             # Requests to cancel what runs: with the loop they would end before they are sent.
             others |= cast(Any, physical.connection)._cancellations
-        if others:
-            await asyncio.wait(others, timeout=self.pool.config.close_timeout)
+        return others
 
     def _turn_away(self, waiters: list[Waiter]) -> None:
         for waiter in waiters:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, Final
+from weakref import WeakSet
 
 import asyncpg
 
@@ -90,8 +91,9 @@ class AsyncpgPool(Life):
 
     def _begin(self) -> None:
         self.lock = threading.Lock()
-        self.ledger = Ledger()  # guarded by lock, as are the three below
+        self.ledger = Ledger()  # guarded by lock, as are the four below
         self.lines: dict[asyncio.AbstractEventLoop, Line] = {}
+        self.listeners: WeakSet[Listener] = WeakSet()
         self.paused_until = 0.0
         self.generation = 0
         self.stack_due = self._first_stack

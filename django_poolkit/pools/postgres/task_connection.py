@@ -135,7 +135,7 @@ class TaskConnection(psycopg.AsyncConnection[Any]):
     def transaction(self, *args: Any, **kwargs: Any) -> Any:
         """Open a transaction block, as psycopg does. Raises LeaseReleased."""
         self._lease()
-        return super().transaction(*args, **kwargs)
+        return _Block(super().transaction(*args, **kwargs))
 
     def pipeline(self) -> Any:
         """Open a pipeline, as psycopg does. Raises LeaseReleased."""
@@ -166,6 +166,21 @@ class TaskConnection(psycopg.AsyncConnection[Any]):
             cancel_request.abandon(self)  # type: ignore[arg-type]
             self._closed = True
             self.pgconn.finish()
+
+
+class _Block:
+    """A block of psycopg's `transaction()`, which whoever is cancelled leaves within bounds."""
+
+    __slots__ = ("_plain",)
+
+    def __init__(self, plain: Any) -> None:
+        self._plain = plain
+
+    async def __aenter__(self) -> Any:
+        return await self._plain.__aenter__()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *error: Any) -> Any:
+        return await task_wait.end_block(self._plain, kind, *error)
 
 
 def _factories_for_tasks(connection: PoolConnection) -> tuple[type[Any], type[Any]]:

@@ -125,7 +125,7 @@ async def _end_block(connection: Any, kind: type[BaseException] | None, *error: 
                 )
             return
         await asyncio.sleep(_LOOK)
-    await connection.__aexit__(kind, *error)
+    await task_wait.end_block(connection, kind, *error)
 
 
 def _left_half_way(connection: Any) -> bool:

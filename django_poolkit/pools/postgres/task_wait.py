@@ -8,6 +8,7 @@ that shuts down, waits for it. A commit and a rollback are let end.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Generator
 from math import inf
@@ -91,6 +92,24 @@ async def cancel(connection: Any) -> bool:
     except (psycopg.Error, OSError) as error:
         logger.warning("event=cancel_failed error=%s", type(error).__name__)
         return False
+
+
+async def end_block(block: Any, kind: type[BaseException] | None, *error: Any) -> Any:
+    """End a block of psycopg's, and that of a task that is cancelled within bounds.
+
+    A network may be silent for as long as it likes. So the rollback of such a task is cancelled in
+    its turn: `leave()` sees to it that it is done, or the connection closed.
+    """
+    if kind is None or not issubclass(kind, asyncio.CancelledError):
+        return await block.__aexit__(kind, *error)
+    limit = asyncio.timeout(late.GRACE)
+    try:
+        async with limit:
+            return await block.__aexit__(kind, *error)
+    except (TimeoutError, asyncio.CancelledError):  # Python before 3.11.3 makes this of that here
+        if not limit.expired():
+            raise
+    return None
 
 
 async def until(connection: Any, gen: Steps, seconds: float | None, deadline: Deadline) -> Any:

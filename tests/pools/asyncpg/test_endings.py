@@ -223,6 +223,32 @@ def test_what_is_dropped_when_pool_and_loop_have_ended_is_closed(
     assert (pool.stats().size, pool.stats().closed) == (0, {"loop_closed": 1})
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of the lease
+@pytest.mark.parametrize("way", ["close", "close_from_thread"])
+def test_a_loop_that_ends_after_its_pool_leaves_nothing_running(
+    make: MakePool, run_on_each: Run, primary: Node, service: str, way: str
+) -> None:
+    pool = make()
+
+    async def drop() -> None:
+        lease = await pool.acquire()
+        await lease.connection.execute("SELECT pg_sleep(60)")
+
+    async def main() -> None:
+        dropping = asyncio.create_task(drop())
+        await until(lambda: running(primary, service))
+        if way == "close":
+            await pool.close()
+        else:
+            pool.close_from_thread(1.0)
+        assert not dropping.done()
+
+    run_on_each(main())
+    wait_until(lambda: not running(primary, service))
+    assert (pool.stats().size, pool.stats().used) == (0, 0)
+    wait_until(lambda: not primary.sessions(service))
+
+
 def test_a_lease_may_be_dropped_while_what_its_loop_had_is_let_go_of(make: MakePool) -> None:
     pool = make(max_size=2)
     loop = asyncio.new_event_loop()

@@ -413,6 +413,30 @@ def test_a_password_may_be_a_function_of_either_kind(
     run(main())
 
 
+def test_a_password_that_hangs_gives_its_place_to_another_connect(
+    make: MakePool, run: Run, where: dict[str, Any]
+) -> None:
+    hanging = True
+
+    async def password() -> str:
+        if hanging:
+            await asyncio.Event().wait()
+        return str(where["password"])
+
+    async def main() -> None:
+        nonlocal hanging
+        pool = make({"password": password}, max_size=1, timeout=0.1)
+        waiting = await queue_up(pool)
+        await until(lambda: pool.stats().connect_errors)
+        error = "CredentialsError: PASSWORD has given nothing for 0.1 s"
+        assert pool.stats().last_connect_error == error
+        hanging = False
+        await (await waiting).release()
+        assert_quiet(pool)
+
+    run(main())
+
+
 def test_who_holds_for_too_long_is_named(make: MakePool, run: Run, caplog: Any) -> None:
     async def main() -> None:
         pool = make(LEAK_AFTER=0.05)
@@ -477,6 +501,34 @@ def test_orders_are_obeyed_from_another_thread(make: MakePool, run: Run) -> None
         assert await pid(pool) in pids
         await asyncio.to_thread(pool.resize, 0, 40)
         await fill(pool, 30)
+        assert_quiet(pool)
+
+    run(main())
+
+
+def test_what_connects_as_the_pool_shrinks_is_not_lent_above_its_size(
+    make: MakePool, run: Run
+) -> None:
+    async def main() -> None:
+        going, go = asyncio.Event(), asyncio.Event()
+
+        async def init(connection: Any) -> None:
+            if pool.stats().used == 2:
+                going.set()
+                await go.wait()
+
+        pool = make(max_size=3, init=init)
+        leases = [await pool.acquire() for _ in range(2)]
+        waiting = await queue_up(pool)
+        await going.wait()
+        pool.resize(0, 2)
+        go.set()
+        await until(lambda: not pool.stats().connecting)
+        assert (pool.stats().used, pool.stats().waiters) == (2, 1)
+        assert pool.stats().closed == {"resized": 1}
+        for lease in leases:
+            await lease.release()
+        await (await waiting).release()
         assert_quiet(pool)
 
     run(main())

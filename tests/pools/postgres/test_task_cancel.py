@@ -9,13 +9,13 @@ import asyncio
 import gc
 import random
 import threading
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import psycopg
 import pytest
 
-from django_poolkit.pools.postgres import late
+from django_poolkit.pools.postgres import late, task_wait
 from django_poolkit.pools.postgres.errors import LeaseReleased
 from django_poolkit.pools.postgres.steadfast import in_thread, steadfast
 from tests.pools.postgres.tasks import (
@@ -31,6 +31,7 @@ from tests.pools.postgres.tasks import (
     until,
     until_runs,
 )
+from tests.pools.support import PATIENCE
 
 __all__ = ["run_on_each"]
 
@@ -125,6 +126,35 @@ class TestStatements:
             return asyncio.get_running_loop().time() - started
 
         assert run_on_each(main) < 3 * 4 * late.GRACE
+        proxy.resume()
+        assert_quiet(pool)
+
+    @pytest.mark.parametrize("block", ["transaction", "savepoint", "lease"])
+    def test_a_rollback_that_is_never_answered_is_given_up(
+        self, far_pool, proxy, monkeypatch, run_on_each, block
+    ):
+        monkeypatch.setattr(late, "GRACE", 0.1)
+        monkeypatch.setattr(task_wait, "_ENDING", 0.1)
+        pool = far_pool(max_size=1, kwargs={"autocommit": block != "lease"})
+
+        async def work(begun: asyncio.Event) -> None:
+            async with pool.alease() as connection, AsyncExitStack() as blocks:
+                for _ in range(["lease", "transaction", "savepoint"].index(block)):
+                    await blocks.enter_async_context(connection.transaction())
+                await connection.execute("SELECT 1")
+                begun.set()
+                await asyncio.Event().wait()  # for something else than the server
+
+        async def main():
+            begun = asyncio.Event()
+            task = asyncio.ensure_future(work(begun))
+            await begun.wait()
+            await asyncio.to_thread(proxy.stall)
+            task.cancel()
+            await asyncio.wait([task], timeout=PATIENCE)
+            assert task.cancelled()
+
+        run_on_each(main)
         proxy.resume()
         assert_quiet(pool)
 
