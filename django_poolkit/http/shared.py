@@ -172,11 +172,11 @@ class SharedClientSession:
     def forget(self) -> None:
         """Begin anew in a forked child: the parent's connections are not touched."""
         opened = list(self._opened.values())
-        for each in opened:
-            each.abandon()
         # Not to be collected: their finalizers would touch what the parent still uses.
         self._inherited += opened
-        self._reset()
+        self._reset()  # first: the lock may have been another thread's, which the child has not got
+        for each in opened:
+            each.abandon()
 
     def stats(self) -> PoolStats:
         """Return a snapshot over all event loops. Opens nothing, and waits for nobody."""
