@@ -22,6 +22,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from django_poolkit.conf.http import AddressRule
 from django_poolkit.http import addresses
 from django_poolkit.http.errors import RequestRefused
+from django_poolkit.http.figures import Call
 
 # Seconds of the time for closing that are kept for cutting off what would not close.
 _CUT: Final = 0.1
@@ -58,10 +59,13 @@ class Connector(aiohttp.TCPConnector):
         with self._sockets_lock:
             return sum(sock.fileno() >= 0 for sock in self._sockets)
 
-    async def connect(self, *args: Any, **kwargs: Any) -> Any:
+    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
         """Return a connection, as the base class does."""
-        connection = await super().connect(*args, **kwargs)
+        connection = await super().connect(req, traces, timeout)
         self._connections.add(connection)
+        for trace in traces:
+            if isinstance(trace._trace_config_ctx, Call):
+                trace._trace_config_ctx.leased(connection)
         return connection
 
     async def close_within(self, timeout: float) -> None:  # noqa: ASYNC109 - it cuts off

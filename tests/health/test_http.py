@@ -143,6 +143,27 @@ def test_a_session_with_waiters_is_saturated_and_asked_nothing(make, upstream):
     assert upstream.count("/echo") == 0
 
 
+def test_a_session_in_which_nothing_moves_is_stuck(make, upstream):
+    make(limit=1)
+
+    async def main():
+        session = client_sessions["api"]
+        # On the loop in the background there is room, which helps nobody who waits on this one.
+        await asyncio.to_thread(session.sync.get, upstream.url("/echo"))
+        calls = [asyncio.create_task(_get(session, upstream.url("/hold"))) for _ in range(2)]
+        await until(lambda: upstream.held == 1)
+        await until(lambda: (session.stats().used, session.stats().waiters) == (1, 1))
+        await until(lambda: session.stats().standstill > 0.2)
+        result = await asyncio.to_thread(CHECK.look, 0.8)
+        upstream.let_go()
+        await asyncio.gather(*calls)
+        assert verdict(await asyncio.to_thread(CHECK.look, 0.8)) == ("pass", None)
+        return result
+
+    with override_settings(POOLKIT={**settings.POOLKIT, "HEALTH": {"STUCK_AFTER": 0.2}}):
+        assert verdict(asyncio.run(main())) == ("fail", "stuck")
+
+
 async def _get(session, url):
     async with session.get(url) as response:
         await response.read()
