@@ -210,7 +210,8 @@ class SharedClientSession:
     def _open(self) -> Opened:
         ours = self._options
         outside = OutsideGuard(self._policy, self._bound)
-        connector = Connector(self.config.addresses, {**ours.connector, "ssl": ours.ssl})
+        tcp = {**ours.connector, "ssl": ours.ssl}
+        connector = Connector(self.config.addresses, tcp, self._closed)
         given = {
             **ours.session,
             "timeout": ours.timeout,
