@@ -92,6 +92,17 @@ def test_an_upstream_that_answers_badly_is_told(make, upstream, caplog):
     assert "s3cret" not in caplog.text
 
 
+def test_an_upstream_is_asked_once_and_takes_no_retry_from_the_others(make, upstream):
+    url = upstream.url("/flaky?fail=2&status=503&after=2")
+    make(HEALTH_URL=url, RETRIES=3, RETRY_BUDGET=1e-9)
+    assert verdict(CHECK.look(0.8)) == ("fail", "unreachable")
+    assert upstream.count("/flaky") == 1
+    for _ in range(11):  # which is more than the reserve
+        assert verdict(CHECK.look(0.8)) in (("fail", "unreachable"), ("pass", None))
+    upstream.seen.clear()
+    assert client_sessions["api"].sync.get(upstream.url("/flaky?fail=1&status=503")).status == 200
+
+
 def test_an_upstream_that_is_not_there_is_told(make, caplog):
     make(HEALTH_URL="http://127.0.0.1:9/s3cret")
     assert verdict(CHECK.look(0.8)) == ("fail", "unreachable")
