@@ -98,6 +98,6 @@ class HttpCheck:
 
 
 async def _status_of(session: SharedClientSession, url: str, seconds: float) -> int:
-    async with asyncio.timeout(seconds), session.get(url) as response:
+    async with asyncio.timeout(seconds), session.probe(url) as response:
         # Of the body nothing is read: who leaves early closes the connection.
         return response.status

@@ -93,7 +93,9 @@ def of_pool(stats: PoolStats, *, stuck_after: float) -> Verdict:
     """Return what the figures of an open pool or client session decide."""
     if not stats.waiters:
         return PASS
-    if stats.used >= stats.max_size and stats.standstill >= stuck_after:
+    # Of a client session who waits stands before the limit of one loop or host, and not of all.
+    full = stats.kind == "http" or stats.used >= stats.max_size
+    if full and stats.standstill >= stuck_after:
         return "fail", "stuck"
     return "warn", "saturated"
 

@@ -22,6 +22,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from django_poolkit.conf.http import AddressRule
 from django_poolkit.http import addresses
 from django_poolkit.http.errors import RequestRefused
+from django_poolkit.http.figures import Call
 
 # Seconds of the time for closing that are kept for cutting off what would not close.
 _CUT: Final = 0.1
@@ -32,8 +33,15 @@ class Connector(aiohttp.TCPConnector):
 
     _pid = 0  # where the constructor raises
 
-    def __init__(self, rule: AddressRule | None, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        rule: AddressRule | None,
+        options: Mapping[str, Any],
+        refusal: Callable[[], Exception],
+    ) -> None:
+        """`refusal` makes what is raised to those who need a connection when it is closed."""
         self._rule = rule
+        self._refusal = refusal
         self._their_factory: Callable[[Any], socket.socket] | None = options.get("socket_factory")
         # Guards the set: it is counted by other threads.
         self._sockets_lock = threading.Lock()
@@ -58,15 +66,21 @@ class Connector(aiohttp.TCPConnector):
         with self._sockets_lock:
             return sum(sock.fileno() >= 0 for sock in self._sockets)
 
-    async def connect(self, *args: Any, **kwargs: Any) -> Any:
-        """Return a connection, as the base class does."""
-        connection = await super().connect(*args, **kwargs)
+    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
+        """Return a connection, as the base class does, which would connect even if it is closed."""
+        if self._closed:
+            raise self._refusal()
+        connection = await super().connect(req, traces, timeout)
         self._connections.add(connection)
+        for trace in traces:
+            if isinstance(trace._trace_config_ctx, Call):
+                trace._trace_config_ctx.leased(connection)
         return connection
 
     async def close_within(self, timeout: float) -> None:  # noqa: ASYNC109 - it cuts off
         """Close all connections, and cut off those that take longer than `timeout` seconds."""
         transports = self._transports()
+        self._tell_readers()
         try:
             async with asyncio.timeout(max(0.0, timeout - _CUT)):
                 await self.close()
@@ -108,6 +122,14 @@ class Connector(aiohttp.TCPConnector):
         with self._sockets_lock:
             self._sockets.add(sock)
         return sock
+
+    def _tell_readers(self) -> None:
+        # aiohttp wakes nobody who reads from a connection that it closes itself (3.14,
+        # client_proto.py, `ResponseHandler.close`): they would wait until they are timed out.
+        for connection in list(self._connections):
+            payload = getattr(connection.protocol, "_payload", None)
+            if payload is not None:
+                payload.set_exception(self._refusal())
 
     def _transports(self) -> list[asyncio.Transport]:
         idle = [protocol for queue in self._conns.values() for protocol, _ in queue]

@@ -6,10 +6,12 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 
 from aiohttp import ClientSession, TraceConfig
+from aiohttp.connector import Connection
 
 from django_poolkit.pools.stats import Histogram, PoolStats
 
@@ -20,12 +22,20 @@ KIND = "http"
 class Call:
     """One request, from its first try to the end of its answer. Made by aiohttp's tracing."""
 
-    __slots__ = ("loop", "queued")
+    __slots__ = ("_figures", "leases", "loop", "queued")
 
-    def __init__(self, trace_request_ctx: object = None) -> None:
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
         self.loop = asyncio.get_running_loop()
         self.queued = 0.0
         """Seconds it has spent in the queue for the connection that it is about to get."""
+        self.leases = 0
+        """Connections it has been given, one after the other."""
+
+    def leased(self, connection: Connection) -> None:
+        """Have it counted when the connection that was just given is given back: by a try that
+        failed, too, after which a request may sleep before the next."""
+        connection.add_callback(partial(self._figures.release, self, self.leases))
 
 
 class Figures:
@@ -44,18 +54,22 @@ class Figures:
         self._waiting: dict[Call, float] = {}
         self._connecting: dict[Call, float] = {}
         self._using: dict[Call, float] = {}
+        self._settled_at = 0.0
+        """When a lease last ended."""
 
     def trace(self) -> TraceConfig:
         """Return what has to be among the `trace_configs` of a client session."""
-        trace = TraceConfig(trace_config_ctx_factory=Call)  # type: ignore[arg-type]
+        trace = TraceConfig(trace_config_ctx_factory=self._call)  # type: ignore[arg-type]
         trace.on_connection_queued_start.append(_told(self._queued))
         trace.on_connection_queued_end.append(_told(self._unqueued))
         trace.on_connection_create_start.append(_told(self._connect_begun))
         trace.on_connection_create_end.append(_told(self._connected))
         trace.on_connection_reuseconn.append(_told(self._reused))
-        trace.on_request_end.append(_told(self._answered))
         trace.on_request_exception.append(_told(self._failed))
         return trace
+
+    def _call(self, trace_request_ctx: object = None) -> Call:
+        return Call(self)
 
     def note(self, error: BaseException) -> None:
         """Count an error that aiohttp's tracing is not told of."""
@@ -89,6 +103,7 @@ class Figures:
                 waiters=len(self._waiting),
                 oldest_waiter=now - next(iter(self._waiting.values()), now),
                 oldest_lease=now - next(iter(self._using.values()), now),
+                standstill=self._standstill_locked(now),
                 acquired=self._acquired,
                 waited=self._waited,
                 timeouts=self._timeouts,
@@ -136,12 +151,11 @@ class Figures:
             self._settle_locked(call)
             self._acquire_locked(call)
 
-    def _answered(self, call: Call, params: Any) -> None:
-        connection = params.response.connection
-        if connection is None:  # all of the body was there with the headers
-            self._release(call)
-        else:
-            connection.add_callback(lambda: self._release(call))
+    def release(self, call: Call, lease: int) -> None:
+        """Count that a connection was given back, unless its request has another already."""
+        with self._lock:
+            if call.leases == lease:
+                self._release_locked(call)
 
     def _failed(self, call: Call, params: Any) -> None:
         with self._lock:
@@ -155,18 +169,20 @@ class Figures:
         self._release_locked(call)  # of the try before, or the redirect
         self._using[call] = monotonic()
         self._acquired += 1
+        call.leases += 1
         if call.queued:
             self._waited += 1
             self._wait.observe(call.queued)
             call.queued = 0.0
 
-    def _release(self, call: Call) -> None:
-        with self._lock:
-            self._release_locked(call)
-
     def _release_locked(self, call: Call) -> None:
         if (since := self._using.pop(call, None)) is not None:
-            self._use.observe(monotonic() - since)
+            self._settled_at = monotonic()
+            self._use.observe(self._settled_at - since)
+
+    def _standstill_locked(self, now: float) -> float:
+        newest = next(reversed(self._using.values()), None)
+        return 0.0 if newest is None else now - max(newest, self._settled_at)
 
     def _settle_locked(self, call: Call, error: BaseException | None = None) -> None:
         """Close what is still open of a try that failed."""

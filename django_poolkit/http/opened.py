@@ -48,7 +48,6 @@ class Opened:
             if not self.closing:
                 self.closing = True
                 await self.connector.close_within(self._close_timeout)
-                self.session.detach()
 
     async def close(self) -> None:
         """Close it, on its loop."""

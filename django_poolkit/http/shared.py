@@ -105,18 +105,35 @@ class SharedClientSession:
         """Send a DELETE request."""
         return self.request("DELETE", url, **options)
 
-    async def _request(
-        self, method: str, url: Any, *, middlewares: Any = None, **options: Any
+    def probe(self, url: Any) -> _RequestContextManager:
+        """Send a GET request on the running event loop as a health check does: once.
+
+        A retry would be taken from those of all others, and say less of how the upstream is.
+        """
+        return _RequestContextManager(self._send([], "GET", url))
+
+    async def _request(self, method: str, url: Any, **options: Any) -> ClientResponse:
+        tries, budget = self.config.retries, self._budget
+        outermost = [Retry(tries, budget, self._figures.note)] if tries else []
+        return await self._send(outermost, method, url, **options)
+
+    async def _send(
+        self,
+        outermost: list[Retry],
+        method: str,
+        url: Any,
+        /,
+        *,
+        middlewares: Any = None,
+        **options: Any,
     ) -> ClientResponse:
         if self.config.redirects == "never":
             if options.get("allow_redirects"):
                 raise ValueError("allow_redirects=True: the setting REDIRECTS is 'never'")
             options["allow_redirects"] = False
         # Those of a request replace those of the client session; ours are among both.
-        chain = [*(self._middlewares if middlewares is None else middlewares)]
-        chain.append(Guard(self._policy, self._bound))
-        if self.config.retries:
-            chain.insert(0, Retry(self.config.retries, self._budget, self._figures.note))
+        inner = self._middlewares if middlewares is None else middlewares
+        chain = (*outermost, *inner, Guard(self._policy, self._bound))
         opened = await self._of_this_loop()
         try:
             return await opened.session.request(method, url, middlewares=chain, **options)
@@ -172,11 +189,11 @@ class SharedClientSession:
     def forget(self) -> None:
         """Begin anew in a forked child: the parent's connections are not touched."""
         opened = list(self._opened.values())
-        for each in opened:
-            each.abandon()
         # Not to be collected: their finalizers would touch what the parent still uses.
         self._inherited += opened
-        self._reset()
+        self._reset()  # first: the lock may have been another thread's, which the child has not got
+        for each in opened:
+            each.abandon()
 
     def stats(self) -> PoolStats:
         """Return a snapshot over all event loops. Opens nothing, and waits for nobody."""
@@ -210,7 +227,8 @@ class SharedClientSession:
     def _open(self) -> Opened:
         ours = self._options
         outside = OutsideGuard(self._policy, self._bound)
-        connector = Connector(self.config.addresses, {**ours.connector, "ssl": ours.ssl})
+        tcp = {**ours.connector, "ssl": ours.ssl}
+        connector = Connector(self.config.addresses, tcp, self._closed)
         given = {
             **ours.session,
             "timeout": ours.timeout,

@@ -60,9 +60,7 @@ class SyncClientSession:
 
     def request(self, method: str, url: Any, **options: Any) -> SyncResponse:
         """Send a request, and return the answer."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if asyncio._get_running_loop() is None:
             return background.run(lambda: self._fetch(method, url, **options))
         raise SynchronousOnlyOperation(
             f"client_sessions[{self._name!r}].sync would block the event loop that runs in this "

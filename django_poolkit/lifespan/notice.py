@@ -31,6 +31,7 @@ class Notice:
         self._seconds = seconds
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._listens = False
         self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
@@ -38,25 +39,31 @@ class Notice:
         if threading.current_thread() is not threading.main_thread():
             return  # where Python takes no handlers, and servers are told by other means
         for number in SIGNALS:
+            if signal.getsignal(number) is None:
+                continue  # of a program around Python, whose handler could not be called from here
             self._before[number] = signal.signal(number, self._hear)
             # A loop's handlers are called by what the interpreter writes for each signal, so
             # that they need no place of their own; but system calls must not end early.
             signal.siginterrupt(number, False)
+        self._listens = True
 
     def ignore(self) -> None:
-        """Take back `listen()`, unless another handler has been set since."""
+        """Take back `listen()`. Where another handler has been set since, that one stays, and
+        what it hands on goes on to the server's."""
+        self._listens = False
         if self._timer is not None:
             self._timer.cancel()
-        for number, before in self._before.items():
+        for number, before in list(self._before.items()):
             if signal.getsignal(number) == self._hear:
                 signal.signal(number, before)
                 signal.siginterrupt(number, False)
-        self._before.clear()
+                del self._before[number]
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         # Between any two instructions of the main thread: what is to be done is left to the loop.
-        with suppress(RuntimeError):  # the loop was closed under it
-            self._loop.call_soon_threadsafe(self._begin)
+        if self._listens:
+            with suppress(RuntimeError):  # the loop was closed under it
+                self._loop.call_soon_threadsafe(self._begin)
         before = self._before.get(number)
         if callable(before):
             before(number, frame)
@@ -65,7 +72,7 @@ class Notice:
             os.kill(os.getpid(), number)
 
     def _begin(self) -> None:
-        if self._timer is None:
+        if self._timer is None and self._listens:
             self._timer = self._loop.call_later(self._seconds, self._cut)
 
     def _cut(self) -> None:

@@ -92,6 +92,17 @@ def test_an_upstream_that_answers_badly_is_told(make, upstream, caplog):
     assert "s3cret" not in caplog.text
 
 
+def test_an_upstream_is_asked_once_and_takes_no_retry_from_the_others(make, upstream):
+    url = upstream.url("/flaky?fail=2&status=503&after=2")
+    make(HEALTH_URL=url, RETRIES=3, RETRY_BUDGET=1e-9)
+    assert verdict(CHECK.look(0.8)) == ("fail", "unreachable")
+    assert upstream.count("/flaky") == 1
+    for _ in range(11):  # which is more than the reserve
+        assert verdict(CHECK.look(0.8)) in (("fail", "unreachable"), ("pass", None))
+    upstream.seen.clear()
+    assert client_sessions["api"].sync.get(upstream.url("/flaky?fail=1&status=503")).status == 200
+
+
 def test_an_upstream_that_is_not_there_is_told(make, caplog):
     make(HEALTH_URL="http://127.0.0.1:9/s3cret")
     assert verdict(CHECK.look(0.8)) == ("fail", "unreachable")
@@ -141,6 +152,27 @@ def test_a_session_with_waiters_is_saturated_and_asked_nothing(make, upstream):
     assert verdict(result) == ("warn", "saturated")
     assert (result.figures.used, result.figures.waiters) == (1, 1)
     assert upstream.count("/echo") == 0
+
+
+def test_a_session_in_which_nothing_moves_is_stuck(make, upstream):
+    make(limit=1)
+
+    async def main():
+        session = client_sessions["api"]
+        # On the loop in the background there is room, which helps nobody who waits on this one.
+        await asyncio.to_thread(session.sync.get, upstream.url("/echo"))
+        calls = [asyncio.create_task(_get(session, upstream.url("/hold"))) for _ in range(2)]
+        await until(lambda: upstream.held == 1)
+        await until(lambda: (session.stats().used, session.stats().waiters) == (1, 1))
+        await until(lambda: session.stats().standstill > 0.2)
+        result = await asyncio.to_thread(CHECK.look, 0.8)
+        upstream.let_go()
+        await asyncio.gather(*calls)
+        assert verdict(await asyncio.to_thread(CHECK.look, 0.8)) == ("pass", None)
+        return result
+
+    with override_settings(POOLKIT={**settings.POOLKIT, "HEALTH": {"STUCK_AFTER": 0.2}}):
+        assert verdict(asyncio.run(main())) == ("fail", "stuck")
 
 
 async def _get(session, url):

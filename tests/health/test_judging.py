@@ -137,6 +137,12 @@ def test_a_full_pool_in_which_nothing_moves_is_stuck():
     assert pool(used=8, max_size=8, waiters=1, standstill=30.0) == ("fail", "stuck")
 
 
+def test_who_waits_for_a_client_session_stands_before_the_limit_of_one_loop_or_host():
+    figures = {"kind": "http", "used": 2, "max_size": 200, "waiters": 1}
+    assert pool(**figures, standstill=29.9) == ("warn", "saturated")
+    assert pool(**figures, standstill=30.0) == ("fail", "stuck")
+
+
 # -- both
 
 

@@ -50,6 +50,8 @@ def test_the_private_names_are_what_they_were_taken_for(
         reader = response.content._reader  # type: ignore[attr-defined]
         assert len(reader._eof_callbacks) >= 1
         assert response._response_eof not in reader._eof_callbacks
+        # aiohttp: by this a connection knows who reads from it.
+        assert used._payload is reader
         response.close()
 
     asyncio.run(main())
@@ -85,7 +87,7 @@ def test_a_connector_that_could_not_be_made_complains_of_nothing(
 
     async def main() -> None:
         with pytest.raises(TypeError, match="nonsense"):
-            Connector(None, {"nonsense": True})
+            Connector(None, {"nonsense": True}, RuntimeError)
 
     asyncio.run(main())
 

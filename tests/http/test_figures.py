@@ -45,6 +45,7 @@ def test_what_there_is_at_each_moment(make: MakeSession, upstream: Upstream) -> 
         assert sizes(stats) == {"size": 2, "idle": 0, "used": 2, "connecting": 0, "waiters": 3}
         assert (stats.max_size, stats.utilization, stats.saturated) == (2, 1.0, True)
         assert stats.oldest_lease > 0 < stats.oldest_waiter
+        assert 0 < stats.standstill <= stats.oldest_lease
         upstream.let_go()
         await asyncio.gather(*tasks)
         stats = session.stats()
@@ -53,6 +54,7 @@ def test_what_there_is_at_each_moment(make: MakeSession, upstream: Upstream) -> 
         assert (stats.wait.count, stats.use.count, stats.connect.count) == (3, 5, 2)
         assert stats.wait.sum > 0
         assert (stats.errors, stats.last_connect_error) == ({}, None)
+        assert stats.standstill == 0
 
     asyncio.run(main())
     stats = session.stats()
@@ -129,6 +131,46 @@ def test_a_connect_that_fails_says_why_and_not_where(session: SharedClientSessio
     with Upstream() as server:
         session.sync.get(server.url())
         assert session.stats().last_connect_error is None
+
+
+def test_who_sleeps_before_a_retry_has_no_connection(make: MakeSession, upstream: Upstream) -> None:
+    session = make(limit=1, RETRIES=1)
+
+    async def main() -> None:
+        url = upstream.url("/flaky?fail=99&status=503&after=5")
+        tasks = [asyncio.create_task(read(session, url)) for _ in range(3)]
+
+        def idle() -> bool:
+            return upstream.count("/flaky") == 3 and session.stats().idle == 1
+
+        await until(lambda: idle() or any(task.done() for task in tasks))
+        assert not any(task.done() for task in tasks)
+        assert sizes(session.stats()) == {
+            "size": 1, "idle": 1, "used": 0, "connecting": 0, "waiters": 0
+        }  # fmt: skip
+        assert session.stats().use.count == 3
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_comes_back_late_is_not_taken_for_the_next() -> None:
+    figures = Figures()
+
+    async def main() -> None:
+        call = figures._call()
+        for lease in (1, 2):
+            with figures._lock:
+                figures._acquire_locked(call)
+            assert call.leases == lease
+        figures.release(call, 1)
+        assert figures.stats(name="", state="open", max_size=1, sockets=1).used == 1
+        figures.release(call, 2)
+        assert figures.stats(name="", state="open", max_size=1, sockets=1).used == 0
+
+    asyncio.run(main())
 
 
 def test_a_redirect_uses_one_connection_at_a_time(
@@ -210,17 +252,17 @@ class Told:
 
     def __init__(self, figures: Figures) -> None:
         self.figures = figures
-        self.call = Call()
+        self.call = figures._call()
 
     def tell(self, step: str) -> None:
         params = type("Params", (), {"exception": OSError(), "response": None})
-        if step == "_answered":
-            self.figures._release(self.call)
+        if step == "release":
+            self.figures.release(self.call, self.call.leases)
         else:
             getattr(self.figures, step)(self.call, params)
 
 
-STEPS = ("_queued", "_unqueued", "_connect_begun", "_connected", "_reused", "_answered", "_failed")
+STEPS = ("_queued", "_unqueued", "_connect_begun", "_connected", "_reused", "release", "_failed")
 
 
 @settings(deadline=None)
@@ -283,13 +325,13 @@ def test_a_response_that_is_collected_in_the_middle_of_a_count_does_not_stop_it(
     figures = Figures()
 
     async def main() -> Call:
-        return Call()
+        return figures._call()
 
     call = asyncio.run(main())
 
     class Response:
         def __del__(self) -> None:
-            figures._release(call)
+            figures.release(call, call.leases)
 
     def count() -> None:
         with figures._lock:
@@ -315,11 +357,11 @@ def test_what_is_struck_out_may_change_meanwhile() -> None:
 
         def is_closed(self) -> bool:
             for other in calls:
-                figures._release(other)
+                figures.release(other, other.leases)
             return True
 
     async def main() -> list[Call]:
-        return [Call(), Call()]
+        return [figures._call(), figures._call()]
 
     calls = asyncio.run(main())
     for call in calls:

@@ -187,6 +187,36 @@ def test_a_fork_while_a_loop_runs_leaves_that_loop_its_connections(run: Any) -> 
     assert out == "done\n"
 
 
+def test_a_fork_while_another_thread_opens_it(run: Any) -> None:
+    out = run(
+        """
+        assert asyncio.run(ask()) == 200
+        assert session.sync.get(url).status == 200
+        opening, forked = threading.Event(), threading.Event()
+
+        def open_it():
+            with session._lock:
+                opening.set()
+                forked.wait(20)
+
+        thread = threading.Thread(target=open_it)
+        thread.start()
+        opening.wait(20)
+
+        def work():
+            assert session.stats().size == 0
+            assert session.sync.get(url).status == 200
+
+        in_child(work, "_exit")
+        forked.set()
+        thread.join(20)
+        assert session.stats().connects == 2
+        print("done")
+        """
+    )
+    assert out == "done\n"
+
+
 def test_a_child_of_a_child(run: Any) -> None:
     out = run(
         """

@@ -234,13 +234,40 @@ def test_who_waits_for_a_connection_as_it_closes_is_told_so(
         waiting = asyncio.create_task(read(session, upstream.url()))
         await until(lambda: session.stats().waiters == 1)
         await session.close()
-        with pytest.raises(PoolClosed):
-            await waiting
-        with pytest.raises(aiohttp.ClientConnectionError):
-            await holding
+        for each in (waiting, holding):
+            with pytest.raises(PoolClosed):
+                await each
 
     asyncio.run(main())
     assert session.stats().waiters == session.stats().used == 0
+
+
+@pytest.mark.parametrize("path", ["/stall", "/flaky?fail=9&status=503&after=1"])
+def test_who_reads_or_sleeps_as_it_closes_is_told_so(
+    make: MakeSession, upstream: Upstream, path: str
+) -> None:
+    session = make(RETRIES=9, total=None, sock_read=None)
+    url = upstream.url(path)
+
+    async def main() -> None:
+        tasks = [
+            asyncio.create_task(read(session, url)),
+            asyncio.create_task(asyncio.to_thread(session.sync.get, url)),
+        ]
+        # Both have an answer, whose body does not come, or which is not taken.
+        used = 2 if path == "/stall" else 0
+        await until(lambda: upstream.count(path.partition("?")[0]) == 2)
+        await until(lambda: session.stats().used == used)
+        connects = session.stats().connects
+        await session.close()
+        for task in tasks:
+            with pytest.raises(PoolClosed):
+                await asyncio.wait_for(task, 10)
+        assert session.stats().connects == connects == 2
+
+    asyncio.run(main())
+    upstream.let_go()
+    wait_until(lambda: upstream.connections == 0)
 
 
 def test_a_cancelled_request_stays_cancelled_and_frees_its_place(

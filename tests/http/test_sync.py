@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import signal
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError
 from typing import Any
@@ -103,6 +104,8 @@ def test_aiohttps_errors_are_raised_as_they_are(make: MakeSession, upstream: Ups
     with pytest.raises(aiohttp.ClientResponseError) as caught:
         session.sync.get(upstream.url("/nowhere"))
     assert caught.value.status == 404
+    # That no loop runs in this thread is as it should be, and no part of what went wrong.
+    assert "no running event loop" not in "".join(traceback.format_exception(caught.value))
     with pytest.raises(aiohttp.ServerDisconnectedError):
         session.sync.post(upstream.url("/drop"))
     with pytest.raises(TypeError, match="nonsense"):

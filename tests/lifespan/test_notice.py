@@ -111,6 +111,50 @@ async def test_a_handler_that_was_set_since_stays() -> None:
     signal.signal(signal.SIGTERM, before)
 
 
+@looped
+async def test_who_was_set_since_and_hands_on_still_reaches_the_server(handlers: list[Any]) -> None:
+    notice, ends = Notice(0.0), list[str]()
+    before = signal.getsignal(signal.SIGTERM)
+    notice.listen()
+    ours = signal.getsignal(signal.SIGTERM)
+    assert callable(ours)
+    heard: list[int] = []
+
+    def hand_on(number: int, frame: Any) -> None:
+        heard.append(number)
+        ours(number, frame)
+
+    signal.signal(signal.SIGTERM, hand_on)
+    notice.ignore()
+    task = asyncio.create_task(serve(ends, False))
+    await until(lambda: in_flight.count() == 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == handlers == [signal.SIGTERM]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert ends == []  # nothing is cut any more
+    task.cancel()
+    await asyncio.wait({task})
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_handler_that_python_cannot_call_stays(
+    handlers: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        notice, before = Notice(60.0), signal.getsignal(signal.SIGTERM)
+        with monkeypatch.context() as patch:
+            # What Python says of one that the program around it has set.
+            patch.setattr(signal, "getsignal", lambda number: None)
+            notice.listen()
+        assert signal.getsignal(signal.SIGTERM) is before
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert handlers == [signal.SIGTERM]
+        notice.ignore()
+
+    asyncio.run(main())
+
+
 def test_a_loop_that_was_closed_does_not_keep_others_from_hearing(handlers: list[Any]) -> None:
     notices: list[Notice] = []
 
