@@ -12,6 +12,7 @@ from django_poolkit.conf.routing import routing_config
 from django_poolkit.routing import members, topology, writes
 from django_poolkit.routing.answered import Answered
 from django_poolkit.routing.floors import Floor, Position
+from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.positions import Server, Waiter, once, servers
 from django_poolkit.routing.scopes import Scope
 from django_poolkit.routing.topology import Cluster
@@ -76,6 +77,15 @@ class _Question:
         """Whether there is no more to wait for."""
         return self._waiter.failed or self._waiter.reading is not None
 
+    @property
+    def pins(self) -> bool:
+        """Whether a time pin stands for what has not been told."""
+        if self.why != "behind":
+            return True
+        # Where the primary is down nothing has been seen there, and a pin would only lead back.
+        slow = not self._waiter.failed and self._waiter.reading is None
+        return slow and not monitor.is_lost(self.cluster)
+
     def result(self) -> Position | None:
         """Return where the server is, None where it did not say so, or is not what it should be."""
         if self._server is not None:
@@ -132,7 +142,7 @@ def _conclude(scope: Scope, questions: list[_Question]) -> None:
     for question in questions:
         cluster, position = question.cluster, question.result()
         if position is None:
-            if question.why != "behind":
+            if question.pins:
                 writes.pin(scope, cluster)
         elif question.why == "strayed":
             # No more than a replica had: what came in may be above it.
