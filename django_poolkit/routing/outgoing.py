@@ -80,20 +80,27 @@ class _Question:
     @property
     def pins(self) -> bool:
         """Whether a time pin stands for what has not been told."""
-        if self.why != "behind":
+        if self.why == "wrote":
             return True
-        # Where the primary is down nothing has been seen there, and a pin would only lead back.
+        # What has been read of others is no reason to wait for a primary that is down.
+        if monitor.is_lost(self.cluster):
+            return False
         slow = not self._waiter.failed and self._waiter.reading is None
-        return slow and not monitor.is_lost(self.cluster)
+        return slow or self.why == "strayed"
 
     def result(self) -> Position | None:
         """Return where the server is, None where it did not say so, or is not what it should be."""
         if self._server is not None:
             self._server.leave(self._waiter)
-        reading = self._waiter.reading
-        if reading is None or reading.in_recovery != (self.why == "strayed"):
+        if (reading := self._waiter.reading) is None:
             return None
-        return reading.position
+        if self.why == "strayed":
+            # Among replicas a primary is the cluster's own, by another name; or the one that will
+            # be, and no other server has come so far as long as that is not led to.
+            told = reading.in_recovery or not monitor.is_lost(self.cluster)
+        else:
+            told = not reading.in_recovery
+        return reading.position if told else None
 
 
 def _questions(scope: Scope, notify: Callable[[], None]) -> list[_Question]:
