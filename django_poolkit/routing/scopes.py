@@ -209,6 +209,30 @@ class CommandBlock(ScopeBlock):
         return Scope(command=True)
 
 
+def settled(here: Scope, cluster: str, floor: Floor, found: Settled | None) -> None:
+    """Enter which replicas have come as far as a floor of a scope; None for all of them.
+
+    Where others have raised it meanwhile, as those do who share the scope, what they have found
+    for theirs holds as well.
+    """
+    with _raising:
+        before = here.settled.get(cluster)
+        if here.floors.get(cluster) != floor and before is not None:
+            found = before if found is None else _both(before, found)
+        rest = {name: each for name, each in here.settled.items() if name != cluster}
+        if found is not None:
+            rest[cluster] = found
+        here.settled = MappingProxyType(rest)
+
+
+def _both(one: Settled, other: Settled) -> Settled:
+    hosts: dict[str, frozenset[str] | None] = {}
+    for alias in one.hosts.keys() & other.hosts.keys():
+        keys, more = one.hosts[alias], other.hosts[alias]
+        hosts[alias] = None if keys is None or more is None else keys & more
+    return Settled(MappingProxyType(hosts))
+
+
 def unsettle(here: Scope, cluster: str, alias: str) -> None:
     """Take away all hosts of a replica, which have turned out to be of no use to a scope."""
     with _raising:

@@ -12,11 +12,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import OperationalError, connection, connections, transaction
 
 from django_poolkit.backends import ports
 from django_poolkit.conf.routing import routing_config
 from django_poolkit.routing import (
+    carry,
     choice,
     figures,
     members,
@@ -32,6 +34,7 @@ from django_poolkit.routing.outgoing import aoutgoing, outgoing
 from django_poolkit.routing.positions import servers
 from django_poolkit.routing.scopes import Scope
 from django_poolkit.routing.settling import asettle, settle
+from django_poolkit.routing.token import seal
 from django_poolkit.testing.waiting import wait_until
 from tests.app.models import Item
 from tests.routing.conftest import alias_of, entry, looped, seen
@@ -81,6 +84,15 @@ def write(name: str = "new", visitor: bytes | None = None) -> Floors:
         with transaction.atomic():
             Item.objects.create(name=name)
         return outgoing(here)
+
+
+def written() -> str:
+    """Write as one does who enqueues a job; return the token."""
+    with scope():
+        Item.objects.create(name="new")
+        token = carry()
+    assert token is not None
+    return token
 
 
 def arrive(floors: Floors, visitor: bytes | None = None) -> Any:
@@ -515,8 +527,6 @@ def test_a_primary_that_is_down_has_shown_nothing_to_go_back_from(paused, monkey
 
 @looped
 async def test_a_task_waits_without_blocking_the_loop(paused, settings, monkeypatch):
-    from asgiref.sync import sync_to_async
-
     floors = await sync_to_async(write)()
     with scope() as here:
         here.raise_floor("default", floors["default"])
@@ -537,9 +547,29 @@ async def test_a_task_waits_without_blocking_the_loop(paused, settings, monkeypa
 
 
 @looped
-async def test_a_cancelled_task_leaves_nobody_waiting(paused):
-    from asgiref.sync import sync_to_async
+async def test_those_who_share_a_scope_take_nothing_from_each_other(paused, settings, monkeypatch):
+    # As jobs do that one consumer awaits together.
+    monkeypatch.setattr(positions, "_PATIENCE", 20.0)
+    settings.POOLKIT = {**settings.POOLKIT, "ROUTING": {"WAIT": 20.0}}
+    token = await sync_to_async(written)()
+    pin = seal({"default": Floor(None, time.time() + 20.0)})
 
+    async def waits() -> None:
+        async with scope(token):
+            pass
+
+    async with scope():
+        waiting = asyncio.create_task(waits())
+        await asyncio.sleep(0)  # it has asked by now
+        async with scope(pin):
+            assert alias_of() == "default"
+            await asyncio.to_thread(paused.replicas[0].resume_replay)
+            await waiting
+            assert alias_of() == "default"
+
+
+@looped
+async def test_a_cancelled_task_leaves_nobody_waiting(paused):
     floors = await sync_to_async(write)()
     here = Scope()
     here.raise_floor("default", floors["default"])
