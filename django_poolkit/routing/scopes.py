@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, time
 from types import MappingProxyType, TracebackType
 from typing import Final, NamedTuple
 
@@ -96,6 +96,18 @@ class Scope:
         """Says which trials of replicas it takes part in, from 0.0 to 1.0."""
         self.decisions: Decisions | None = None
         """What was decided in it; None where nobody wants to know."""
+
+    def reached(self, cluster: str) -> Settled | None:
+        """Return who of a cluster has come as far as it must see; None where all will do.
+
+        As they do where its floor has ended since, unless it had to read the primary.
+        """
+        if (found := self.settled.get(cluster)) is None or not any(
+            keys is None or keys for keys in found.hosts.values()
+        ):
+            return found
+        floor = self.floors.get(cluster)
+        return found if floor is None or time() < floor.expires else None
 
     def raise_floor(self, cluster: str, floor: Floor) -> None:
         """Enter that this, too, must be seen of a cluster."""

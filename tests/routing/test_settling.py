@@ -24,6 +24,7 @@ from django_poolkit.routing import (
     members,
     positions,
     scope,
+    scopes,
     use_primary,
     use_replica,
 )
@@ -427,6 +428,29 @@ def test_a_host_that_refuses_is_replaced_only_by_one_that_has_it(hosts, patient)
             seen()
         assert seen() == {"new"}  # the primary's
         assert alias_of() == "default"
+    finally:
+        block.__exit__(None, None, None)
+        connections["replica"].close()
+        second.start()
+        second.wait_streaming()
+
+
+def test_one_whose_floor_has_ended_meanwhile_reads_any_host(hosts, patient, monkeypatch):
+    # A stream, or a job, that lasts for longer than what it was to see counts.
+    first, second = hosts.replicas
+    first.pause_replay()
+    floors = write()
+    hosts.primary.wait_caught_up(second)
+    block, here = arrive(floors)
+    try:
+        assert dict(here.settled["default"].hosts) == {"replica": frozenset({"r2"})}
+        assert seen() == {"new"}
+        monkeypatch.setattr(scopes, "time", lambda: floors["default"].expires)
+        assert seen() == {"new"}  # there it stays
+        second.stop()
+        assert seen() == set()
+        assert not Item.objects.using("replica").exists()
+        assert alias_of() == "replica"
     finally:
         block.__exit__(None, None, None)
         connections["replica"].close()
