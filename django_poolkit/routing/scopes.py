@@ -97,18 +97,6 @@ class Scope:
         self.decisions: Decisions | None = None
         """What was decided in it; None where nobody wants to know."""
 
-    def reached(self, cluster: str) -> Settled | None:
-        """Return who of a cluster has come as far as it must see; None where all will do.
-
-        As they do where its floor has ended since, unless it had to read the primary.
-        """
-        if (found := self.settled.get(cluster)) is None or not any(
-            keys is None or keys for keys in found.hosts.values()
-        ):
-            return found
-        floor = self.floors.get(cluster)
-        return found if floor is None or time() < floor.expires else None
-
     def raise_floor(self, cluster: str, floor: Floor) -> None:
         """Enter that this, too, must be seen of a cluster."""
         with _raising:
@@ -243,6 +231,19 @@ def _both(one: Settled, other: Settled) -> Settled:
         keys, more = one.hosts[alias], other.hosts[alias]
         hosts[alias] = None if keys is None or more is None else keys & more
     return Settled(MappingProxyType(hosts))
+
+
+def reached(here: Scope, cluster: str) -> Settled | None:
+    """Return who of a cluster has come as far as a scope must see; None where all will do.
+
+    As they do where its floor has ended since, unless it had to read the primary.
+    """
+    if (found := here.settled.get(cluster)) is None or not any(
+        keys is None or keys for keys in found.hosts.values()
+    ):
+        return found
+    floor = here.floors.get(cluster)
+    return found if floor is None or time() < floor.expires else None
 
 
 def unsettle(here: Scope, cluster: str, alias: str) -> None:
