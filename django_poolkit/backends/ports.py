@@ -87,7 +87,8 @@ What it raises, that statement raises, and is not sent.
 note_lone_write: Callable[[str], None] | None = None
 """Called with an alias, after `note_write`, where no commit of the backend's is to follow.
 
-As in autocommit, or where the transaction has been begun by a text.
+As in autocommit, or where the transaction has been begun by a text. And once more as a cursor is
+closed after that, when the statement has ended.
 """
 
 ask_commit: Callable[[str], Asked] | None = None

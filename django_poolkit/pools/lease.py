@@ -158,6 +158,7 @@ class Lease:
     """Whether a statement ran in a transaction that may have written something."""
     committed = False
     """Whether something written may have been committed."""
+    _lone = False  # whether what nobody is told the commit of may have written by an open cursor
     prepares = False
     """Whether a statement may have prepared others by name."""
     new_types = False
@@ -249,7 +250,7 @@ class Lease:
 
     def forget_statements(self) -> None:
         """Forget what was noted of statements, none of which left anything behind."""
-        self.ran = self.foreign = self.wrote = self.committed = False
+        self.ran = self.foreign = self.wrote = self.committed = self._lone = False
         self.prepares = self.new_types = False
         self.statement = None
 
@@ -304,9 +305,8 @@ class Lease:
             self.release()
 
     def __del__(self) -> None:
-        # Runs on any thread, at any bytecode, even inside the pool's critical section: so it
-        # only says that it is lost. One that an interrupt hit half way home is released and has
-        # its connection still.
+        # Runs on any thread, at any bytecode, even inside the pool's critical section: so it only
+        # says that it is lost. One hit by an interrupt half way home still has its connection.
         try:
             lost = self._connection is not None
         except AttributeError:  # one may hit its first line, too

@@ -93,7 +93,7 @@ def host_for(alias: str, weights: Mapping[str, float]) -> str | None:
             return None
         return rota.pick(alias, readable.hosts_for(alias, weights, chance.random()))
     cluster = cluster_of(alias)
-    if cluster is not None and (settled := here.settled.get(cluster.name)) is not None:
+    if cluster is not None and (settled := scopes.reached(here, cluster.name)) is not None:
         weights = _sufficient(cluster, here, settled, alias, weights)
     if admission.troubled:
         weights = readable.hosts_for(alias, weights, here.draw)
@@ -139,7 +139,7 @@ def keeps_host(alias: str, host: str) -> bool:
     here = scopes.current()
     if here is None or not here.settled or (cluster := cluster_of(alias)) is None:
         return True
-    settled = here.settled.get(cluster.name)
+    settled = scopes.reached(here, cluster.name)
     allowed = None if settled is None else settled.hosts.get(alias)
     return allowed is None or host in allowed or overrides.role_of(cluster.name) == "replica"
 
@@ -173,7 +173,7 @@ def _sufficient(
 
 def _is_ahead(cluster: Cluster, here: Scope) -> bool:
     """Return whether no replica has come as far as a scope must see."""
-    settled = here.settled.get(cluster.name)
+    settled = scopes.reached(here, cluster.name)
     if settled is None or _readable(settled):
         return False
     here.behind.add(cluster.name)
@@ -211,7 +211,9 @@ def one_of(cluster: Cluster, here: Scope | None, replicas: Sequence[str]) -> str
         # Django may ask two times for one query, and uses the second answer: taking turns
         # would give one replica all of them.
         return strategies.drawn(members.shares_of(cluster, replicas))
-    if (settled := here.settled.get(cluster.name)) is not None and (found := _readable(settled)):
+    if (settled := scopes.reached(here, cluster.name)) is not None and (
+        found := _readable(settled)
+    ):
         replicas = tuple(alias for alias in replicas if alias in found)
     chosen = here.replicas.get(cluster.name)
     if chosen is None:

@@ -12,6 +12,7 @@ from django_poolkit.conf.routing import routing_config
 from django_poolkit.routing import members, topology, writes
 from django_poolkit.routing.answered import Answered
 from django_poolkit.routing.floors import Floor, Position
+from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.positions import Server, Waiter, once, servers
 from django_poolkit.routing.scopes import Scope
 from django_poolkit.routing.topology import Cluster
@@ -76,14 +77,30 @@ class _Question:
         """Whether there is no more to wait for."""
         return self._waiter.failed or self._waiter.reading is not None
 
+    @property
+    def pins(self) -> bool:
+        """Whether a time pin stands for what has not been told."""
+        if self.why == "wrote":
+            return True
+        # What has been read of others is no reason to wait for a primary that is down.
+        if monitor.is_lost(self.cluster):
+            return False
+        slow = not self._waiter.failed and self._waiter.reading is None
+        return slow or self.why == "strayed"
+
     def result(self) -> Position | None:
         """Return where the server is, None where it did not say so, or is not what it should be."""
         if self._server is not None:
             self._server.leave(self._waiter)
-        reading = self._waiter.reading
-        if reading is None or reading.in_recovery != (self.why == "strayed"):
+        if (reading := self._waiter.reading) is None:
             return None
-        return reading.position
+        if self.why == "strayed":
+            # Among replicas a primary is the cluster's own, by another name; or the one that will
+            # be, and no other server has come so far as long as that is not led to.
+            told = reading.in_recovery or not monitor.is_lost(self.cluster)
+        else:
+            told = not reading.in_recovery
+        return reading.position if told else None
 
 
 def _questions(scope: Scope, notify: Callable[[], None]) -> list[_Question]:
@@ -132,7 +149,7 @@ def _conclude(scope: Scope, questions: list[_Question]) -> None:
     for question in questions:
         cluster, position = question.cluster, question.result()
         if position is None:
-            if question.why != "behind":
+            if question.pins:
                 writes.pin(scope, cluster)
         elif question.why == "strayed":
             # No more than a replica had: what came in may be above it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from django_poolkit.pools.chance import chance
-from django_poolkit.routing import admission, members, topology
+from django_poolkit.routing import admission, members, scopes, topology
 from django_poolkit.routing.errors import NoReplica
 from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.scopes import Scope
@@ -39,7 +39,7 @@ def others(
     cluster: Cluster, here: Scope | None, been: Collection[str], *, asked_for: bool
 ) -> tuple[str, ...]:
     """Return the aliases of replicas that a scope may read in place of those where it has been."""
-    settled = None if here is None else here.settled.get(cluster.name)
+    settled = None if here is None else scopes.reached(here, cluster.name)
     if settled is None or asked_for:
         places = {alias: _names(alias, topology.host_keys(alias)) for alias in cluster.replicas}
     else:
@@ -77,7 +77,7 @@ def keeps(alias: str, key: str) -> bool:
 
 def _places(cluster: Cluster, here: Scope | None) -> dict[str, list[str]]:
     """Return the full names of hosts by alias: of those that have what is to be seen."""
-    settled = None if here is None else here.settled.get(cluster.name)
+    settled = None if here is None else scopes.reached(here, cluster.name)
     found = {} if settled is None else settled.hosts
     places = {alias: _names(alias, keys) for alias, keys in found.items() if keys is None or keys}
     return places or {alias: _names(alias, topology.host_keys(alias)) for alias in cluster.replicas}

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, time
 from types import MappingProxyType, TracebackType
 from typing import Final, NamedTuple
 
@@ -207,6 +207,43 @@ class CommandBlock(ScopeBlock):
 
     def _opened(self) -> Scope:
         return Scope(command=True)
+
+
+def settled(here: Scope, cluster: str, floor: Floor, found: Settled | None) -> None:
+    """Enter which replicas have come as far as a floor of a scope; None for all of them.
+
+    Where others have raised it meanwhile, as those do who share the scope, what they have found
+    for theirs holds as well.
+    """
+    with _raising:
+        before = here.settled.get(cluster)
+        if here.floors.get(cluster) != floor and before is not None:
+            found = before if found is None else _both(before, found)
+        rest = {name: each for name, each in here.settled.items() if name != cluster}
+        if found is not None:
+            rest[cluster] = found
+        here.settled = MappingProxyType(rest)
+
+
+def _both(one: Settled, other: Settled) -> Settled:
+    hosts: dict[str, frozenset[str] | None] = {}
+    for alias in one.hosts.keys() & other.hosts.keys():
+        keys, more = one.hosts[alias], other.hosts[alias]
+        hosts[alias] = None if keys is None or more is None else keys & more
+    return Settled(MappingProxyType(hosts))
+
+
+def reached(here: Scope, cluster: str) -> Settled | None:
+    """Return who of a cluster has come as far as a scope must see; None where all will do.
+
+    As they do where its floor has ended since, unless it had to read the primary.
+    """
+    if (found := here.settled.get(cluster)) is None or not any(
+        keys is None or keys for keys in found.hosts.values()
+    ):
+        return found
+    floor = here.floors.get(cluster)
+    return found if floor is None or time() < floor.expires else None
 
 
 def unsettle(here: Scope, cluster: str, alias: str) -> None:

@@ -15,9 +15,9 @@ from typing import Final
 
 from django_poolkit.conf.routing import routing_config
 from django_poolkit.pools.postgres.positions import Reading
-from django_poolkit.routing import admission, figures, members, topology
+from django_poolkit.routing import admission, figures, members, scopes, topology
 from django_poolkit.routing.answered import Answered
-from django_poolkit.routing.floors import Position
+from django_poolkit.routing.floors import Floor, Position
 from django_poolkit.routing.members import Member
 from django_poolkit.routing.positions import Verdict, Waiter, once, servers
 from django_poolkit.routing.scopes import Scope, Settled
@@ -66,9 +66,10 @@ async def asettle(scope: Scope) -> None:
 class _Case:
     """One cluster of which something has to be seen."""
 
-    def __init__(self, cluster: Cluster, wanted: Position, scope: Scope) -> None:
+    def __init__(self, cluster: Cluster, floor: Floor, wanted: Position, scope: Scope) -> None:
         visitor = scope.visitor
         self.cluster = cluster
+        self.floor = floor
         self._wanted = wanted
         self._replicas = _admitted(members.replicas_of(cluster), scope)
         self._primary = members.primary_of(cluster)
@@ -178,12 +179,12 @@ def _cases(scope: Scope, notify: Callable[[], None]) -> list[_Case]:
     for name, floor in list(scope.floors.items()):
         cluster = topology.clusters().get(name)
         if cluster is None or not cluster.replicas or floor.expires <= now:
-            _enter(scope, {name: None})
+            scopes.settled(scope, name, floor, None)
         elif floor.position is None:
             figures.settled(name, "pinned")
-            _enter(scope, {name: Settled(MappingProxyType({}))})
+            scopes.settled(scope, name, floor, Settled(MappingProxyType({})))
         else:
-            case = _Case(cluster, floor.position, scope)
+            case = _Case(cluster, floor, floor.position, scope)
             case.ask(deadline, notify)
             cases.append(case)
     return cases
@@ -204,9 +205,4 @@ def _conclude(scope: Scope, cases: Iterable[_Case]) -> None:
             case.cluster.name,
             "primary" if not found.hosts else "waited" if case.waited else "fast",
         )
-        _enter(scope, {case.cluster.name: found})
-
-
-def _enter(scope: Scope, found: dict[str, Settled | None]) -> None:
-    merged = {**scope.settled, **found}
-    scope.settled = MappingProxyType({k: v for k, v in merged.items() if v is not None})
+        scopes.settled(scope, case.cluster.name, case.floor, found)

@@ -29,7 +29,11 @@ _FOR_GOOD: Final = ("42", "0A", "55")  # classes of SQLSTATE
 def ask_commit(alias: str) -> Asked:
     """Return what is to be known of a commit on an alias."""
     cluster = _written(alias)
-    if cluster is None or scopes.current() is None:
+    if cluster is None:
+        return "nothing"
+    if scopes.current() is None:
+        # What has begun long ago can be seen only from here on.
+        scopes.mark_written(cluster.name)
         return "nothing"
     return "position" if has_positions(cluster) else "writes"
 
@@ -48,9 +52,16 @@ def note_commit(alias: str, commit: Commit) -> None:
 
 
 def note_lone_write(alias: str) -> None:
-    """Enter that what now begins on an alias will be written without a commit that is told of."""
-    cluster, here = _written(alias), scopes.current()
-    if cluster is not None and here is not None:
+    """Enter that what now begins on an alias, or has ended, is written without a commit that is
+    told of.
+
+    Also as it ends: it may have taken long, and others may have asked where it is meanwhile.
+    """
+    if (cluster := _written(alias)) is None:
+        return
+    if (here := scopes.current()) is None:
+        scopes.mark_written(cluster.name)
+    else:
         here.unplaced.add(cluster.name)
 
 

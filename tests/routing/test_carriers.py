@@ -388,7 +388,8 @@ def test_the_page_cache_keeps_no_token(site, settings, first):
 # -- the header
 
 
-def test_a_client_without_cookies_gives_back_a_header(site, settings):
+def test_a_client_without_cookies_gives_back_a_header(site, settings, monkeypatch):
+    monkeypatch.setattr("django_poolkit.routing.outgoing.BUDGET", 10.0)
     configure(settings, HEADER="X-Floor", COOKIE=None)
     assert "X-Floor" not in Client().get("/where/").headers
     response = Client().post("/write/")
@@ -398,6 +399,12 @@ def test_a_client_without_cookies_gives_back_a_header(site, settings):
     response = get("/where/", headers={"X-Floor": token})
     assert response.content == b"default"
     # It has read the primary, which says more; and its next request must not see less.
+    before, after = (
+        unseal(each)["default"].position for each in (token, response.headers["X-Floor"])
+    )
+    assert before is not None
+    assert after is not None
+    assert after.lsn >= before.lsn
     assert token != response.headers["X-Floor"]
     assert get("/where/").content == b"replica"
     assert get("/where/", headers={"X-Floor": "nothing"}).content == b"replica"

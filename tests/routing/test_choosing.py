@@ -18,6 +18,7 @@ from django_poolkit.backends.rota import rota
 from django_poolkit.registry import connection_pools
 from django_poolkit.routing import admission, choice, figures, loads, members, scope
 from django_poolkit.routing.breaker import Circuit
+from django_poolkit.routing.floors import Position
 from django_poolkit.routing.monitor import Monitor
 from django_poolkit.routing.outgoing import outgoing
 from django_poolkit.routing.settling import settle
@@ -186,6 +187,26 @@ def test_a_visitor_takes_along_how_far_the_host_was(choose, by, routed, monkeypa
             assert Item.objects.count() >= first
         found[first] += 1
     assert set(found) == {0, 1}
+
+
+def test_a_primary_among_the_replicas_says_how_far_it_was(choose, routed, monkeypatch):
+    monkeypatch.setattr("django_poolkit.routing.outgoing.BUDGET", 10.0)
+    places = {"r1": routed.replicas[0], "r2": routed.primary}
+    hosts = {key: {"HOST": node.host, "PORT": node.port} for key, node in places.items()}
+    connections.settings["replica"]["OPTIONS"]["hosts"] = hosts
+    choose("round_robin")
+    routed.replicas[0].pause_replay()  # else nothing is to be taken along
+    Item.objects.create(name="of another")
+    found: dict[int, Position | None] = {}
+    for _ in range(2):
+        with scope() as here:
+            here.visitor = b"ada"
+            count = Item.objects.count()
+            found[count] = outgoing(here)["default"].position
+    assert found.keys() == {0, 1}
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[1].lsn > found[0].lsn
 
 
 @STRATEGIES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -17,7 +17,11 @@ from django_poolkit.metrics.families import LOSSES
 from django_poolkit.metrics.readings import readings
 from django_poolkit.routing import PrimaryUnavailable, commands, is_read_only, joining, scope
 from django_poolkit.routing import monitor as module
+from django_poolkit.routing import outgoing as outgoing_module
+from django_poolkit.routing.floors import Floor
 from django_poolkit.routing.monitor import Monitor, monitor
+from django_poolkit.routing.outgoing import outgoing
+from django_poolkit.routing.settling import settle
 from django_poolkit.routing.topology import clusters
 from django_poolkit.testing import Cluster, Node
 from django_poolkit.testing.faults import TCPProxy
@@ -140,6 +144,37 @@ def test_writes_follow_when_the_old_primary_has_died(site):
     assert not is_read_only()
     write("after")
     assert names(site.new) == {"before", "after"}
+
+
+def test_a_visitor_reads_on_while_what_was_promoted_has_not_been_led_to(
+    site, settings, monkeypatch
+):
+    # It reads the one and the other in turns, so each answer takes along how far that was.
+    clusters = {"default": {"replicas": ["replica"], "choice": "round_robin"}}
+    settings.POOLKIT = {**settings.POOLKIT, "CLUSTERS": clusters}
+    monkeypatch.setattr(outgoing_module, "BUDGET", 10.0)
+    write("before")
+    for node in (site.new, site.third):
+        site.old.wait_caught_up(node)
+    monitor.look()
+    site.old.stop("immediate")
+    site.new.promote()
+    monitor.look()
+    assert is_read_only()
+    found = set()
+    for visitor in (b"ada", b"bob", b"cyd"):
+        floors: Mapping[str, Floor] = {}
+        for _ in range(2):
+            with scope() as here:
+                here.visitor = visitor
+                for name, floor in floors.items():
+                    here.raise_floor(name, floor)
+                settle(here)
+                assert Item.objects.get().name == "before"
+                found.add(here.hosts["replica"])
+                floors = outgoing(here)
+            connections["replica"].close()  # as a request's lease ends with it
+    assert found == {"one", "other"}
 
 
 def test_sessions_to_the_one_that_is_promoted_go_on_and_only_tell_of_it_may_be_wanted(

@@ -17,7 +17,7 @@ from django.db import connection, connections, transaction
 from django_poolkit.backends.request import RequestScope, entered
 from django_poolkit.routing import choice, scope, scopes
 from tests.app.models import Item
-from tests.routing.conftest import alias_of, looped, seen
+from tests.routing.conftest import alias_of, in_thread, looped, seen
 
 
 def write(name: str) -> None:
@@ -376,6 +376,34 @@ def test_a_thread_without_scope_reads_the_primary_for_a_while_after_a_write(paus
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(work).result() == ["replica", "default", "default", "replica"]
     assert alias_of() == "replica"
+
+
+@pytest.mark.parametrize("atomic", [True, False], ids=["transaction", "statement"])
+def test_that_while_begins_when_what_was_written_can_be_seen(paused, monkeypatch, atomic):
+    now = 1000.0
+    monkeypatch.setattr(scopes, "monotonic", lambda: now)
+
+    def slowly(execute: Any, *args: Any) -> Any:
+        nonlocal now
+        result = execute(*args)
+        now += 2 * scopes.OUTSIDE_PIN
+        return result
+
+    def work() -> list[str]:
+        with connection.execute_wrapper(slowly):
+            if atomic:
+                with transaction.atomic():
+                    write("new")
+            else:
+                write("new")
+        found = [alias_of()]
+        nonlocal now
+        now += scopes.OUTSIDE_PIN - 0.1
+        found.append(alias_of())
+        now += 0.2
+        return [*found, alias_of()]
+
+    assert in_thread(work) == ["default", "default", "replica"]
 
 
 def test_a_job_without_scope_does_not_read_the_pin_of_another_scope(paused):

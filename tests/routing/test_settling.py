@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import OperationalError, connection, connections, transaction
 
 from django_poolkit.backends import ports
 from django_poolkit.conf.routing import routing_config
-from django_poolkit.routing import choice, figures, positions, scope, use_primary, use_replica
+from django_poolkit.routing import (
+    carry,
+    choice,
+    figures,
+    members,
+    positions,
+    scope,
+    scopes,
+    use_primary,
+    use_replica,
+)
 from django_poolkit.routing import outgoing as outgoing_module
 from django_poolkit.routing.floors import Floor, Position
+from django_poolkit.routing.monitor import monitor
 from django_poolkit.routing.outgoing import aoutgoing, outgoing
 from django_poolkit.routing.positions import servers
 from django_poolkit.routing.scopes import Scope
 from django_poolkit.routing.settling import asettle, settle
+from django_poolkit.routing.token import seal
 from django_poolkit.testing.waiting import wait_until
 from tests.app.models import Item
 from tests.routing.conftest import alias_of, entry, looped, seen
@@ -71,6 +87,15 @@ def write(name: str = "new", visitor: bytes | None = None) -> Floors:
         return outgoing(here)
 
 
+def written() -> str:
+    """Write as one does who enqueues a job; return the token."""
+    with scope():
+        Item.objects.create(name="new")
+        token = carry()
+    assert token is not None
+    return token
+
+
 def arrive(floors: Floors, visitor: bytes | None = None) -> Any:
     """Open the scope of the next request."""
     block = scope()
@@ -90,6 +115,15 @@ def read(floors: Floors, visitor: bytes | None = None) -> tuple[str, set[str], F
         found = seen()
         where = here.hosts.get(alias, alias)
         return where, found, outgoing(here)
+    finally:
+        block.__exit__(None, None, None)
+
+
+def alias_for(floors: Floors) -> str:
+    """Return where a request with these floors reads."""
+    block, _ = arrive(floors)
+    try:
+        return alias_of()
     finally:
         block.__exit__(None, None, None)
 
@@ -223,6 +257,26 @@ def test_a_write_in_autocommit_is_carried(paused):
         floors = outgoing(here)
     assert floors["default"].position is not None
     assert read(floors)[:2] == ("default", {"old", "lone"})
+
+
+def test_a_write_that_was_under_way_as_others_asked_is_carried(routed):
+    def work() -> None:
+        Item.objects.create(name="lone")
+        connections.close_all()
+
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'app_item'::regclass"
+    holder = psycopg.connect(**routed.primary.conninfo())
+    with scope() as here, ThreadPoolExecutor(1) as pool, holder:
+        holder.execute("LOCK app_item IN SHARE MODE")
+        writing = pool.submit(contextvars.copy_context().run, work)
+        wait_until(lambda: routed.primary.execute(waits) == [(1,)])
+        before = outgoing(here)["default"].position  # as a job that is enqueued meanwhile
+        holder.rollback()
+        writing.result()
+        after = outgoing(here)["default"].position
+    assert before is not None
+    assert after is not None
+    assert after.lsn > before.lsn
 
 
 def test_a_hook_after_the_commit_sees_the_floor(routed):
@@ -381,6 +435,29 @@ def test_a_host_that_refuses_is_replaced_only_by_one_that_has_it(hosts, patient)
         second.wait_streaming()
 
 
+def test_one_whose_floor_has_ended_meanwhile_reads_any_host(hosts, patient, monkeypatch):
+    # A stream, or a job, that lasts for longer than what it was to see counts.
+    first, second = hosts.replicas
+    first.pause_replay()
+    floors = write()
+    hosts.primary.wait_caught_up(second)
+    block, here = arrive(floors)
+    try:
+        assert dict(here.settled["default"].hosts) == {"replica": frozenset({"r2"})}
+        assert seen() == {"new"}
+        monkeypatch.setattr(scopes, "time", lambda: floors["default"].expires)
+        assert seen() == {"new"}  # there it stays
+        second.stop()
+        assert seen() == set()
+        assert not Item.objects.using("replica").exists()
+        assert alias_of() == "replica"
+    finally:
+        block.__exit__(None, None, None)
+        connections["replica"].close()
+        second.start()
+        second.wait_streaming()
+
+
 def test_use_replica_reads_one_that_is_behind(paused):
     block, _ = arrive(write())
     try:
@@ -436,34 +513,87 @@ def test_a_visitor_on_the_primary_does_not_go_back(paused):
     assert position.lsn > before.lsn
 
 
+class Silent:
+    """A primary that is asked where it is, and has not answered yet, or does not at all."""
+
+    def __init__(self, *, down: bool) -> None:
+        self._down = down
+
+    def known(self) -> None:
+        return None
+
+    def ask(self, waiter: positions.Waiter) -> None:
+        waiter.failed = self._down
+
+    def leave(self, waiter: positions.Waiter) -> None:
+        return
+
+
+def test_neither_where_the_primary_is_too_slow_to_say_what_was_seen(paused, monkeypatch):
+    floors = write("mine")
+    monkeypatch.setattr(members, "primary_of", lambda cluster: Silent(down=False))
+    monkeypatch.setattr(outgoing_module, "BUDGET", 0.01)
+    _, found, taken = read(floors)
+    assert found == {"old", "mine"}
+    assert taken["default"].position is None
+    assert alias_for(taken) == "default"
+
+
+def test_a_primary_that_is_down_has_shown_nothing_to_go_back_from(paused, monkeypatch):
+    floors = write("mine")
+    for down in (True, False):
+        monkeypatch.setattr(members, "primary_of", lambda cluster, down=down: Silent(down=down))
+        monkeypatch.setattr(outgoing_module, "BUDGET", 0.01)
+        if not down:  # it is slow, for all that can be seen from here
+            monkeypatch.setattr(monitor, "is_lost", lambda cluster: True)
+        assert read(floors)[2] == floors
+
+
 @looped
-async def test_a_task_waits_without_blocking_the_loop(paused):
-    from asgiref.sync import sync_to_async
-
+async def test_a_task_waits_without_blocking_the_loop(paused, settings, monkeypatch):
     floors = await sync_to_async(write)()
-    ticks = 0
-
-    async def tick() -> None:
-        nonlocal ticks
-        while True:
+    with scope() as here:
+        here.raise_floor("default", floors["default"])
+        await asettle(here)
+        assert alias_of() == "default"
+        assert (await aoutgoing(here)).keys() == {"default"}
+    monkeypatch.setattr(positions, "_PATIENCE", 20.0)
+    settings.POOLKIT = {**settings.POOLKIT, "ROUTING": {"WAIT": 20.0}}
+    with scope() as here:
+        here.raise_floor("default", floors["default"])
+        settling = asyncio.create_task(asettle(here))
+        for _ in range(10):
             await asyncio.sleep(0.001)
-            ticks += 1
+        assert not settling.done()
+        await asyncio.to_thread(paused.replicas[0].resume_replay)  # as the loop is free
+        await settling
+        assert alias_of() == "replica"
 
-    ticking = asyncio.create_task(tick())
-    async with asyncio.timeout(5):
-        with scope() as here:
-            here.raise_floor("default", floors["default"])
-            await asettle(here)
-            assert ticks > 3
+
+@looped
+async def test_those_who_share_a_scope_take_nothing_from_each_other(paused, settings, monkeypatch):
+    # As jobs do that one consumer awaits together.
+    monkeypatch.setattr(positions, "_PATIENCE", 20.0)
+    settings.POOLKIT = {**settings.POOLKIT, "ROUTING": {"WAIT": 20.0}}
+    token = await sync_to_async(written)()
+    pin = seal({"default": Floor(None, time.time() + 20.0)})
+
+    async def waits() -> None:
+        async with scope(token):
+            pass
+
+    async with scope():
+        waiting = asyncio.create_task(waits())
+        await asyncio.sleep(0)  # it has asked by now
+        async with scope(pin):
             assert alias_of() == "default"
-            assert (await aoutgoing(here)).keys() == {"default"}
-    ticking.cancel()
+            await asyncio.to_thread(paused.replicas[0].resume_replay)
+            await waiting
+            assert alias_of() == "default"
 
 
 @looped
 async def test_a_cancelled_task_leaves_nobody_waiting(paused):
-    from asgiref.sync import sync_to_async
-
     floors = await sync_to_async(write)()
     here = Scope()
     here.raise_floor("default", floors["default"])

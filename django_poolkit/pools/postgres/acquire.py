@@ -264,4 +264,4 @@ class Acquire(Queueing):
         # What the check ran is not the caller's doing; state that it left behind is.
         lease = connection._lease_ref()
         if lease is not None:
-            lease.foreign = lease.committed = lease.wrote = False
+            lease.foreign = lease.committed = lease.wrote = lease._lone = False

@@ -81,9 +81,11 @@ class ClientCursor:
         try:
             super().close()  # type: ignore[misc]
         finally:
+            if (lease := self._poolkit_lease) is not None and lease._lone:
+                lease.pool.statements.lone_ended(lease)
             if self._poolkit_counted:
                 self._poolkit_counted = False
-                self._poolkit_lease.cursor_closed()  # type: ignore[union-attr]
+                lease.cursor_closed()  # type: ignore[union-attr]
 
     def __del__(self) -> None:
         try:

@@ -144,9 +144,11 @@ class PlainCursor(ClientCursor):
         try:
             self._close()  # type: ignore[attr-defined]
         finally:
+            if (lease := self._poolkit_lease) is not None and lease._lone:
+                lease.pool.statements.lone_ended(lease)
             if self._poolkit_counted:
                 self._poolkit_counted = False
-                self._poolkit_lease.cursor_closed()  # type: ignore[union-attr]
+                lease.cursor_closed()  # type: ignore[union-attr]
 
     def executemany(self, *args: Any, **kwargs: Any) -> None:
         self._adapters = self.adapters  # who makes its parameters may register some

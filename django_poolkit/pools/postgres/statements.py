@@ -116,7 +116,8 @@ class Statements:
         self.acting: Callable[[Lease], None] | None = None
         """The same for one that does more than read by a function that PostgreSQL ships."""
         self.alone: Callable[[Lease], None] | None = None
-        """Called as a statement begins that may write, and whose commit nobody will be told of."""
+        """Called as a statement begins that may write, and whose commit nobody will be told of; and
+        once more as a cursor of its lease is closed, when it has ended."""
         self.commits: Listener | None = None
         """Is told of commits of what may have written. None where nobody wants to know."""
 
@@ -162,6 +163,7 @@ class Statements:
             if self.writing is not None:
                 self.writing(lease)
             if self.alone is not None and _commits_itself(connection):
+                lease._lone = True
                 self.alone(lease)
             if connection._autocommit and reset.at_rest(connection):
                 lease.committed = True
@@ -181,6 +183,12 @@ class Statements:
         lease.mark_dirty(residue)
         if text is None or "prepare" in text.lower():
             lease.prepares = True
+
+    def lone_ended(self, lease: Lease) -> None:
+        """Take note that what `alone` was called for may have been committed by now."""
+        lease._lone = False
+        if self.alone is not None:
+            self.alone(lease)
 
     def declares(self, *, held: bool) -> None:
         """Take note of a cursor of the server that is about to be declared.

@@ -22,6 +22,8 @@ class TaskCursor(ClientCursor):
     async def close(self) -> None:  # type: ignore[override]
         """Close the cursor, as psycopg does."""
         self._close()  # type: ignore[attr-defined]
+        if (lease := self._poolkit_lease) is not None and lease._lone:
+            lease.pool.statements.lone_ended(lease)
 
     async def executemany(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         self._poolkit_note(None)
@@ -34,6 +36,8 @@ class PlainTaskCursor(PlainCursor):
     async def close(self) -> None:  # type: ignore[override]
         """Close the cursor, as psycopg does."""
         self._close()  # type: ignore[attr-defined]
+        if (lease := self._poolkit_lease) is not None and lease._lone:
+            lease.pool.statements.lone_ended(lease)
 
     async def executemany(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         self._adapters = self.adapters  # who makes its parameters may register some
