@@ -122,13 +122,17 @@ class LeasingMixin(ShortWayMixin):
         lease.alias = self.alias
         if self._thread_sharing_count:  # type: ignore[attr-defined]
             lease.shared = True
-        if not self._on_net:
-            self._on_net = True
-            net().wrappers.add(self)
+        self.join_net()
         self._scope = None
         lease.context = purpose.of_caller()  # it may have rested, and been another work's before
         if (scope := request.current()) is not None:
             self._enter(scope, lease)
+
+    def join_net(self) -> None:
+        """Have what is leased end with the thread that calls this first."""
+        if not self._on_net:
+            self._on_net = True
+            net().wrappers.add(self)
 
     def _enter(self, scope: RequestScope, lease: Lease) -> None:
         scope.note_use(self)
