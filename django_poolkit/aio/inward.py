@@ -63,7 +63,7 @@ def _of_thread() -> list[Node]:
 def _lent(nodes: list[Node]) -> Iterator[None]:
     before = [node.wrapper._cancelled_by() for node in nodes]
     for node in nodes:
-        node.wrapper.join_net()  # not that of a thread which begins and ends with what is called
+        node.wrapper._join_net()  # not that of a thread which begins and ends with what is called
         node.wrapper.inc_thread_sharing()
         node.publish()
     try:
@@ -72,6 +72,7 @@ def _lent(nodes: list[Node]) -> Iterator[None]:
         with ExitStack() as ends:  # all of them, also where waiting for one fails
             for node in nodes:
                 ends.callback(node.wrapper.dec_thread_sharing)
+                ends.callback(node.wrapper._use_here)
                 # A task that goes on may be in the middle of a call.
                 ends.callback(_wait_for, node)
                 ends.callback(node.withdraw)

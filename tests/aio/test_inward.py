@@ -51,6 +51,7 @@ def test_what_it_leases_is_the_blocks(pooled: Pooled, server: Server, lease_firs
             thread.join(PATIENCE)
             pool.adopt_orphans()  # as whoever passes does
             create("sync")
+        assert pool.stats().used == 0
         connection.close()
 
     Call(block).result()  # in a thread that has leased nothing before
