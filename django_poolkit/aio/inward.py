@@ -15,6 +15,7 @@ from django.db import connections
 
 from django_poolkit.aio.calls import Call, call_of_bridge
 from django_poolkit.aio.turns import Node, node_of
+from django_poolkit.backends.postgresql.awaiting import lost_by_cancellation
 from django_poolkit.backends.postgresql.base import PooledDatabaseWrapperMixin
 from django_poolkit.pools.bridge.driver import await_only, bridging
 from django_poolkit.pools.bridge.shields import shielded
@@ -60,7 +61,9 @@ def _of_thread() -> list[Node]:
 
 @contextmanager
 def _lent(nodes: list[Node]) -> Iterator[None]:
+    before = [node.wrapper._cancelled_by() for node in nodes]
     for node in nodes:
+        node.wrapper._join_net()  # not that of a thread which begins and ends with what is called
         node.wrapper.inc_thread_sharing()
         node.publish()
     try:
@@ -69,9 +72,14 @@ def _lent(nodes: list[Node]) -> Iterator[None]:
         with ExitStack() as ends:  # all of them, also where waiting for one fails
             for node in nodes:
                 ends.callback(node.wrapper.dec_thread_sharing)
+                ends.callback(node.wrapper._use_here)
                 # A task that goes on may be in the middle of a call.
                 ends.callback(_wait_for, node)
                 ends.callback(node.withdraw)
+    # Django's block would roll back without a word.
+    for node, known in zip(nodes, before, strict=True):
+        if (cancelled := node.wrapper._cancelled_by()) not in (None, known):
+            raise lost_by_cancellation() from cancelled
 
 
 def _wait_for(node: Node) -> None:

@@ -7,7 +7,9 @@ what was ordered has come about.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -35,6 +37,9 @@ Answer = dict[str, Any]
 
 MOST_LEASES: Final = 1000
 """Leases of a pool that are described, the oldest of them."""
+LARGEST: Final = 262_143
+"""The most connections that PostgreSQL's `max_connections` allows. To plan for more of them, as a
+slip of the hand may ask, costs a process its memory, and no scrape can tell of such numbers."""
 
 recent = Recent()
 in_child(recent.after_fork)
@@ -90,12 +95,18 @@ def status(arguments: Arguments) -> Answer:
 
 
 def pause(arguments: Arguments) -> Answer:
-    """Give nothing out for `seconds`; connections are closed as they come home."""
-    seconds = arguments.get("seconds")
-    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not number or not 0 < float(seconds) <= LONGEST:  # type: ignore[arg-type]
+    """Give nothing out for `seconds`; connections are closed as they come home.
+
+    Not beyond `until`, by the wall clock: who was frozen may read this long after it was sent.
+    """
+    seconds = _number(arguments, "seconds")
+    if seconds is None or not 0 < seconds <= LONGEST:
         raise BadArguments(f"seconds must be a number above 0, and at most {LONGEST:g}")
-    return _each("pause", arguments, lambda pool: pool.pause(float(seconds)))  # type: ignore[arg-type]
+    if (until := _number(arguments, "until")) is not None:
+        seconds = min(seconds, until - time.time())
+    if seconds <= 0:
+        raise BadArguments("until has passed, so that this pause is over before it begins")
+    return _each("pause", arguments, lambda pool: pool.pause(seconds))
 
 
 def resume(arguments: Arguments) -> Answer:
@@ -208,15 +219,18 @@ def _outcome(chosen: list[Pool]) -> Answer:
 
 
 def _chosen(arguments: Arguments) -> list[Pool]:
-    """Return the pools that serve one of `databases`, all of them where none are named."""
+    """Return the pools that serve one of `databases`, or are called so; all where none are named.
+
+    Only by their names can those be told apart that serve one database.
+    """
     names = arguments.get("databases")
     there = [pool for pool in (*pools, *asyncpg) if not pool.ended]
     if names is None:
         return there
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise BadArguments("databases must be a list of aliases, or absent")
+        raise BadArguments("databases must be a list of aliases and pools, or absent")
     wanted = set(names)
-    return [pool for pool in there if not wanted.isdisjoint(pool.aliases)]
+    return [pool for pool in there if not wanted.isdisjoint((pool.name, *pool.aliases))]
 
 
 def _sessions(arguments: Arguments) -> list[Measured]:
@@ -233,10 +247,22 @@ def _flag(arguments: Arguments, name: str) -> bool:
     return value
 
 
+def _number(arguments: Arguments, name: str) -> float | None:
+    value = arguments.get(name)
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        with suppress(OverflowError):  # of whole numbers there are longer ones
+            return float(value)
+    raise BadArguments(f"{name} must be a number")
+
+
 def _size(arguments: Arguments, name: str) -> int | None:
     value = arguments.get(name)
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
         raise BadArguments(f"{name} must be a whole number, or absent")
+    if value is not None and value > LARGEST:
+        raise BadArguments(f"{name} must be at most {LARGEST}, the most that PostgreSQL can have")
     return value
 
 

@@ -24,7 +24,8 @@ from django_poolkit.control.protocol import ProtocolError
 
 TIMEOUT: Final = 3.0
 """Seconds that a process may take to answer."""
-_AT_ONCE: Final = 32
+# More than a host has, so that the silent do not wait for one another. Who answers frees a thread.
+_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,9 +25,13 @@ def join(pool: Measured) -> None:
     atexit.register(_leave)  # or finalizers would tell a module that is gone already
     # So that what it does before the first tick is of the last minute, too.
     answers.sample()
+    names = (pool.name, *pool.aliases)
     open_paused = getattr(pool, "open_paused", None)  # a client session cannot be paused
-    if open_paused is not None and (left := orders.pause_left(config, pool.aliases)):
+    if open_paused is not None and (left := orders.pause_left(config, names)):
         open_paused(left)
+        if not orders.pause_left(config, names):
+            # Resumed since the orders were read, perhaps before it was paused here.
+            pool.resume()  # type: ignore[attr-defined]
 
 
 def _leave() -> None:

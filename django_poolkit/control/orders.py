@@ -37,22 +37,22 @@ class Order:
     """Pause the pools of some databases. Times are those of the wall clock, in seconds."""
 
     databases: tuple[str, ...] | None
-    """Aliases; None for all."""
+    """Aliases, and names of pools; None for all."""
     but: tuple[str, ...] = ()
-    """Aliases that have been resumed since."""
+    """Those that have been resumed since."""
     until: float
     posted: float
 
-    def covers(self, aliases: Collection[str]) -> bool:
-        """Tell whether a pool that serves these aliases is meant."""
-        if not set(self.but).isdisjoint(aliases):
+    def covers(self, names: Collection[str]) -> bool:
+        """Tell whether a pool is meant that has these names: its own, and those of its aliases."""
+        if not set(self.but).isdisjoint(names):
             return False
-        return self.databases is None or not set(self.databases).isdisjoint(aliases)
+        return self.databases is None or not set(self.databases).isdisjoint(names)
 
 
-def pause_left(config: ControlConfig, aliases: Collection[str]) -> float:
-    """Return for how many seconds a pool of these aliases is to be paused, 0.0 for not at all."""
-    left = [order.until for order in standing(config) if order.covers(aliases)]
+def pause_left(config: ControlConfig, names: Collection[str]) -> float:
+    """Return for how many seconds a pool of these names is to be paused, 0.0 for not at all."""
+    left = [order.until for order in standing(config) if order.covers(names)]
     return max(0.0, left[-1] - time.time()) if left else 0.0
 
 
@@ -105,10 +105,11 @@ def _replace(directory: Path, databases: Sequence[str] | None, *new: Order) -> N
 
 def _without(orders: Iterable[Order], databases: Sequence[str]) -> Iterator[Order]:
     for order in orders:
+        but = tuple(sorted({*order.but, *databases}))
         if order.databases is None:
-            yield replace(order, but=tuple(sorted({*order.but, *databases})))
+            yield replace(order, but=but)
         elif left := tuple(alias for alias in order.databases if alias not in databases):
-            yield replace(order, databases=left)
+            yield replace(order, databases=left, but=but)
 
 
 def _lock(descriptor: int) -> None:

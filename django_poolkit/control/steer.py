@@ -51,7 +51,7 @@ def pause(config: ControlConfig, target: Target, *, seconds: float, wait: float)
         for directory in look_in(config):
             order = Order(databases=target.databases, until=until, posted=now)
             orders.post(directory, order)
-    outcome = _give(config, "pause", target, {"seconds": seconds})
+    outcome = _give(config, "pause", target, {"seconds": seconds, "until": until})
     if standing and not any(answer.error is None for answer in outcome.answers):
         _withdraw(config, target)  # nobody is paused, so nobody shall be
     outcome = _wait(config, target, outcome, _busy, min(wait, seconds))
@@ -123,6 +123,7 @@ def kill(config: ControlConfig, leases: Iterable[LeaseId], *, wait: float) -> Ou
     wanted = {str(lease): lease for lease in leases}
     target = Target(pids=frozenset(lease.pid for lease in wanted.values()))
     answers = _ask_status(config, target)
+    silent = {answer.pid for answer in answers if answer.error is not None}
     alive = {lease["id"] for lease in _leases(answers)}
     refused = []
     for name in wanted.keys() & alive:
@@ -134,7 +135,8 @@ def kill(config: ControlConfig, leases: Iterable[LeaseId], *, wait: float) -> Ou
     outcome = Outcome(
         command="kill-lease",
         answers=list({answer.path: answer for answer in (*answers, *refused)}.values()),
-        missing=sorted(wanted.keys() - alive),
+        # Of what a process holds that says nothing, nothing is known.
+        missing=sorted(name for name in wanted.keys() - alive if wanted[name].pid not in silent),
     )
     return _wait(config, target, outcome, _still_there(alive & wanted.keys()), wait)
 

@@ -126,7 +126,7 @@ def _done(
 
 
 def _obeyed(outcome: Outcome) -> bool:
-    return any(answer.error is None for answer in outcome.answers)
+    return any(answer.result and answer.result["pools"] for answer in outcome.answers)
 
 
 def _log(visitor: Visitor, command: Command, pool: str, result: str) -> None:

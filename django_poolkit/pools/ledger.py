@@ -9,14 +9,19 @@ import itertools
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from operator import attrgetter
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from django_poolkit.pools.lease import Lease, format_stack
 from django_poolkit.pools.sparing import Sparing
 from django_poolkit.pools.statement_kinds import verb_of
 from django_poolkit.pools.stats import Histogram, LeaseStats
+
+PURGED: Final = 10_000
+"""Leases that are remembered after they were struck out as dead. One pass of the garbage
+collector, which is what finalizers are late by, ends no more than there were."""
 
 _since = attrgetter("since")
 
@@ -34,8 +39,9 @@ class Ledger:
         # dropped has to die to be noticed.
         self.live: dict[int, weakref.ref[Lease]] = {}
         self.reported: set[int] = set()
-        self.purged: set[int] = set()
-        """Leases that were struck out as dead. Of some the finalizer may be about to run."""
+        self.purged: dict[int, None] = {}
+        """The latest leases that were struck out as dead, in order. Of some the finalizer may be
+        about to run. Who asks for one needs no lock."""
         self.acquired = self.waited = self.timeouts = self.too_many_waiters = 0
         self.connects = self.connect_errors = self.resets = self.leaks = self.overdue = 0
         self.closed: Counter[str] = Counter()
@@ -121,7 +127,9 @@ class Ledger:
             self.reported.discard(key)
         if dead:
             self.closed["lost"] += len(dead)
-            self.purged.update(dead)
+            self.purged.update(dict.fromkeys(dead))
+            for key in list(self.purged)[:-PURGED]:
+                del self.purged[key]
         self.leaks += len(dead)
         return len(dead)
 
@@ -137,8 +145,9 @@ def describe(lease: Lease) -> LeaseStats:
     connection = lease.held
     pid, status = 0, "unknown"
     if connection is not None and not connection.closed:
-        pid = connection.info.backend_pid
-        status = connection.info.transaction_status.name.lower()
+        with suppress(Exception):  # its owner closes it at this very moment: the driver's error
+            pid = connection.info.backend_pid
+            status = connection.info.transaction_status.name.lower()
     context = None if lease.context is None else lease.context()
     return LeaseStats(
         key=lease.key,

@@ -1,4 +1,4 @@
-"""How large a pool should be: the rules that are published, and laws that need measurements.
+"""How large a pool can be, and should be: published rules, and laws that need measurements.
 
 The rules are quoted, not recommended: they know cores and disks, and nothing of what a site does.
 `queueing` predicts from what is measured, `budget` divides what a server has.
@@ -17,6 +17,16 @@ from django_poolkit.pools.stats import BUCKETS
 
 # The share of the last bucket that is taken to last as long as its upper bound.
 _TAIL: Final = 0.01
+
+
+def verify_sizes(min_size: int, max_size: int) -> None:
+    """Raise ValueError for sizes that no pool can have."""
+    if not 0 <= min_size <= max_size or max_size < 1:
+        raise ValueError(
+            f"min_size {min_size} and max_size {max_size} cannot be: needed is "
+            "0 <= min_size <= max_size, and max_size at least 1"
+        )
+
 
 # -- published rules
 

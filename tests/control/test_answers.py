@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import Any
 
 import pytest
@@ -135,6 +136,26 @@ def test_pause_and_resume(pool):
         cursor.execute("SELECT 1")
 
 
+def test_a_pause_that_is_read_late_lasts_for_what_is_left_of_it(pool):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    [found] = ask("pause", seconds=30, until=time.time() + 10)["pools"]
+    assert 0.0 < found["pause_left"] <= 10.0
+    [found] = ask("pause", seconds=5, until=time.time() + 3600)["pools"]
+    assert 0.0 < found["pause_left"] <= 5.0
+
+
+def test_a_pool_is_meant_by_its_own_name_too(pool):
+    other = registry.pools.get(
+        "another", lambda name: ConnectionPool(name=name), alias="default", place="there"
+    )
+    assert (other.name, other.aliases) == ("default~2", ("default",))
+    assert [
+        found["name"] for found in ask("pause", seconds=30, databases=["default~2"])["pools"]
+    ] == ["default~2"]
+    assert pool.stats().state == "open"
+
+
 def test_of_other_databases_nothing_is_paused(pool):
     assert ask("pause", seconds=30, databases=["other"])["pools"] == []
     assert pool.stats().state == "open"
@@ -200,11 +221,17 @@ def connection_lives(lease: Any) -> bool:
         ("pause", {"seconds": True}, "seconds must be a number"),
         ("pause", {"seconds": float("nan")}, "seconds must be a number"),
         ("pause", {"seconds": 3601}, "at most 3600"),
+        ("pause", {"seconds": 10**400}, "seconds must be a number"),
+        ("pause", {"seconds": 5, "until": "noon"}, "until must be a number"),
+        ("pause", {"seconds": 5, "until": 1.0}, "until has passed"),
         ("resize", {}, "min_size, max_size or both"),
         ("resize", {"max_size": "3"}, "max_size must be a whole number"),
         ("resize", {"max_size": True}, "max_size must be a whole number"),
         ("resize", {"min_size": 9}, "pool 'default': "),
-        ("resize", {"max_size": 0}, "pool 'default': "),
+        ("resize", {"max_size": 0}, "pool 'default': min_size 0 and max_size 0 cannot be"),
+        ("resize", {"min_size": -1}, "pool 'default': min_size -1 and max_size 8 cannot be"),
+        ("resize", {"min_size": 10**9, "max_size": 10**9}, "min_size must be at most 262143"),
+        ("resize", {"max_size": 10**400}, "max_size must be at most 262143"),
         ("kill_lease", {"pool": "default"}, "key a whole number"),
         ("kill_lease", {"pool": 1, "key": 1}, "pool must be"),
         ("kill_lease", {"pool": "default", "key": True}, "key a whole number"),

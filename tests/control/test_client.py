@@ -182,6 +182,16 @@ def test_they_are_asked_at_the_same_time(bogus, serve, config):
     assert sorted(str(answer.error) for answer in answers) == ["None", *["no_answer"] * 8]
 
 
+def test_a_hundred_that_are_frozen_take_no_longer_than_one(bogus, serve, config):
+    for _ in range(100):
+        bogus()
+    serve()
+    started = time.monotonic()
+    answers = ask_all(config, "echo", {}, timeout=1.0)
+    assert time.monotonic() - started < 3.0
+    assert [answer.error for answer in answers].count("no_answer") == 100
+
+
 def test_the_dead_are_no_answers_and_are_swept(serve, bogus, config, place):
     serve()
     with socket.socket(socket.AF_UNIX) as dead:

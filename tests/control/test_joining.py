@@ -104,6 +104,25 @@ def test_a_pool_born_in_a_pause_is_paused(place):
     select()
 
 
+def test_a_pool_born_while_a_pause_is_ended_is_not_paused(place, monkeypatch):
+    select()  # makes the directory
+    connections.close_all()
+    registry.pools.close_all()
+    now = time.time()
+    orders.post(place, Order(databases=None, until=now + 30.0, posted=now))
+    read = orders.pause_left
+
+    def read_just_before_the_resume(*args):
+        left = read(*args)
+        orders.withdraw(place, None)
+        answers.resume({})
+        return left
+
+    monkeypatch.setattr(orders, "pause_left", read_just_before_the_resume)
+    select()
+    assert connection.pool.stats().state == "open"  # type: ignore[attr-defined]
+
+
 def test_an_order_for_others_is_not_obeyed(place):
     select()
     connections.close_all()

@@ -88,6 +88,15 @@ def test_what_is_withdrawn_is_over(config, posted):
     assert list(config.directory.iterdir()) == []
 
 
+def test_a_pool_of_several_names_is_resumed_by_one_of_them(config, posted):
+    posted(order(["default", "replica"]))
+    orders.withdraw(config.directory, ["asyncpg:default"])
+    assert left(config, "asyncpg:default", "default") == 0
+    orders.withdraw(config.directory, ["replica"])
+    assert left(config, "default", "replica") == 0
+    assert left(config, "default") == 60
+
+
 def test_of_an_order_for_all_a_part_can_be_withdrawn(config, posted):
     posted(order())
     orders.withdraw(config.directory, ["default"])

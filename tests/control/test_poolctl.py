@@ -24,7 +24,16 @@ from django.test import override_settings
 from django_poolkit import connection_pools, registry
 from django_poolkit.conf import control as conf
 from django_poolkit.conf.control import control_config
-from django_poolkit.control import client, conversation, orders, protocol, server, steer, visits
+from django_poolkit.control import (
+    answers,
+    client,
+    conversation,
+    orders,
+    protocol,
+    server,
+    steer,
+    visits,
+)
 from django_poolkit.control.answers import HANDLERS
 from django_poolkit.control.client import ask_all
 from django_poolkit.control.orders import Order
@@ -152,7 +161,9 @@ def test_a_pause_reaches_every_pool_and_says_so(live, config):
     code, text, error = ctl("pause", "--all")
     assert (code, error) == (0, "")
     for worker in (one, two):
-        assert worker.asked[0] == ("pause", {"seconds": 60.0})
+        command, arguments = worker.asked[0]
+        assert (command, arguments["seconds"]) == ("pause", 60.0)
+        assert 50 < arguments["until"] - time.time() <= 60
     rows = [line.split() for line in text.splitlines() if "paused" in line]
     assert rows == [
         ["20", "default", "paused", "0", "4", "0", "0", "0", "0"],
@@ -168,7 +179,9 @@ def test_a_pause_of_some_databases_leaves_the_others(live, config, monkeypatch):
     [one] = live(Worker(20, default="open", b="open", c="open"))
     code, _, _ = ctl("pause", "--database", "default", "--database", "b", "--for", "90")
     assert code == 0
-    assert one.asked[0] == ("pause", {"databases": ["default", "b"], "seconds": 90.0})
+    command, arguments = one.asked[0]
+    assert (command, arguments["seconds"]) == ("pause", 90.0)
+    assert arguments["databases"] == ["default", "b"]
     assert one.asked[1][1]["databases"] == ["default", "b"]
     assert one.pools["c"]["state"] == "open"
     assert orders.pause_left(config, ["b"]) > 89
@@ -497,6 +510,14 @@ def test_kill_lease_of_one_that_is_not_there(live):
     assert ctl("kill-lease", "21/default/1")[0] == 3
 
 
+def test_of_a_process_that_does_not_answer_no_lease_is_said_not_to_be_there(live, monkeypatch):
+    _, two = live(Worker(20), Worker(300))
+    monkeypatch.setattr(steer, "ask_all", partial(ask_all, timeout=0.2))
+    two.look = lambda: time.sleep(0.6)
+    code, _, error = ctl("kill-lease", "300/default/1")
+    assert (code, error) == (1, "no answer from 1 of 1 process (300): no answer within 0.2 s.")
+
+
 def test_a_lease_that_ends_by_itself_meanwhile_is_gone_too(live, serve):
     from django_poolkit.control.protocol import BadArguments
 
@@ -734,3 +755,4 @@ def test_control_md_has_every_bound():
         f"none came within {client.TIMEOUT:g} s",
     ):
         assert bound in text, bound
+    assert f"above {answers.LARGEST}" in page("poolctl.md")

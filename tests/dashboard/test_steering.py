@@ -11,7 +11,7 @@ import pytest
 from django.db import connection
 from django.test import Client, override_settings
 
-from django_poolkit import registry
+from django_poolkit import asyncpg_pools, registry
 from django_poolkit.control import server
 from django_poolkit.dashboard import steering
 from tests.control.statuses import pool, status
@@ -91,6 +91,35 @@ def test_recycle_and_resume_are_done(pools: Any, visit: Callable[..., Client]) -
         "Resume, in all processes.",
         "Recycle, in all processes.",
     ]
+
+
+def test_a_pool_that_is_called_otherwise_than_its_database_is_steered_too(
+    pools: Any, visit: Callable[..., Client]
+) -> None:
+    raw = asyncpg_pools["default"]
+    try:
+        response = confirmed(visit(superuser=True), "pause", pool="asyncpg:default", seconds="5")
+        assert raw.stats().state == "paused"
+        assert default(pools).stats().state == "open"
+        assert "Paused: asyncpg:default" in response.content.decode()
+    finally:
+        registry.asyncpg.close_all()
+
+
+def test_a_pool_that_is_gone_by_then_is_not_said_to_be_paused(
+    pools: Any, visit: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncpg_pools["default"]
+    enter = steering.enter
+
+    def enter_and_close(*args: Any) -> None:
+        enter(*args)
+        registry.asyncpg.close_all()
+
+    monkeypatch.setattr(steering, "enter", enter_and_close)
+    response = confirmed(visit(superuser=True), "pause", pool="asyncpg:default", seconds="5")
+    assert "Not Paused" in response.content.decode()
+    assert default(pools).stats().state == "open"
 
 
 def test_without_the_token_nothing_is_done(pools: Any, visit: Callable[..., Client]) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from psycopg import pq
 
+from django_poolkit.pools import ledger as ledger_module
 from django_poolkit.pools.lease import Lease, capture_stack
 from django_poolkit.pools.ledger import Ledger, describe
 
@@ -222,6 +223,18 @@ def test_leases_that_died_without_a_word_are_struck_out_and_counted(ledger, lend
     assert (ledger.leaks, ledger.closed) == (4, {"lost": 4})
 
 
+def test_of_those_that_were_struck_out_the_latest_are_remembered(ledger, lend, monkeypatch):
+    monkeypatch.setattr(ledger_module, "PURGED", 2)
+    keys = [lend(1.0).key for _ in range(3)]
+    gc.collect()
+    assert ledger.purge_locked() == 3
+    assert list(ledger.purged) == keys[1:]
+    keys.append(lend(1.0).key)
+    gc.collect()
+    assert ledger.purge_locked() == 1
+    assert list(ledger.purged) == keys[2:]
+
+
 def test_a_lease_is_described_as_the_server_sees_it(lend):
     class Asking:
         def where(self):
@@ -240,6 +253,25 @@ def test_a_lease_is_described_as_the_server_sees_it(lend):
     assert 100.0 <= described.seconds < 100.0 + 60.0
     lease.pinned = "LISTEN"
     assert describe(lease).pinned == "LISTEN"
+
+
+class ClosedMeanwhile:
+    """A connection whose owner closes it as soon as somebody has seen it open."""
+
+    def __init__(self, real):
+        self._real = real
+        self.info = real.info
+
+    @property
+    def closed(self):
+        before = self._real.closed
+        self._real.close()
+        return before
+
+
+def test_a_lease_can_be_described_while_its_owner_closes_the_connection(lend, primary):
+    described = describe(lend(0.0, ClosedMeanwhile(primary.connect())))
+    assert (described.status, described.backend_pid) == ("unknown", 0)
 
 
 def test_nothing_is_made_up_of_a_lease_without_connection_context_and_statement(lend):

@@ -226,6 +226,9 @@ class HoldingMixin(GreetingMixin):
             if last is not lease and last is not None:
                 last.pool.end_rest(last)
             lease.keeper = self._me
+            if lease.loop is not None and self._thread_ident != threading.get_ident():  # type: ignore[attr-defined]
+                # The block is a thread's, which `async_to_sync()` lends: it outlives this loop.
+                lease.loop = lease.task = None
             self._take_over(lease)
             raw = self._raw = lease._connection
             self.errors_occurred = False

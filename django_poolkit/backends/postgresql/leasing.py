@@ -7,6 +7,7 @@ Django calls at the end of a request. Everything else here is for those who neve
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import get_ident
 from types import FrameType
 from typing import Any, Final, cast
 
@@ -122,13 +123,25 @@ class LeasingMixin(ShortWayMixin):
         lease.alias = self.alias
         if self._thread_sharing_count:  # type: ignore[attr-defined]
             lease.shared = True
-        if not self._on_net:
-            self._on_net = True
-            net().wrappers.add(self)
+        self._join_net()
         self._scope = None
         lease.context = purpose.of_caller()  # it may have rested, and been another work's before
         if (scope := request.current()) is not None:
             self._enter(scope, lease)
+
+    def _join_net(self) -> None:
+        """Have what is leased end with the thread that calls this first."""
+        if not self._on_net:
+            self._on_net = True
+            net().wrappers.add(self)
+
+    def _use_here(self) -> None:
+        """Have this thread be the one that uses the present lease: who did before is done with it.
+
+        The end of its block then gives it back at once, where another's would leave it adrift.
+        """
+        if self._lease is not None:
+            self._lease.owner = get_ident()
 
     def _enter(self, scope: RequestScope, lease: Lease) -> None:
         scope.note_use(self)

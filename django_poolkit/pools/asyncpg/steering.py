@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from django_poolkit.pools.asyncpg.physical import CUT_TIMEOUT
+from django_poolkit.pools.sizing import verify_sizes
 
 if TYPE_CHECKING:
     from django_poolkit.pools.asyncpg.line import Line
@@ -103,11 +104,7 @@ class Steering:
     def _check_size(self, min_size: int, max_size: int | None) -> tuple[int, int]:
         if max_size is None:
             max_size = max(min_size, self.max_size)
-        if min_size < 0 or max_size < 1 or max_size < min_size:
-            raise ValueError(
-                f"min_size {min_size} and max_size {max_size} cannot be: needed is "
-                "0 <= min_size <= max_size, and max_size at least 1"
-            )
+        verify_sizes(min_size, max_size)
         return min_size, max_size
 
     def kill(self, key: int) -> bool:

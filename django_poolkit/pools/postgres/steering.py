@@ -22,6 +22,7 @@ from django_poolkit.pools.postgres.fence import History
 from django_poolkit.pools.postgres.growth import Attempt
 from django_poolkit.pools.postgres.shell import Job, critical
 from django_poolkit.pools.postgres.upkeep import Upkeep
+from django_poolkit.pools.sizing import verify_sizes
 
 logger = logging.getLogger("django_poolkit.pool")
 
@@ -169,6 +170,12 @@ class Steering(Upkeep):
         Raises ValueError for sizes that contradict each other.
         """
         self._carry_out(self._resize(*self._check_size(min_size, max_size)))
+
+    def _check_size(self, min_size: int, max_size: int | None) -> tuple[int, int]:
+        # As the base class does it, in words that name the values.
+        sizes = min_size, min_size if max_size is None else max_size
+        verify_sizes(*sizes)
+        return sizes
 
     @critical
     def _resize(
