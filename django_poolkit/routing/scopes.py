@@ -249,8 +249,10 @@ def reached(here: Scope, cluster: str) -> Settled | None:
 def unsettle(here: Scope, cluster: str, alias: str) -> None:
     """Take away all hosts of a replica, which have turned out to be of no use to a scope."""
     with _raising:
+        if (before := here.settled.get(cluster)) is None:
+            return  # its floor has ended meanwhile, and another thread found that out
         # It stays there, with none: another thread may have been sent to it already.
-        hosts = {**here.settled[cluster].hosts, alias: frozenset[str]()}
+        hosts = {**before.hosts, alias: frozenset[str]()}
         settled = Settled(MappingProxyType(hosts))
         here.settled = MappingProxyType({**here.settled, cluster: settled})
 

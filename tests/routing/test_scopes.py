@@ -406,6 +406,12 @@ def test_that_while_begins_when_what_was_written_can_be_seen(paused, monkeypatch
     assert in_thread(work) == ["default", "default", "replica"]
 
 
+def test_a_replica_is_of_no_use_also_where_all_would_do_meanwhile():
+    with scope() as here:
+        scopes.unsettle(here, "default", "replica")  # another thread has just let go of the floor
+        assert not here.settled
+
+
 def test_a_job_without_scope_does_not_read_the_pin_of_another_scope(paused):
     def work() -> tuple[str, str]:
         write("new")

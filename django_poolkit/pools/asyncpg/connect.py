@@ -96,12 +96,12 @@ class Connector:
             return None
         wait = float(arguments["timeout"] or _LONGEST_CONNECT)
         if inspect.iscoroutinefunction(password):
-            arguments["password"] = str(await self._bounded(password, wait))
+            arguments["password"] = str(await _told(self._bounded(password, wait)))
             return None
         if self._source is None:
             self._source = Credentials(password, origin="PASSWORD", name=str(self._config.name))
         place = {"dbname": arguments.get("database"), **arguments, "password": None}
-        answer = await asyncio.to_thread(self._source.get, place, wait)
+        answer: Answer = await _told(asyncio.to_thread(self._source.get, place, wait))
         arguments.update(answer.params)
         return answer
 
@@ -221,6 +221,17 @@ class Connector:
             except PoolWarning:
                 logger.warning("event=options_dropped %s", text)
         return statement
+
+
+async def _told(asked: Awaitable[Any]) -> Any:
+    """Return what a function supplies; have of its errors the class alone told."""
+    try:
+        return await asked
+    except (CredentialsError, PoolConfigError):
+        raise
+    except Exception as error:
+        # Also where it is one of those that are the server's words, or the network's, elsewhere.
+        raise CredentialsError(f"PASSWORD has raised {type(error).__name__}") from error
 
 
 _ALWAYS_TAKEN: Final = frozenset({"application_name"})

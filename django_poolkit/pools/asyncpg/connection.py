@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
+from asyncpg.transaction import Transaction
 
 from django_poolkit.pools.asyncpg.errors import LeaseReleased, WrongLoop
 from django_poolkit.pools.asyncpg.transaction import LeasedTransaction
@@ -85,11 +86,17 @@ class LeasedConnection(PoolConnectionProxy):
 
     def transaction(
         self, *, isolation: str | None = None, readonly: bool = False, deferrable: bool = False
-    ) -> LeasedTransaction:
+    ) -> Transaction:
         """Begin a transaction, or a savepoint, as a block; see asyncpg's `transaction()`."""
         self._used("transaction")
-        self._con._check_open()
-        return LeasedTransaction(self._lease, self._con, isolation, readonly, deferrable)
+        connection: Any = self._con
+        if type(connection).transaction is not asyncpg.Connection.transaction:
+            own: Transaction = connection.transaction(
+                isolation=isolation, readonly=readonly, deferrable=deferrable
+            )
+            return own  # a `connection_class` has blocks of its own
+        connection._check_open()
+        return LeasedTransaction(self._lease, connection, isolation, readonly, deferrable)
 
     async def close(self, *, timeout: float | None = None) -> None:
         """Close the connection itself. The lease is still to be released."""

@@ -135,7 +135,7 @@ class TaskConnection(psycopg.AsyncConnection[Any]):
     def transaction(self, *args: Any, **kwargs: Any) -> Any:
         """Open a transaction block, as psycopg does. Raises LeaseReleased."""
         self._lease()
-        return _Block(super().transaction(*args, **kwargs))
+        return _Block(self, super().transaction(*args, **kwargs))
 
     def pipeline(self) -> Any:
         """Open a pipeline, as psycopg does. Raises LeaseReleased."""
@@ -167,20 +167,35 @@ class TaskConnection(psycopg.AsyncConnection[Any]):
             self._closed = True
             self.pgconn.finish()
 
+    def cut_off(self) -> None:
+        """Hang up on the server. Who waits for the connection finds that out."""
+        lease = self._lease_ref()
+        if lease is not None and (connection := lease.held) is not None:
+            connection.cut_off()
+
 
 class _Block:
     """A block of psycopg's `transaction()`, which whoever is cancelled leaves within bounds."""
 
-    __slots__ = ("_plain",)
+    __slots__ = ("_connection", "_plain")
 
-    def __init__(self, plain: Any) -> None:
+    def __init__(self, connection: TaskConnection, plain: Any) -> None:
+        self._connection = connection
         self._plain = plain
 
     async def __aenter__(self) -> Any:
         return await self._plain.__aenter__()
 
     async def __aexit__(self, kind: type[BaseException] | None, *error: Any) -> Any:
-        return await task_wait.end_block(self._plain, kind, *error)
+        blocks = self._connection._num_transactions
+        try:
+            return await task_wait.end_block(self._plain, kind, *error)
+        finally:
+            cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
+            if cancelled and self._connection._num_transactions == blocks:
+                # Whoever shares the connection has not let go of it, so nothing is rolled back:
+                # what goes on with it would be taken for a part of this block.
+                self._connection.cut_off()
 
 
 def _factories_for_tasks(connection: PoolConnection) -> tuple[type[Any], type[Any]]:

@@ -437,6 +437,30 @@ def test_a_password_that_hangs_gives_its_place_to_another_connect(
     run(main())
 
 
+@pytest.mark.parametrize("kind", [TimeoutError, ValueError])
+def test_what_a_password_raises_is_not_told(
+    make: MakePool, run: Run, caplog: Any, kind: type[Exception]
+) -> None:
+    def blocking() -> str:
+        raise kind("https://vault/?token=hush")
+
+    async def awaited() -> str:
+        return blocking()
+
+    async def main() -> None:
+        for password in (blocking, awaited):
+            pool = make({"password": password})
+            with pytest.raises(PoolTimeout) as caught:
+                await pool.acquire(timeout=0.5)
+            error = f"CredentialsError: PASSWORD has raised {kind.__name__}"
+            assert error in str(caught.value)
+            assert error == pool.stats().last_connect_error
+        assert "hush" not in caplog.text
+        assert_quiet(pool)
+
+    run(main())
+
+
 def test_who_holds_for_too_long_is_named(make: MakePool, run: Run, caplog: Any) -> None:
     async def main() -> None:
         pool = make(LEAK_AFTER=0.05)

@@ -129,3 +129,21 @@ def test_a_lease_that_is_dropped_within_a_transaction_is_taken_back(
         assert await pid(pool)
 
     run(main())
+
+
+def test_a_connection_class_may_have_blocks_of_its_own(make: MakePool, run: Run) -> None:
+    class Serializable(asyncpg.Connection):  # type: ignore[misc]
+        def transaction(self, **how: Any) -> Any:
+            return super().transaction(**{**how, "isolation": "serializable"})
+
+    async def main() -> None:
+        pool = make(connection_class=Serializable)
+        async with pool.lease() as connection, connection.transaction(readonly=True):
+            shown = [
+                await connection.fetchval(f"SHOW transaction_{n}")
+                for n in ("isolation", "read_only")
+            ]
+        assert shown == ["serializable", "on"]
+        assert_quiet(pool)
+
+    run(main())

@@ -158,6 +158,33 @@ class TestStatements:
         proxy.resume()
         assert_quiet(pool)
 
+    def test_a_block_that_cannot_be_rolled_back_takes_in_nothing_else(
+        self, make_pool, primary, app, monkeypatch, run_on_each
+    ):
+        monkeypatch.setattr(late, "GRACE", 0.1)
+        pool = make_pool(max_size=1, kwargs={"application_name": app, "autocommit": True})
+
+        async def main():
+            lease = await pool.aacquire()
+            connection, others = lease.connection, []
+
+            async def work() -> None:
+                async with connection.transaction():
+                    others.append(asyncio.ensure_future(connection.execute(SLEEP)))
+                    await asyncio.Event().wait()
+
+            task = asyncio.ensure_future(work())
+            await until_runs(primary, app)
+            await cancelled(task)  # while another has the connection, and keeps it
+            with pytest.raises(psycopg.OperationalError):
+                await asyncio.wait_for(others[0], PATIENCE)
+            with pytest.raises(psycopg.OperationalError):
+                await connection.execute("SELECT 1")  # which would be undone without a word
+            await lease.release()
+
+        run_on_each(main)
+        assert_quiet(pool)
+
 
 class TestReleases:
     def test_a_rollback_on_the_way_home_is_awaited(self, pool, primary, app, run_on_each):
