@@ -128,7 +128,8 @@ class Connector(aiohttp.TCPConnector):
         # client_proto.py, `ResponseHandler.close`): they would wait until they are timed out.
         for connection in list(self._connections):
             payload = getattr(connection.protocol, "_payload", None)
-            if payload is not None:
+            # One that is complete was an earlier request's, whose owner may yet read it.
+            if payload is not None and not payload.is_eof():
                 payload.set_exception(self._refusal())
 
     def _transports(self) -> list[asyncio.Transport]:
