@@ -70,7 +70,12 @@ class Connector(aiohttp.TCPConnector):
         """Return a connection, as the base class does, which would connect even if it is closed."""
         if self._closed:
             raise self._refusal()
-        connection = await super().connect(req, traces, timeout)
+        try:
+            connection = await super().connect(req, traces, timeout)
+        except aiohttp.ClientConnectionError:
+            if self._closed:  # meanwhile
+                raise self._refusal() from None
+            raise
         self._connections.add(connection)
         for trace in traces:
             if isinstance(trace._trace_config_ctx, Call):

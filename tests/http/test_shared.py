@@ -270,6 +270,23 @@ def test_who_reads_or_sleeps_as_it_closes_is_told_so(
     wait_until(lambda: upstream.connections == 0)
 
 
+def test_who_connects_as_it_closes_is_told_so(make: MakeSession) -> None:
+    session = make()
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            url = f"https://127.0.0.1:{mute.getsockname()[1]}/"
+            connecting = asyncio.create_task(session.post(url))
+            client, _ = await asyncio.to_thread(mute.accept)
+            with client:
+                assert session.stats().connecting == 1
+                await session.close()
+            with pytest.raises(PoolClosed):
+                await connecting
+
+    asyncio.run(main())
+
+
 def test_what_has_come_whole_before_it_closes_can_be_read(
     make: MakeSession, upstream: Upstream
 ) -> None:
