@@ -28,7 +28,8 @@ logger = logging.getLogger("django_poolkit.control")
 
 LONGEST: Final = 3600.0
 """Seconds that an order may stand at most: a pause nobody ends is an outage of one's own making."""
-_LARGEST_FILE: Final = 64 * 1024
+# Each order may name all that were named later: a few hundred aliases, paused one by one.
+_LARGEST_FILE: Final = 1024 * 1024
 _LOCK_WAIT: Final = 2.0
 
 

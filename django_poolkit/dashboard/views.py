@@ -118,11 +118,13 @@ def _done(
     finally:
         looking.forget()
     _log(visitor, command, pool, "done" if outcome.code == DONE else f"code {outcome.code}")
-    context["title"] = f"{command.done}: {pool}" if _obeyed(outcome) else f"Not {command.done}"
+    obeyed = _obeyed(outcome)
+    context["title"] = f"{command.done}: {pool}" if obeyed else f"Not {command.done}"
     context["tables"] = outcome.tables()
     # The answer itself, and no redirect to it: that would ask a database who it is for, which may
     # be the one that has just been paused.
-    return _told(request, context, 403 if outcome.code == REFUSED else 200, outcome.problem())
+    problem = outcome.problem() or ("" if obeyed else "No process has this pool any more.")
+    return _told(request, context, 403 if outcome.code == REFUSED else 200, problem)
 
 
 def _obeyed(outcome: Outcome) -> bool:

@@ -94,7 +94,8 @@ def of_pool(stats: PoolStats, *, stuck_after: float) -> Verdict:
     if not stats.waiters:
         return PASS
     # Of a client session who waits stands before the limit of one loop or host, and not of all.
-    full = stats.kind == "http" or stats.used >= stats.max_size
+    # Until a connect has ended nobody knows: an old stream to another host says nothing of it.
+    full = not stats.connecting if stats.kind == "http" else stats.used >= stats.max_size
     if full and stats.standstill >= stuck_after:
         return "fail", "stuck"
     return "warn", "saturated"

@@ -70,7 +70,12 @@ class Connector(aiohttp.TCPConnector):
         """Return a connection, as the base class does, which would connect even if it is closed."""
         if self._closed:
             raise self._refusal()
-        connection = await super().connect(req, traces, timeout)
+        try:
+            connection = await super().connect(req, traces, timeout)
+        except aiohttp.ClientConnectionError:
+            if self._closed:  # meanwhile
+                raise self._refusal() from None
+            raise
         self._connections.add(connection)
         for trace in traces:
             if isinstance(trace._trace_config_ctx, Call):
@@ -128,7 +133,8 @@ class Connector(aiohttp.TCPConnector):
         # client_proto.py, `ResponseHandler.close`): they would wait until they are timed out.
         for connection in list(self._connections):
             payload = getattr(connection.protocol, "_payload", None)
-            if payload is not None:
+            # One that is complete was an earlier request's, whose owner may yet read it.
+            if payload is not None and not payload.is_eof():
                 payload.set_exception(self._refusal())
 
     def _transports(self) -> list[asyncio.Transport]:

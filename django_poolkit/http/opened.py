@@ -74,7 +74,6 @@ class Opened:
         """Let go of it without its loop, which is closed, stands still or is another process's."""
         self.closing = True
         self._gone(self)
-        self.session.detach()
         self.connector.abandon()
         # There is nothing left that it would wait for: it ends at once, and needs no finalizer.
         with suppress(StopAsyncIteration, StopIteration, RuntimeError):

@@ -38,14 +38,15 @@ class Notice:
         """Hear signals from now on. The server's own handlers are called as ever."""
         if threading.current_thread() is not threading.main_thread():
             return  # where Python takes no handlers, and servers are told by other means
+        self._listens = True  # all is there first: one may come with the handler
         for number in SIGNALS:
-            if signal.getsignal(number) is None:
+            if (before := signal.getsignal(number)) is None:
                 continue  # of a program around Python, whose handler could not be called from here
-            self._before[number] = signal.signal(number, self._hear)
+            self._before[number] = before
+            signal.signal(number, self._hear)
             # A loop's handlers are called by what the interpreter writes for each signal, so
             # that they need no place of their own; but system calls must not end early.
             signal.siginterrupt(number, False)
-        self._listens = True
 
     def ignore(self) -> None:
         """Take back `listen()`. Where another handler has been set since, that one stays, and

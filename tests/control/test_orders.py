@@ -97,6 +97,12 @@ def test_a_pool_of_several_names_is_resumed_by_one_of_them(config, posted):
     assert left(config, "default") == 60
 
 
+def test_of_many_that_are_paused_one_by_one_none_is_lost(config, posted):
+    aliases = [f"tenant_{number:04}" for number in range(120)]
+    posted(*(order([alias]) for alias in aliases))
+    assert all(orders.pause_left(config, [alias]) > 0 for alias in aliases[::7])
+
+
 def test_of_an_order_for_all_a_part_can_be_withdrawn(config, posted):
     posted(order())
     orders.withdraw(config.directory, ["default"])
@@ -268,7 +274,7 @@ GOOD: dict[str, Any] = {"databases": None, "but": [], "until": 0, "posted": 0}
         json.dumps({"orders": [GOOD | {"until": "s3cret"}]}).encode(),
         json.dumps({"orders": [GOOD | {"databases": 5}]}).encode(),
         json.dumps({"orders": [{}]}).encode(),
-        json.dumps({"orders": [], "x": "x" * 65_536}).encode(),
+        json.dumps({"orders": [], "x": "x" * 2**20}).encode(),
     ],
     ids=lambda content: repr(content[:12]),
 )

@@ -118,7 +118,9 @@ def test_a_pool_that_is_gone_by_then_is_not_said_to_be_paused(
 
     monkeypatch.setattr(steering, "enter", enter_and_close)
     response = confirmed(visit(superuser=True), "pause", pool="asyncpg:default", seconds="5")
-    assert "Not Paused" in response.content.decode()
+    text = response.content.decode()
+    assert "Not Paused" in text
+    assert "No process has this pool any more." in text
     assert default(pools).stats().state == "open"
 
 

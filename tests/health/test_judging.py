@@ -141,6 +141,7 @@ def test_who_waits_for_a_client_session_stands_before_the_limit_of_one_loop_or_h
     figures = {"kind": "http", "used": 2, "max_size": 200, "waiters": 1}
     assert pool(**figures, standstill=29.9) == ("warn", "saturated")
     assert pool(**figures, standstill=30.0) == ("fail", "stuck")
+    assert pool(**figures, standstill=30.0, connecting=1) == ("warn", "saturated")
 
 
 # -- both

@@ -242,7 +242,7 @@ def test_who_waits_for_a_connection_as_it_closes_is_told_so(
     assert session.stats().waiters == session.stats().used == 0
 
 
-@pytest.mark.parametrize("path", ["/stall", "/flaky?fail=9&status=503&after=1"])
+@pytest.mark.parametrize("path", ["/stall", "/flaky?fail=9&status=503&after=2"])
 def test_who_reads_or_sleeps_as_it_closes_is_told_so(
     make: MakeSession, upstream: Upstream, path: str
 ) -> None:
@@ -268,6 +268,62 @@ def test_who_reads_or_sleeps_as_it_closes_is_told_so(
     asyncio.run(main())
     upstream.let_go()
     wait_until(lambda: upstream.connections == 0)
+
+
+def test_who_connects_as_it_closes_is_told_so(make: MakeSession) -> None:
+    session = make()
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            url = f"https://127.0.0.1:{mute.getsockname()[1]}/"
+            connecting = asyncio.create_task(session.post(url))
+            client, _ = await asyncio.to_thread(mute.accept)
+            with client:
+                assert session.stats().connecting == 1
+                await session.close()
+            with pytest.raises(PoolClosed):
+                await connecting
+
+    asyncio.run(main())
+
+
+def test_what_has_come_whole_before_it_closes_can_be_read(
+    make: MakeSession, upstream: Upstream
+) -> None:
+    session = make(limit=1)
+
+    async def main() -> None:
+        response = await session.get(upstream.url("/bytes?n=3000"))
+        await until(response.content.is_eof)
+        next_one = asyncio.create_task(read(session, upstream.url("/hold")))
+        await until(lambda: upstream.held == 1)
+        await session.close()
+        assert len(await response.read()) == 3000
+        with pytest.raises(PoolClosed):
+            await next_one
+        assert session.stats().connects == 1
+
+    asyncio.run(main())
+
+
+def test_who_sleeps_on_a_loop_that_stands_still_as_it_closes_is_told_so_too(
+    make: MakeSession, upstream: Upstream
+) -> None:
+    session = make(RETRIES=9)
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> asyncio.Task[bytes]:
+        url = upstream.url("/flaky?fail=9&status=503&after=1")
+        task = asyncio.create_task(read(session, url))
+        await until(lambda: upstream.count("/flaky") == 1 and session.stats().idle == 1)
+        return task
+
+    task = loop.run_until_complete(begin())
+    session.close_from_thread(5.0)
+    with pytest.raises(PoolClosed):
+        loop.run_until_complete(task)
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
 
 
 def test_a_cancelled_request_stays_cancelled_and_frees_its_place(

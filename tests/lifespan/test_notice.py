@@ -86,6 +86,28 @@ async def test_it_cuts_again_what_goes_on(
 
 
 @looped
+async def test_a_signal_that_comes_as_it_begins_to_listen_is_heard(
+    handlers: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = asyncio.create_task(serve([], stubborn=False))
+    await until(lambda: in_flight.count() == 1)
+    notice, set_handler = Notice(0.0), signal.signal
+
+    def set_and_send(number: int, handler: Any) -> Any:
+        before = set_handler(number, handler)
+        os.kill(os.getpid(), number)
+        return before
+
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "signal", set_and_send)
+        notice.listen()
+    assert handlers == [*SIGNALS]
+    await asyncio.wait({request}, timeout=5)
+    assert request.done()
+    notice.ignore()
+
+
+@looped
 async def test_a_loop_that_listens_hears_as_ever() -> None:
     loop, heard = asyncio.get_running_loop(), asyncio.Event()
     before = signal.getsignal(signal.SIGTERM)
