@@ -16,7 +16,7 @@ from tests.scenarios.scripts import run_script
 DAY = 86_400.0
 POOLS = Path(package.__file__).parent
 # What converts the values of columns has to know the types of dates.
-OF_VALUES = {POOLS / "asyncpg" / "connect.py"}
+OF_VALUES = {POOLS / "asyncpg" / "codecs.py", POOLS / "asyncpg" / "connect.py"}
 
 
 @pytest.mark.parametrize(
