@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from django_poolkit.lifespan.base import ResourceError
+from django_poolkit.lifespan.base import ResourceError, said_of, stack_of
 
+logger = logging.getLogger("django_poolkit.lifespan")
+
+NAME: Final = "asgi:app"
+"""What it is called among the resources."""
 # Seconds for an application to end that has told of its failure.
 _FAREWELL: Final = 1.0
 
@@ -46,7 +51,8 @@ class _Conversation:
 async def running(app: Application, scope: Any) -> AsyncIterator[None]:
     """Start an application, and stop it in the end, if it handles the lifespan protocol.
 
-    One that raises before it asks for a message, as Django's does, or returns, does not.
+    One that raises before it asks for a message, as Django's does, or returns, does not. One that
+    raises later is told of at once, and is not started anew: it may not be made for that.
     """
     talk = _Conversation()
     serving: Any = app(scope, talk.receive, talk.send)
@@ -54,11 +60,15 @@ async def running(app: Application, scope: Any) -> AsyncIterator[None]:
     try:
         await talk.ask("lifespan.startup", task)
         await _look_for_failure(talk, task, "lifespan.startup")
+        if not task.done():
+            task.add_done_callback(_tell_of_end)
         yield
+        task.remove_done_callback(_tell_of_end)
         if not task.done():
             await talk.ask("lifespan.shutdown", task)
         await _look_for_failure(talk, task, "lifespan.shutdown")
     finally:
+        task.remove_done_callback(_tell_of_end)
         task.cancel()
         await asyncio.wait({task})
         _error_of(task)  # looked at, so that nobody complains that it was not
@@ -72,6 +82,12 @@ async def _look_for_failure(talk: _Conversation, task: asyncio.Task[None], quest
     error = _error_of(task)
     if failed or (error is not None and talk.asked):
         raise ResourceError(f"the application's own {question} failed") from error
+
+
+def _tell_of_end(task: asyncio.Task[None]) -> None:
+    if (error := _error_of(task)) is not None:
+        what = said_of(error), stack_of(error)
+        logger.error("resource=%s event=ended error=%s\n%s", NAME, *what)
 
 
 def _error_of(task: asyncio.Task[None]) -> BaseException | None:

@@ -78,7 +78,7 @@ async def lifespan(app: object = None) -> AsyncIterator[dict[str, Any]]:
 def _of_the_application(app: inner.Application, scope: Any) -> list[Resource[Any]]:
     if isinstance(app, ASGIHandler):  # Django's knows no lifespan
         return []
-    return [Resource(name="asgi:app", enter=partial(inner.running, app, scope))]
+    return [Resource(name=inner.NAME, enter=partial(inner.running, app, scope))]
 
 
 async def _begin(

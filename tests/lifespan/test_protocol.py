@@ -459,9 +459,12 @@ async def test_an_application_whose_lifespan_ends_too_early_is_told_of(
     wire = Wire(Poolkit(dies))
     assert await wire.ask("startup") == COMPLETE
     await until(lambda: diary.events == ["dead"])
+    await until(lambda: "resource=asgi:app event=ended error=ConnectionError" in caplog.text)
+    assert "in dies" in caplog.text
     assert await wire.ask("shutdown") == STOPPED
     assert "resource=asgi:app event=close_failed" in caplog.text
-    assert "in dies" in caplog.text
+    assert caplog.text.count("event=ended") == 1
+    assert SECRET not in caplog.text
     assert "never retrieved" not in caplog.text
 
 
