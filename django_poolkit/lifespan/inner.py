@@ -62,13 +62,14 @@ async def running(app: Application, scope: Any) -> AsyncIterator[None]:
         await _look_for_failure(talk, task, "lifespan.startup")
         if not task.done():
             task.add_done_callback(_tell_of_end)
-        yield
-        task.remove_done_callback(_tell_of_end)
+        try:
+            yield
+        finally:
+            task.remove_done_callback(_tell_of_end)
         if not task.done():
             await talk.ask("lifespan.shutdown", task)
         await _look_for_failure(talk, task, "lifespan.shutdown")
     finally:
-        task.remove_done_callback(_tell_of_end)
         task.cancel()
         await asyncio.wait({task})
         _error_of(task)  # looked at, so that nobody complains that it was not

@@ -8,9 +8,9 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from operator import attrgetter
+from operator import attrgetter, call
 from time import monotonic
 from typing import Any, Final
 
@@ -133,10 +133,16 @@ class Ledger:
         self.leaks += len(dead)
         return len(dead)
 
+    def known_locked(self) -> Iterator[Lease]:
+        """Return the leases that are entered and have not died, in no order.
+
+        In C: each who queues has them looked through, and who is served.
+        """
+        return filter(None, map(call, self.live.values()))
+
     def leases_locked(self) -> list[Lease]:
         """Return the live leases, oldest first; not one that is over, and about to begin anew."""
-        known = [lease for reference in self.live.values() if (lease := reference()) is not None]
-        live = [lease for lease in known if lease._connection is not None]
+        live = [lease for lease in self.known_locked() if lease._connection is not None]
         return sorted(live, key=_since)  # of a lease that rested, the present turn's begin
 
 

@@ -174,15 +174,10 @@ def _sufficient(
 def _is_ahead(cluster: Cluster, here: Scope) -> bool:
     """Return whether no replica has come as far as a scope must see."""
     settled = scopes.reached(here, cluster.name)
-    if settled is None or _readable(settled):
+    if settled is None or settled.replicas:
         return False
     here.behind.add(cluster.name)
     return True
-
-
-def _readable(settled: Settled) -> list[str]:
-    """Return the replicas that have what is to be seen."""
-    return [alias for alias, hosts in settled.hosts.items() if hosts is None or hosts]
 
 
 def _replica(cluster: Cluster, here: Scope | None, reason: Reason) -> tuple[str, Reason]:
@@ -211,9 +206,8 @@ def one_of(cluster: Cluster, here: Scope | None, replicas: Sequence[str]) -> str
         # Django may ask two times for one query, and uses the second answer: taking turns
         # would give one replica all of them.
         return strategies.drawn(members.shares_of(cluster, replicas))
-    if (settled := scopes.reached(here, cluster.name)) is not None and (
-        found := _readable(settled)
-    ):
+    settled = scopes.reached(here, cluster.name)
+    if settled is not None and (found := settled.replicas):
         replicas = tuple(alias for alias in replicas if alias in found)
     chosen = here.replicas.get(cluster.name)
     if chosen is None:

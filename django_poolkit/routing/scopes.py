@@ -37,6 +37,11 @@ class Settled:
     """By alias of a replica that has: those of its hosts that have; None where it is one server.
     No alias, or no host: the primary has to be read."""
 
+    @property
+    def replicas(self) -> list[str]:
+        """Aliases of those of which there is a host to be read."""
+        return [alias for alias, keys in self.hosts.items() if keys is None or keys]
+
 
 _raising = threading.RLock()
 """Held while a floor is raised: threads of one work may do so at the same time."""
@@ -238,9 +243,8 @@ def reached(here: Scope, cluster: str) -> Settled | None:
 
     As they do where its floor has ended since, unless it had to read the primary.
     """
-    if (found := here.settled.get(cluster)) is None or not any(
-        keys is None or keys for keys in found.hosts.values()
-    ):
+    found = here.settled.get(cluster)
+    if found is None or not found.replicas:
         return found
     floor = here.floors.get(cluster)
     return found if floor is None or time() < floor.expires else None

@@ -18,6 +18,7 @@ from django.db.transaction import TransactionManagementError
 from django_poolkit.aio import aatomic, bridged
 from tests.aio.support import Pooled, Run, acreate, aslow
 from tests.backends.transaction_mode.support import PATIENCE, Server, connection, create
+from tests.pools.postgres.tasks import until
 from tests.pools.support import Call
 
 pytestmark = pytest.mark.core
@@ -70,15 +71,15 @@ def test_what_it_has_written_the_block_rolls_back(pooled: Pooled, server: Server
     assert pool.stats().used == 0
 
 
-async def gives_up() -> None:
+async def gives_up(server: Server) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(0.2):
             await aslow()
 
 
-async def leaves_a_task_behind() -> None:
+async def leaves_a_task_behind(server: Server) -> None:
     _left.append(asyncio.create_task(aslow()))
-    await asyncio.sleep(0.2)  # asyncio.run() cancels it
+    await until(lambda: "active" in server.backends.values())  # asyncio.run() cancels it
 
 
 _left: list[Any] = []
@@ -91,7 +92,7 @@ def test_a_cancelled_statement_that_is_caught_in_it_is_told(
     pooled()
     with pytest.raises(TransactionManagementError, match="cancelled"), transaction.atomic():
         create("lost")
-        async_to_sync(cancels)()
+        async_to_sync(cancels)(server)
     assert server.names == []
     connection.close()
 
@@ -102,7 +103,7 @@ def test_in_the_bridge_it_is_told_as_well(pooled: Pooled, server: Server, run_on
     def block() -> None:
         with pytest.raises(TransactionManagementError, match="cancelled"), transaction.atomic():
             create("lost")
-            async_to_sync(gives_up)()
+            async_to_sync(gives_up)(server)
         assert server.names == []
 
     run_on_each(bridged(block))

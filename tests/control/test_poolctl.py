@@ -9,6 +9,7 @@ import ast
 import json
 import os
 import re
+import threading
 import time
 from functools import partial
 from io import StringIO
@@ -387,10 +388,18 @@ def test_a_process_that_was_named_and_is_not_there_is_missed(live):
     assert (code, text, error) == (3, "", "there is no live process 7: see poolstatus.")
 
 
-def test_one_that_does_not_answer_is_named(live, monkeypatch):
-    _, two = live(Worker(20), Worker(300))
+@pytest.fixture
+def silent(live, monkeypatch):
+    """Process 20, which answers, and 300, which does not until the test is over."""
     monkeypatch.setattr(steer, "ask_all", partial(ask_all, timeout=0.2))
-    two.look = lambda: time.sleep(0.6)
+    over = threading.Event()
+    live(Worker(20), Worker(300))[1].look = over.wait
+    yield
+    over.set()
+
+
+@pytest.mark.usefixtures("silent")
+def test_one_that_does_not_answer_is_named():
     code, text, error = ctl("drain", "--all")
     assert (code, error) == (1, "no answer from 1 of 2 processes (300): no answer within 0.2 s.")
     assert "300  no answer" in text
@@ -510,10 +519,8 @@ def test_kill_lease_of_one_that_is_not_there(live):
     assert ctl("kill-lease", "21/default/1")[0] == 3
 
 
-def test_of_a_process_that_does_not_answer_no_lease_is_said_not_to_be_there(live, monkeypatch):
-    _, two = live(Worker(20), Worker(300))
-    monkeypatch.setattr(steer, "ask_all", partial(ask_all, timeout=0.2))
-    two.look = lambda: time.sleep(0.6)
+@pytest.mark.usefixtures("silent")
+def test_of_a_process_that_does_not_answer_no_lease_is_said_not_to_be_there():
     code, _, error = ctl("kill-lease", "300/default/1")
     assert (code, error) == (1, "no answer from 1 of 1 process (300): no answer within 0.2 s.")
 

@@ -19,7 +19,7 @@ from django.db.models.signals import pre_save
 
 from django_poolkit import registry
 from django_poolkit.backends import ports
-from django_poolkit.routing import ReadWriteRouter, joining, scopes, writes
+from django_poolkit.routing import ReadWriteRouter, carry, joining, scope, scopes, writes
 from django_poolkit.routing.monitor import monitor
 from django_poolkit.testing import Cluster, Node
 from tests.app.models import Item
@@ -198,3 +198,12 @@ def alias_of(model: type[Model] = Item, **hints: Any) -> str:
 def seen() -> set[str]:
     """Return the names of the items that a plain query finds."""
     return set(Item.objects.values_list("name", flat=True))
+
+
+def written() -> str:
+    """Write something, and return what a job that is asked for then would be given."""
+    with scope():
+        Item.objects.create(name="new")
+        token = carry()
+    assert token is not None
+    return token

@@ -18,18 +18,9 @@ from django_poolkit.routing.floors import Floor
 from django_poolkit.routing.token import seal, unseal
 from django_poolkit.testing.routing import record_routing
 from tests.app.models import Item
-from tests.routing.conftest import alias_of, looped, seen
+from tests.routing.conftest import alias_of, looped, seen, written
 
 pytestmark = pytest.mark.core
-
-
-def written() -> str:
-    """Write something, and return what a job that is asked for then would be given."""
-    with scope():
-        Item.objects.create(name="new")
-        token = carry()
-    assert token is not None
-    return token
 
 
 def test_a_job_sees_what_was_written_where_it_was_asked_for(paused):

@@ -18,7 +18,6 @@ from django.db import OperationalError, connection, connections, transaction
 from django_poolkit.backends import ports
 from django_poolkit.conf.routing import routing_config
 from django_poolkit.routing import (
-    carry,
     choice,
     figures,
     members,
@@ -38,7 +37,7 @@ from django_poolkit.routing.settling import asettle, settle
 from django_poolkit.routing.token import seal
 from django_poolkit.testing.waiting import wait_until
 from tests.app.models import Item
-from tests.routing.conftest import alias_of, entry, looped, seen
+from tests.routing.conftest import alias_of, entry, looped, seen, written
 
 Floors = Mapping[str, Floor]
 
@@ -85,15 +84,6 @@ def write(name: str = "new", visitor: bytes | None = None) -> Floors:
         with transaction.atomic():
             Item.objects.create(name=name)
         return outgoing(here)
-
-
-def written() -> str:
-    """Write as one does who enqueues a job; return the token."""
-    with scope():
-        Item.objects.create(name="new")
-        token = carry()
-    assert token is not None
-    return token
 
 
 def arrive(floors: Floors, visitor: bytes | None = None) -> Any:

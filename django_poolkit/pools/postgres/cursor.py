@@ -81,11 +81,10 @@ class ClientCursor:
         try:
             super().close()  # type: ignore[misc]
         finally:
-            if (lease := self._poolkit_lease) is not None and lease._lone:
-                lease.pool.statements.lone_ended(lease)
+            self._poolkit_ended()
             if self._poolkit_counted:
                 self._poolkit_counted = False
-                lease.cursor_closed()  # type: ignore[union-attr]
+                self._poolkit_lease.cursor_closed()  # type: ignore[union-attr]
 
     def __del__(self) -> None:
         try:
@@ -95,6 +94,11 @@ class ClientCursor:
         if counted:
             self._poolkit_counted = False
             _dropped(cast(Lease, self._poolkit_lease))
+
+    def _poolkit_ended(self) -> None:
+        """Tell of what a statement wrote alone: it may have been committed by now."""
+        if (lease := self._poolkit_lease) is not None and lease._lone:
+            lease.pool.statements.lone_ended(lease)
 
     def _poolkit_leave(self) -> None:
         self._poolkit_counted = False

@@ -8,7 +8,7 @@ told apart: they wait for each other no more than threads do.
 
 from __future__ import annotations
 
-from operator import attrgetter, call
+from operator import attrgetter
 from time import monotonic
 
 from django_poolkit.pools.lease import Lease, Stack, capture_stack, format_stack
@@ -59,17 +59,14 @@ def look_locked(pool: State, lease: Lease) -> None:
 
 def held_locked(pool: State, lease: Lease) -> list[Lease]:
     """Return the leases that the holder of `lease` holds, and nobody else can give back."""
-    thread, task, live = lease._thread, lease.task, pool._ledger.live.values()
+    thread, task, ledger = lease._thread, lease.task, pool._ledger
     # Nearly always none, and each who queues asks: in one go, and in C. All tasks of a loop are in
     # one thread, so they are told apart here already.
     sought, of = (thread, _thread) if task is None else (task, _task)
-    if sought not in map(of, filter(None, map(call, live))):
+    if sought not in map(of, ledger.known_locked()):
         return []
-    found = [each for reference in live if (each := reference()) is not None]
-    mine = {lease.holder}
-    return [
-        each for each in sorted(found, key=_since) if each._thread is thread and _stuck(each, mine)
-    ]
+    found, mine = sorted(ledger.known_locked(), key=_since), {lease.holder}
+    return [each for each in found if each._thread is thread and _stuck(each, mine)]
 
 
 def _stuck(lease: Lease, holders: set[object]) -> bool:

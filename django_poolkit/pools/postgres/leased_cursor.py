@@ -144,11 +144,10 @@ class PlainCursor(ClientCursor):
         try:
             self._close()  # type: ignore[attr-defined]
         finally:
-            if (lease := self._poolkit_lease) is not None and lease._lone:
-                lease.pool.statements.lone_ended(lease)
+            self._poolkit_ended()
             if self._poolkit_counted:
                 self._poolkit_counted = False
-                lease.cursor_closed()  # type: ignore[union-attr]
+                self._poolkit_lease.cursor_closed()  # type: ignore[union-attr]
 
     def executemany(self, *args: Any, **kwargs: Any) -> None:
         self._adapters = self.adapters  # who makes its parameters may register some

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from operator import attrgetter, call
+from operator import attrgetter
 
 from django_poolkit.pools import share
 from django_poolkit.pools.ledger import Ledger
@@ -53,8 +53,7 @@ class Shares:
 
     @staticmethod
     def _held(ledger: Ledger) -> Counter[str | None]:
-        # Each who queues and each who is served asks: in one go, and in C.
-        return Counter(map(_share, filter(None, map(call, ledger.live.values()))))
+        return Counter(map(_share, ledger.known_locked()))
 
     def pop(self, waiting: Lanes, ledger: Ledger, max_size: int) -> Waiter | None:
         """Take out of the queue the first whose share is not used up, None where there is none."""

@@ -22,8 +22,7 @@ class TaskCursor(ClientCursor):
     async def close(self) -> None:  # type: ignore[override]
         """Close the cursor, as psycopg does."""
         self._close()  # type: ignore[attr-defined]
-        if (lease := self._poolkit_lease) is not None and lease._lone:
-            lease.pool.statements.lone_ended(lease)
+        self._poolkit_ended()
 
     async def executemany(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         self._poolkit_note(None)
@@ -36,8 +35,7 @@ class PlainTaskCursor(PlainCursor):
     async def close(self) -> None:  # type: ignore[override]
         """Close the cursor, as psycopg does."""
         self._close()  # type: ignore[attr-defined]
-        if (lease := self._poolkit_lease) is not None and lease._lone:
-            lease.pool.statements.lone_ended(lease)
+        self._poolkit_ended()
 
     async def executemany(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         self._adapters = self.adapters  # who makes its parameters may register some
